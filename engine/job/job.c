@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "job.h"
+#include <stdarg.h>
+#include <stdatomic.h>
+
+#define PROGRESS_INTERVAL_USEC (50 * 1000)
+
+struct Job {
+  const EngineOptions *options;
+  const EngineCaller *caller;
+  int images_fd;
+  JobSink sink;
+  atomic_uint_fast64_t bytes_done;
+  guint64 bytes_total;
+  gint64 last_progress;
+  gint64 deadline; /* 0: none */
+  bool committed;
+  GPtrArray *findings;
+  GPtrArray *results;
+};
+
+static void finding_free(void *p) {
+  engine_finding__free_unpacked(p, NULL);
+}
+
+static void value_free(void *p) {
+  engine_value__free_unpacked(p, NULL);
+}
+
+Job *job_new(const EngineOptions *options, const EngineCaller *caller, int images_fd, const JobSink *sink) {
+  Job *job = g_new0(Job, 1);
+  job->options = options;
+  job->caller = caller;
+  job->images_fd = images_fd;
+  if (sink)
+    job->sink = *sink;
+  if (options->timeout_usec)
+    job->deadline = g_get_monotonic_time() + (gint64)options->timeout_usec;
+  job->findings = g_ptr_array_new_with_free_func(finding_free);
+  job->results = g_ptr_array_new_with_free_func(value_free);
+  return job;
+}
+
+void job_free(Job *job) {
+  if (!job)
+    return;
+  g_ptr_array_unref(job->findings);
+  g_ptr_array_unref(job->results);
+  g_free(job);
+}
+
+const EngineOptions *job_options(const Job *job) {
+  return job->options;
+}
+
+const EngineCaller *job_caller(const Job *job) {
+  return job->caller;
+}
+
+int job_images_fd(const Job *job) {
+  return job->images_fd;
+}
+
+void job_phase(Job *job, const char *phase) {
+  if (job->sink.phase)
+    job->sink.phase(job->sink.data, phase);
+}
+
+void job_set_total(Job *job, guint64 bytes) {
+  job->bytes_total = bytes;
+}
+
+void job_add_bytes(Job *job, guint64 bytes) {
+  atomic_fetch_add_explicit(&job->bytes_done, bytes, memory_order_relaxed);
+}
+
+guint64 job_bytes_done(const Job *job) {
+  return atomic_load_explicit(&job->bytes_done, memory_order_relaxed);
+}
+
+void job_log(Job *job, int priority, const char *format, ...) {
+  if (!job->sink.log)
+    return;
+  va_list ap;
+  va_start(ap, format);
+  g_autofree char *line = g_strdup_vprintf(format, ap);
+  va_end(ap);
+  job->sink.log(job->sink.data, priority, line);
+}
+
+bool job_poll(Job *job, GError **error) {
+  gint64 now = g_get_monotonic_time();
+  if (job->sink.progress && now - job->last_progress >= PROGRESS_INTERVAL_USEC) {
+    job->last_progress = now;
+    job->sink.progress(job->sink.data, job_bytes_done(job), job->bytes_total);
+  }
+  if (job->committed)
+    return true;
+  if (job->sink.cancelled && job->sink.cancelled(job->sink.data))
+    return engine_fail(error, ENGINE_ERROR_CODE__CANCELLED, "The job was cancelled");
+  if (job->deadline && now > job->deadline)
+    return engine_fail(error, ENGINE_ERROR_CODE__TIMED_OUT,
+        "The job took longer than its time-out of %" G_GUINT64_FORMAT " ms; give a longer `timeout`",
+        job->options->timeout_usec / 1000);
+  return true;
+}
+
+void job_commit(Job *job) {
+  job->committed = true;
+}
+
+void job_block(
+    Job *job, const char *kind, pid_t pid, int fd, const char *object, const char *reason, const char *cure) {
+  EngineFinding *f = g_new0(EngineFinding, 1);
+  engine_finding__init(f);
+  f->kind = g_strdup(kind);
+  f->has_pid = pid > 0;
+  f->pid = (guint32)pid;
+  f->has_fd = fd >= 0;
+  f->fd = fd;
+  f->object = g_strdup(object);
+  f->reason = g_strdup(reason);
+  f->cure = g_strdup(cure);
+  g_ptr_array_add(job->findings, f);
+}
+
+size_t job_n_findings(const Job *job) {
+  return job->findings->len;
+}
+
+EngineFinding *const *job_findings(const Job *job) {
+  return (EngineFinding *const *)job->findings->pdata;
+}
+
+bool job_check_findings(const Job *job, GError **error) {
+  if (!job->findings->len)
+    return true;
+  g_autoptr(GString) text = g_string_new(NULL);
+  for (guint i = 0; i < job->findings->len; i++) {
+    const EngineFinding *f = job->findings->pdata[i];
+    g_string_append_printf(text, "%s%s: %s (%s)", i ? "; " : "", f->object, f->reason, f->cure);
+  }
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "%s", text->str);
+}
+
+static EngineValue *result_new(Job *job, const char *key) {
+  EngineValue *v = g_new0(EngineValue, 1);
+  engine_value__init(v);
+  v->key = g_strdup(key);
+  g_ptr_array_add(job->results, v);
+  return v;
+}
+
+void job_result_u64(Job *job, const char *key, guint64 value) {
+  EngineValue *v = result_new(job, key);
+  v->has_u64 = true;
+  v->u64 = value;
+}
+
+void job_result_text(Job *job, const char *key, const char *value) {
+  result_new(job, key)->text = g_strdup(value);
+}
+
+size_t job_n_results(const Job *job) {
+  return job->results->len;
+}
+
+EngineValue *const *job_results(const Job *job) {
+  return (EngineValue *const *)job->results->pdata;
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "checkpoint.h"
+#include <stdlib.h>
+
+static void message_free(void *p) {
+  if (p)
+    protobuf_c_message_free_unpacked(p, NULL);
+}
+
+static void record_free(void *p) {
+  Record *r = p;
+  message_free(r->message);
+  g_clear_pointer(&r->extra, g_bytes_unref);
+  g_free(r);
+}
+
+PageSet *page_set_new(guint32 pages_id) {
+  PageSet *set = g_new0(PageSet, 1);
+  set->pages_id = pages_id;
+  set->entries = g_ptr_array_new_with_free_func(message_free);
+  return set;
+}
+
+void page_set_free(PageSet *set) {
+  if (!set)
+    return;
+  g_ptr_array_unref(set->entries);
+  g_free(set);
+}
+
+guint64 pagemap_entry_n_pages(const PagemapEntry *entry) {
+  return entry->has_nr_pages ? entry->nr_pages : entry->compat_nr_pages;
+}
+
+guint32 pagemap_entry_flags(const PagemapEntry *entry) {
+  if (entry->has_flags)
+    return entry->flags;
+  return entry->has_in_parent && entry->in_parent ? PE_PARENT : PE_PRESENT;
+}
+
+void page_set_add(PageSet *set, guint64 vaddr, guint64 n_pages, guint32 flags) {
+  if (set->entries->len) {
+    PagemapEntry *last = set->entries->pdata[set->entries->len - 1];
+    if (last->flags == flags && last->vaddr + last->nr_pages * 4096 == vaddr) {
+      last->nr_pages += n_pages;
+      last->compat_nr_pages = (guint32)last->nr_pages;
+      return;
+    }
+  }
+  PagemapEntry *e = malloc(sizeof *e);
+  pagemap_entry__init(e);
+  e->vaddr = vaddr;
+  e->compat_nr_pages = (guint32)n_pages;
+  e->has_nr_pages = true;
+  e->nr_pages = n_pages;
+  e->has_flags = true;
+  e->flags = flags;
+  g_ptr_array_add(set->entries, e);
+}
+
+guint64 page_set_n_present(const PageSet *set) {
+  guint64 n = 0;
+  for (guint i = 0; set && i < set->entries->len; i++) {
+    const PagemapEntry *e = set->entries->pdata[i];
+    if (pagemap_entry_flags(e) & PE_PRESENT)
+      n += pagemap_entry_n_pages(e);
+  }
+  return n;
+}
+
+Thread *thread_new(pid_t tid, CoreEntry *core) {
+  Thread *t = g_new0(Thread, 1);
+  t->tid = tid;
+  t->core = core;
+  return t;
+}
+
+void thread_free(Thread *thread) {
+  if (!thread)
+    return;
+  message_free(thread->core);
+  message_free(thread->extra);
+  g_free(thread);
+}
+
+Task *task_new(void) {
+  Task *t = g_new0(Task, 1);
+  t->fds = g_ptr_array_new_with_free_func(message_free);
+  t->threads = g_ptr_array_new_with_free_func((GDestroyNotify)thread_free);
+  return t;
+}
+
+void task_free(Task *task) {
+  if (!task)
+    return;
+  if (!task->threads->len || ((Thread *)task->threads->pdata[0])->core != task->core)
+    message_free(task->core);
+  g_ptr_array_unref(task->threads);
+  g_ptr_array_unref(task->fds);
+  message_free(task->pstree);
+  message_free(task->ids);
+  message_free(task->mm);
+  message_free(task->fs);
+  if (task->extra) { /* its threads belong to Thread.extra */
+    task->extra->n_threads = 0;
+    g_clear_pointer(&task->extra->threads, free);
+  }
+  message_free(task->extra);
+  page_set_free(task->pages);
+  g_free(task);
+}
+
+bool task_is_zombie(const Task *t) {
+  return t->core && t->core->tc && (t->core->tc->task_state == TASK_ZOMBIE || t->core->tc->task_state == TASK_DEAD);
+}
+
+Checkpoint *checkpoint_new(void) {
+  Checkpoint *c = g_new0(Checkpoint, 1);
+  c->tasks = g_ptr_array_new_with_free_func((GDestroyNotify)task_free);
+  c->tasks_by_pid = g_hash_table_new(NULL, NULL);
+  c->files = g_ptr_array_new_with_free_func(message_free);
+  c->files_by_id = g_hash_table_new(NULL, NULL);
+  for (int i = 0; i < RECORD_N_KINDS; i++)
+    c->records[i] = g_ptr_array_new_with_free_func(record_free);
+  c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
+  return c;
+}
+
+void checkpoint_free(Checkpoint *c) {
+  if (!c)
+    return;
+  message_free(c->inventory);
+  message_free(c->creator);
+  g_ptr_array_unref(c->tasks);
+  g_hash_table_unref(c->tasks_by_pid);
+  g_ptr_array_unref(c->files);
+  g_hash_table_unref(c->files_by_id);
+  for (int i = 0; i < RECORD_N_KINDS; i++)
+    g_ptr_array_unref(c->records[i]);
+  g_hash_table_unref(c->shmem);
+  g_free(c);
+}
+
+void checkpoint_add_task(Checkpoint *c, Task *task) {
+  g_ptr_array_add(c->tasks, task);
+  g_hash_table_insert(c->tasks_by_pid, GINT_TO_POINTER(task_pid(task)), task);
+}
+
+void checkpoint_add_file(Checkpoint *c, FileEntry *entry) {
+  g_ptr_array_add(c->files, entry);
+  g_hash_table_insert(c->files_by_id, GUINT_TO_POINTER(entry->id), entry);
+}
+
+void checkpoint_add_record(Checkpoint *c, RecordKind kind, ProtobufCMessage *message, GBytes *extra) {
+  Record *r = g_new0(Record, 1);
+  r->message = message;
+  r->extra = extra;
+  g_ptr_array_add(c->records[kind], r);
+}
+
+void checkpoint_add_shmem(Checkpoint *c, guint64 shmid, PageSet *pages) {
+  g_hash_table_replace(c->shmem, g_memdup2(&shmid, sizeof shmid), pages);
+}
+
+Task *checkpoint_find_task(const Checkpoint *c, pid_t pid) {
+  return g_hash_table_lookup(c->tasks_by_pid, GINT_TO_POINTER(pid));
+}
+
+FileEntry *checkpoint_find_file(const Checkpoint *c, guint32 id) {
+  return g_hash_table_lookup(c->files_by_id, GUINT_TO_POINTER(id));
+}
+
+PageSet *checkpoint_find_shmem(const Checkpoint *c, guint64 shmid) {
+  return g_hash_table_lookup(c->shmem, &shmid);
+}

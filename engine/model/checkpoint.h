@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* A checkpoint in memory. Its leaves are the messages of the image files, as CRIU names them; what ties them together
+ * (which task, which file, which pages) is here. Everything reachable from a Checkpoint is owned by it; messages are
+ * allocated as protobuf-c does (malloc) and freed with it. */
+
+#include "checkpoint.pb-c.h"
+#include "core.pb-c.h"
+#include "fdinfo.pb-c.h"
+#include "fs.pb-c.h"
+#include "inventory.pb-c.h"
+#include "mm.pb-c.h"
+#include "pagemap.pb-c.h"
+#include "pstree.pb-c.h"
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* core_entry.tc.task_state */
+enum { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3, TASK_ZOMBIE = 6 };
+
+/* vma_entry.status, bits */
+enum {
+  VMA_AREA_REGULAR = 1 << 0,
+  VMA_AREA_STACK = 1 << 1,
+  VMA_AREA_VSYSCALL = 1 << 2,
+  VMA_AREA_VDSO = 1 << 3,
+  VMA_AREA_HEAP = 1 << 5,
+  VMA_FILE_PRIVATE = 1 << 6,
+  VMA_FILE_SHARED = 1 << 7,
+  VMA_ANON_SHARED = 1 << 8,
+  VMA_ANON_PRIVATE = 1 << 9,
+  VMA_AREA_SYSVIPC = 1 << 10,
+  VMA_AREA_SOCKET = 1 << 11,
+  VMA_AREA_VVAR = 1 << 12,
+  VMA_AREA_AIORING = 1 << 13,
+  VMA_AREA_MEMFD = 1 << 14,
+  VMA_AREA_SHSTK = 1 << 15,
+  VMA_AREA_GUARD = 1 << 16,
+  VMA_AREA_UPROBES = 1 << 17,
+  VMA_EXT_PLUGIN = 1 << 27,
+};
+
+/* pagemap_entry.flags */
+enum { PE_PARENT = 1, PE_LAZY = 2, PE_PRESENT = 4 };
+
+/* remap_file_path_entry.remap_type */
+enum { REMAP_LINKED = 0, REMAP_GHOST = 1, REMAP_PROCFS = 2 };
+
+/* The pages of one address space or one shared memory object: entries in address order; the PRESENT ones lie one after
+ * the other in pages-<pages_id>.img. */
+typedef struct PageSet {
+  guint32 pages_id;
+  GPtrArray *entries; /* PagemapEntry */
+} PageSet;
+
+PageSet *page_set_new(guint32 pages_id);
+void page_set_free(PageSet *set);
+/* Appends @n pages at @vaddr, joined to the last entry where that is adjacent and has the same flags. */
+void page_set_add(PageSet *set, guint64 vaddr, guint64 n_pages, guint32 flags);
+/* nr_pages of an entry of either generation of the format (nr_pages or compat_nr_pages). */
+guint64 pagemap_entry_n_pages(const PagemapEntry *entry);
+/* flags of an entry, PRESENT or PARENT filled in for old entries without them. */
+guint32 pagemap_entry_flags(const PagemapEntry *entry);
+/* Pages with PRESENT, that is those that lie in the pages file. */
+guint64 page_set_n_present(const PageSet *set);
+
+typedef struct Thread {
+  pid_t tid;
+  CoreEntry *core;   /* for the leader the same message as Task.core */
+  CkptThread *extra; /* may be NULL */
+} Thread;
+
+typedef struct Task {
+  PstreeEntry *pstree;   /* pid, ppid, pgid, sid, threads */
+  CoreEntry *core;       /* of the leader */
+  TaskKobjIdsEntry *ids; /* NULL for zombies */
+  MmEntry *mm;           /* NULL for zombies; MmEntry.vmas is the list of mappings */
+  FsEntry *fs;           /* NULL for zombies */
+  GPtrArray *fds;        /* FdinfoEntry */
+  GPtrArray *threads;    /* Thread; [0] is the leader */
+  PageSet *pages;        /* NULL for zombies */
+  CkptTask *extra;       /* may be NULL: made by another program */
+} Task;
+
+static inline pid_t task_pid(const Task *t) {
+  return (pid_t)t->pstree->pid;
+}
+bool task_is_zombie(const Task *t);
+
+/* One entry of an image file that is not tied to a task: the message and the raw bytes behind it, if its kind has any. */
+typedef struct Record {
+  ProtobufCMessage *message;
+  GBytes *extra; /* may be NULL */
+} Record;
+
+/* The singleton image files a checkpoint may hold, besides files.img */
+typedef enum RecordKind {
+  RECORD_PIPES_DATA, /* PipeDataEntry + bytes */
+  RECORD_FIFO_DATA,  /* PipeDataEntry + bytes */
+  RECORD_SK_QUEUES,  /* SkPacketEntry + bytes */
+  RECORD_MEMFD,      /* MemfdInodeEntry */
+  RECORD_REMAP,      /* RemapFilePathEntry */
+  RECORD_SECCOMP,    /* SeccompEntry */
+  RECORD_CGROUP,     /* CgroupEntry */
+  RECORD_TIMENS,     /* TimensEntry */
+  RECORD_EVENTPOLL_TFD, /* EventpollTfdEntry: old images only; new ones nest them in EventpollFileEntry */
+  RECORD_TTY_INFO,   /* TtyInfoEntry */
+  RECORD_TTY_DATA,   /* TtyDataEntry */
+  RECORD_FILE_LOCKS, /* FileLockEntry */
+  RECORD_N_KINDS
+} RecordKind;
+
+/* The content of a deleted file: ghost-file-<id>.img. Small ones are held here as chunks; the content is read from the
+ * file again at restore. */
+typedef struct Checkpoint {
+  InventoryEntry *inventory;
+  GPtrArray *tasks;              /* Task; [0] is the root, parents before children */
+  GHashTable *tasks_by_pid;      /* GINT_TO_POINTER(pid) -> Task, borrowed */
+  GPtrArray *files;              /* FileEntry, in id order of their making */
+  GHashTable *files_by_id;       /* GUINT_TO_POINTER(id) -> FileEntry, borrowed */
+  GPtrArray *records[RECORD_N_KINDS]; /* Record */
+  GHashTable *shmem;             /* guint64* shmid -> PageSet: shared anonymous memory and memfds */
+  CkptCreator *creator;          /* may be NULL */
+} Checkpoint;
+
+Checkpoint *checkpoint_new(void);
+void checkpoint_free(Checkpoint *checkpoint);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Checkpoint, checkpoint_free)
+
+/* The checkpoint takes @task, @entry, @message, @extra, @pages over. Adding a file id twice is a bug of the caller. */
+Task *task_new(void);
+void task_free(Task *task);
+Thread *thread_new(pid_t tid, CoreEntry *core);
+void thread_free(Thread *thread);
+void checkpoint_add_task(Checkpoint *checkpoint, Task *task);
+void checkpoint_add_file(Checkpoint *checkpoint, FileEntry *entry);
+void checkpoint_add_record(Checkpoint *checkpoint, RecordKind kind, ProtobufCMessage *message, GBytes *extra);
+void checkpoint_add_shmem(Checkpoint *checkpoint, guint64 shmid, PageSet *pages);
+Task *checkpoint_find_task(const Checkpoint *checkpoint, pid_t pid);
+FileEntry *checkpoint_find_file(const Checkpoint *checkpoint, guint32 id);
+PageSet *checkpoint_find_shmem(const Checkpoint *checkpoint, guint64 shmid);
