@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* Kinds of open files. A kind is one file in this folder: how to recognise it, how to collect it (kernel -> image
+ * message) and how to make it again (image message -> descriptor), side by side, in one const ObjectOps listed in
+ * registry.c.
+ *
+ * Dump. The collector visits every descriptor of every task once, while the tree is frozen, finds out which descriptors
+ * share one open file description, and calls `collect` once per description, through a duplicate of it in the engine
+ * (pidfd_getfd). After the last one, `collect_finish` of every kind runs once: for what needs the view of the whole tree
+ * (both ends of a pipe, socket pairs, epoll targets).
+ *
+ * What cannot be brought back is a blocker, not an error: the kind says job_block() and returns true; the dump fails after
+ * everything was visited, naming all blockers, and Explain lists them. An error (false) ends the dump at once: it is for
+ * what should never fail.
+ *
+ * Restore. `open` makes each description once, in the engine (root, same namespaces as the tree), before any task exists;
+ * tasks inherit it by fork. A kind whose descriptions come in groups (the two ends of a pipe) makes the group at the first
+ * call and remembers the rest in restore_shared_*(). Then, once every holder has all its descriptors at their final
+ * numbers, `program` runs for every (holder, fd) and may add system calls that one of the holders executes itself (epoll
+ * registrations). */
+
+#include "checkpoint.h"
+#include "job.h"
+#include <sys/stat.h>
+
+typedef struct FileProbe {
+  pid_t pid;        /* a holder */
+  const char *comm; /* its name, for messages */
+  int fd;           /* the number there */
+  int local;        /* our duplicate of it, borrowed, CLOEXEC; O_PATH descriptors too */
+  int pidfd;        /* of the holder, borrowed */
+  struct stat st;   /* fstat of it */
+  const char *link; /* readlink of /proc/PID/fd/N: "/path", "/path (deleted)", "pipe:[12]", "anon_inode:[eventfd]" */
+  int flags;        /* F_GETFL */
+} FileProbe;
+
+/* One holder of a description, as the collector saw it. */
+typedef struct FileHolder {
+  pid_t pid;
+  int fd;
+  guint32 file_id;
+} FileHolder;
+
+typedef struct Collector Collector;
+
+Job *collector_job(const Collector *c);
+Checkpoint *collector_checkpoint(const Collector *c); /* being filled */
+/* A descriptor of the images directory for kinds with files of their own (ghosts); -1 in Explain, where nothing is
+ * written. */
+int collector_images_fd(const Collector *c);
+/* A new id of the one number space of files; a new id for shared memory objects; a new id for ghost files. */
+guint32 collector_new_file_id(Collector *c);
+guint64 collector_new_shmid(Collector *c);
+guint32 collector_new_ghost_id(Collector *c);
+/* The id of the description behind (pid, fd), 0 if there is none. */
+guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd);
+/* The first holder of a description; NULL if none has it as a descriptor (a mapped file). */
+const FileHolder *collector_holder_of(const Collector *c, guint32 file_id);
+/* A duplicate of the description that stays open until the collector goes; borrowed. */
+int collector_local_of(const Collector *c, guint32 file_id);
+/* Number of descriptors in the tree that hold a description. */
+guint collector_n_holders(const Collector *c, guint32 file_id);
+/* Makes (or finds) the entry of a file that is mapped, executed, or a directory a task stands in, given an O_PATH or
+ * ordinary descriptor of it and its path as the kernel names it. @flags: as for open(2). Returns its file id, 0 on error
+ * or when it was blocked (then *blocked is set). Same (inode, path, flags) gives the same id. Takes regular files,
+ * directories, memfds and shared memory objects. */
+guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, GError **error);
+/* Shared memory by inode: the shmid of a memfd or shared anonymous mapping; made at the first call. @size in bytes.
+ * Content is read through @fd (a duplicate is kept) in the memory stage. */
+guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd);
+/* Remembers that a record is to be written in collect_finish etc.; see checkpoint_add_record(). */
+
+/* "pid 812 (redis-server) fd 7", newly allocated. */
+char *file_probe_name(const FileProbe *probe);
+/* job_block() with that name. @what is the object ("unix stream socket"), joined to it. */
+void collector_block(Collector *c, const FileProbe *probe, const char *what, const char *reason, const char *cure);
+/* Fills fown from F_GETOWN_EX, F_GETSIG and F_GETOWNER_UIDS of a descriptor. A newly allocated message. */
+FownEntry *collector_fown(const FileProbe *probe);
+/* One line "key:\tvalue" of /proc/PID/fdinfo/FD; the text of the whole file, newly allocated; NULL with error. */
+char *file_probe_fdinfo(const FileProbe *probe, GError **error);
+
+typedef struct Restorer Restorer;
+typedef struct Program Program; /* engine/remote/program.h */
+
+Job *restorer_job(const Restorer *r);
+const Checkpoint *restorer_checkpoint(const Restorer *r);
+int restorer_images_fd(const Restorer *r);
+/* The description behind a file id, opened at need, in the engine; borrowed; -1 with error. For kinds that refer to other
+ * files (epoll targets, a FIFO's path, memfd mappings). */
+int restorer_fd_of(Restorer *r, guint32 file_id, GError **error);
+/* A place for groups: maps (kind, key) to a descriptor that the restorer owns and closes at the end. get: -1 if there is
+ * none; take: the same and hands it over to the caller. */
+void restorer_shared_put(Restorer *r, FdTypes kind, guint64 key, int fd);
+int restorer_shared_get(const Restorer *r, FdTypes kind, guint64 key);
+int restorer_shared_take(Restorer *r, FdTypes kind, guint64 key);
+/* Fills the content of a shared memory object (pagemap-shmem-<shmid>) into @fd, which has its size already. */
+bool restorer_fill_shmem(Restorer *r, guint64 shmid, int fd, GError **error);
+/* "file id 12 (/tmp/x)", newly allocated. */
+char *file_entry_name(const FileEntry *entry);
+/* Opens a regular file entry (also deleted ones from ghosts, at its recorded path and flags, position not yet set), for
+ * kinds that lie on one (FIFO). New descriptor or -1. */
+int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **error);
+/* O_NONBLOCK, O_APPEND, O_ASYNC … by F_SETFL on a fresh descriptor. */
+bool restorer_set_flags(int fd, guint32 flags, GError **error);
+
+typedef struct ObjectOps {
+  const char *name; /* as users know it: "eventfd" */
+  FdTypes type;
+  /* True if this kind takes the description. The registry asks in its order; the first one gets it. */
+  bool (*claims)(const FileProbe *probe);
+  /* @entry has id and type set; fill the sub-message (malloc'ed as protobuf-c does). */
+  bool (*collect)(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error);
+  bool (*collect_finish)(Collector *c, GError **error); /* may be NULL */
+  /* A new descriptor (CLOEXEC, any number), owned by the caller; -1 with error. */
+  int (*open)(Restorer *r, const FileEntry *entry, GError **error);
+  /* May be NULL. Runs once per description, for its first holder: @fd is its final number there. */
+  bool (*program)(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error);
+  /* May be NULL. Owner (F_SETOWN/F_SETSIG) of the description is restored from it in the holder's program. */
+  const FownEntry *(*fown)(const FileEntry *entry);
+} ObjectOps;
+
+/* The kind that claims a description; never NULL (the last kind blocks everything). */
+const ObjectOps *object_claim(const FileProbe *probe);
+/* The kind of an image entry; NULL for types that nobody handles. */
+const ObjectOps *object_of_type(FdTypes type);
+/* NULL-terminated. */
+const ObjectOps *const *object_registry(void);
