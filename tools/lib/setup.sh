@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash disable=SC2034 # the package lists are for those who source this
+#
+# Set-up shared by tools/demo, tools/test and tests/machine: Debian packages and builds. Sourced.
+# Nothing is fetched when everything is there, so a second run needs no network.
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+
+setup_fail() {
+  echo "set-up: $*" >&2
+  exit 1
+}
+
+# What the build, the demo and the suites need on Debian 12.
+setup_packages_build=(gcc libc6-dev meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libprotobuf-dev
+  libglib2.0-dev libsystemd-dev libseccomp-dev libnl-3-dev)
+setup_packages_run=(dbus polkitd pkexec systemd redis-server redis-tools procps util-linux python3)
+setup_packages_test=(clang llvm libclang-rt-14-dev python3-gi python3-dbus python3-dbusmock criu debootstrap
+  systemd-container shellcheck man-db bash-completion)
+
+# setup_missing PACKAGE…: prints those that are not installed.
+setup_missing() {
+  local package
+  for package in "$@"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || echo "$package"
+  done
+}
+
+# setup_install PACKAGE…: installs what is missing; services of the packages are not started.
+setup_install() {
+  local missing policy=/usr/sbin/policy-rc.d ours=no
+  mapfile -t missing < <(setup_missing "$@")
+  ((${#missing[@]})) || return 0
+  ((EUID == 0)) || setup_fail "needs root to install: ${missing[*]}"
+  echo "set-up: installing ${missing[*]}" >&2
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    ours=yes
+  fi
+  setup_apt "${missing[@]}" || { [[ $ours == no ]] || rm -f "$policy"; setup_fail "apt-get could not install ${missing[*]}"; }
+  [[ $ours == no ]] || rm -f "$policy"
+}
+
+setup_apt() {
+  local log status=0
+  log=$(mktemp)
+  export DEBIAN_FRONTEND=noninteractive
+  {
+    apt-get update -q && apt-get install -q -y --no-install-recommends "$@"
+  } </dev/null >"$log" 2>&1 || status=$?
+  ((status == 0)) || tail -n 40 "$log" >&2
+  rm -f "$log"
+  return "$status"
+}
+
+# setup_build DIR [MESON-OPTION…]: configures DIR once and builds it.
+setup_build() {
+  local dir=$1
+  shift
+  if [[ ! -f $dir/build.ninja ]]; then
+    setup_quietly meson setup "$dir" "$top" "$@"
+  fi
+  setup_quietly ninja -C "$dir"
+}
+
+# setup_quietly COMMAND…: its output only if it fails.
+setup_quietly() {
+  local log status=0
+  log=$(mktemp)
+  echo "set-up: $*" >&2
+  "$@" </dev/null >"$log" 2>&1 || status=$?
+  if ((status)); then
+    cat "$log" >&2
+    rm -f "$log"
+    setup_fail "failed with status $status: $*"
+  fi
+  rm -f "$log"
+}
