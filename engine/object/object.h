@@ -22,15 +22,17 @@
 
 #include "checkpoint.h"
 #include "job.h"
+#include "program.h"
 #include <sys/stat.h>
 
 typedef struct FileProbe {
   pid_t pid;        /* a holder */
   const char *comm; /* its name, for messages */
-  int fd;           /* the number there */
+  int fd;           /* the number there; -1 for what no descriptor holds (a mapped file, a working directory) */
   int local;        /* our duplicate of it, borrowed, CLOEXEC; O_PATH descriptors too */
   int pidfd;        /* of the holder, borrowed */
   struct stat st;   /* fstat of it */
+  guint64 mnt_id;   /* statx's stx_mnt_id, 0 when not known */
   const char *link; /* readlink of /proc/PID/fd/N: "/path", "/path (deleted)", "pipe:[12]", "anon_inode:[eventfd]" */
   int flags;        /* F_GETFL */
 } FileProbe;
@@ -44,6 +46,25 @@ typedef struct FileHolder {
 
 typedef struct Collector Collector;
 
+/* One descriptor of a task, as whoever asked the task itself saw it. */
+typedef struct CollectedFd {
+  int fd;
+  bool cloexec; /* FD_CLOEXEC */
+} CollectedFd;
+
+/* @job and @checkpoint are borrowed; so is @images_fd, -1 in Explain. */
+Collector *collector_new(Job *job, Checkpoint *checkpoint, int images_fd);
+void collector_free(Collector *c);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Collector, collector_free)
+/* Visits every descriptor of one frozen task: fills task->fds and adds each description seen for the first time to the
+ * checkpoint. @fds (ascending by number) is what the task itself said; NULL: read from /proc/PID/fdinfo, which costs about
+ * 10 us a descriptor. @pidfd and @task must stay until collector_free(). Of tasks that share a descriptor table (CLONE_FILES)
+ * only the first is visited; all others have an empty task->fds. */
+bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, const CollectedFd *fds, size_t n_fds,
+    Task *task, GError **error);
+/* After the last task and the last collector_add_path(): runs collect_finish of every kind. */
+bool collector_finish(Collector *c, GError **error);
+
 Job *collector_job(const Collector *c);
 Checkpoint *collector_checkpoint(const Collector *c); /* being filled */
 /* A descriptor of the images directory for kinds with files of their own (ghosts); -1 in Explain, where nothing is
@@ -53,12 +74,17 @@ int collector_images_fd(const Collector *c);
 guint32 collector_new_file_id(Collector *c);
 guint64 collector_new_shmid(Collector *c);
 guint32 collector_new_ghost_id(Collector *c);
-/* The id of the description behind (pid, fd), 0 if there is none. */
+/* The id of the description behind (pid, fd), 0 if there is none. Only for tasks that were visited. */
 guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd);
 /* The first holder of a description; NULL if none has it as a descriptor (a mapped file). */
 const FileHolder *collector_holder_of(const Collector *c, guint32 file_id);
 /* A duplicate of the description that stays open until the collector goes; borrowed. */
 int collector_local_of(const Collector *c, guint32 file_id);
+/* The probe of a description again, as `collect` saw it (for collect_finish); false if it is gone. Its local descriptor and
+ * its link stay until the collector goes. */
+bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe);
+/* State of a kind for one collection (or one restore), made at the first call by @make, freed by @destroy at the end. */
+gpointer collector_state(Collector *c, const void *key, gpointer (*make)(void), GDestroyNotify destroy);
 /* Number of descriptors in the tree that hold a description. */
 guint collector_n_holders(const Collector *c, guint32 file_id);
 /* Makes (or finds) the entry of a file that is mapped, executed, or a directory a task stands in, given an O_PATH or
@@ -69,7 +95,15 @@ guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, 
 /* Shared memory by inode: the shmid of a memfd or shared anonymous mapping; made at the first call. @size in bytes.
  * Content is read through @fd (a duplicate is kept) in the memory stage. */
 guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd);
-/* Remembers that a record is to be written in collect_finish etc.; see checkpoint_add_record(). */
+/* What the memory stage writes: every shared memory object, in the order of their shmids. @fd is readable and borrowed. */
+typedef struct CollectedShmem {
+  guint64 shmid;
+  dev_t dev;
+  ino_t ino;
+  guint64 size; /* bytes */
+  int fd;
+} CollectedShmem;
+const CollectedShmem *collector_shmems(const Collector *c, size_t *ret_n);
 
 /* "pid 812 (redis-server) fd 7", newly allocated. */
 char *file_probe_name(const FileProbe *probe);
@@ -81,7 +115,18 @@ FownEntry *collector_fown(const FileProbe *probe);
 char *file_probe_fdinfo(const FileProbe *probe, GError **error);
 
 typedef struct Restorer Restorer;
-typedef struct Program Program; /* engine/remote/program.h */
+
+/* @job, @checkpoint and @images_fd are borrowed. Raises the engine's RLIMIT_NOFILE to what it may have. */
+Restorer *restorer_new(Job *job, const Checkpoint *checkpoint, int images_fd);
+/* Closes every descriptor that is still its own. */
+void restorer_free(Restorer *r);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Restorer, restorer_free)
+/* Opens every description that some task's fdinfo names, and closes what only the making of them needed (the other end of
+ * a pipe whose holder is gone). */
+bool restorer_open_all(Restorer *r, GError **error);
+/* Adds the owner and signal of a description (F_SETOWN_EX, F_SETSIG) to its first holder's program; nothing when it has
+ * none. @fd is its number there. */
+void restorer_fown_program(const FileEntry *entry, int fd, Program *p);
 
 Job *restorer_job(const Restorer *r);
 const Checkpoint *restorer_checkpoint(const Restorer *r);
@@ -94,6 +139,8 @@ int restorer_fd_of(Restorer *r, guint32 file_id, GError **error);
 void restorer_shared_put(Restorer *r, FdTypes kind, guint64 key, int fd);
 int restorer_shared_get(const Restorer *r, FdTypes kind, guint64 key);
 int restorer_shared_take(Restorer *r, FdTypes kind, guint64 key);
+/* As collector_state(). */
+gpointer restorer_state(Restorer *r, const void *key, gpointer (*make)(void), GDestroyNotify destroy);
 /* Fills the content of a shared memory object (pagemap-shmem-<shmid>) into @fd, which has its size already. */
 bool restorer_fill_shmem(Restorer *r, guint64 shmid, int fd, GError **error);
 /* "file id 12 (/tmp/x)", newly allocated. */

@@ -48,6 +48,9 @@ size_t program_add(Program *p, const char *what, long nr, const Arg *args, size_
 /* Of the op added last. */
 void program_expect(Program *p, Expect expect, int64_t value);
 
+/* Of the op added last, a clone: its child goes on at the lane of that address (in the tasks). */
+void program_child_lane(Program *p, uint64_t lane);
+
 size_t program_n_ops(const Program *p);
 /* For --plan and golden tests: one line an op, "mmap(0x7f…, 4096, …) = 0x7f…  # stack". */
 void program_print(const Program *p, FILE *out);

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "manifest.h"
+#include "digest.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static void free_message(void *m) {
+  if (m)
+    protobuf_c_message_free_unpacked(m, NULL);
+}
+
+void manifest_init(Manifest *m) {
+  *m = (Manifest){
+      .tasks = g_ptr_array_new_with_free_func(free_message),
+      .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
+  };
+}
+
+void manifest_deinit(Manifest *m) {
+  g_clear_pointer(&m->creator, free_message);
+  g_clear_pointer(&m->tasks, g_ptr_array_unref);
+  g_clear_pointer(&m->files, g_hash_table_unref);
+}
+
+static bool manifest_add_file(Manifest *m, const ImageReader *r, const CkptDigest *d, GError **error) {
+  if (!*d->file || strchr(d->file, '/') || d->file[0] == '.' || strlen(d->file) >= IMAGE_NAME_MAX)
+    return image_reader_fail(r, error, "it lists a file with a strange name");
+  if (g_hash_table_contains(m->files, d->file))
+    return image_reader_fail(r, error, "it lists %s twice", d->file);
+  ManifestFile *f = g_new0(ManifestFile, 1);
+  f->size = d->size;
+  f->hashed = d->has_xxh64;
+  f->xxh64 = d->xxh64;
+  g_hash_table_insert(m->files, g_strdup(d->file), f);
+  return true;
+}
+
+/* Takes the parts it wants out of @e, which is freed by the caller. */
+static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GError **error) {
+  if (e->creator) {
+    if (m->creator)
+      return image_reader_fail(r, error, "it names its creator twice");
+    m->creator = g_steal_pointer(&e->creator);
+  }
+  for (size_t i = 0; i < e->n_digests; i++)
+    if (!manifest_add_file(m, r, e->digests[i], error))
+      return false;
+  if (e->task)
+    g_ptr_array_add(m->tasks, g_steal_pointer(&e->task));
+  return true;
+}
+
+static gsize seal_pack(guint8 *out, guint64 seal) {
+  CkptEntry entry = CKPT_ENTRY__INIT;
+  entry.has_seal = true;
+  entry.seal = seal;
+  CkptEnvelope envelope = CKPT_ENVELOPE__INIT;
+  envelope.entry = &entry;
+  return ckpt_envelope__pack(&envelope, out);
+}
+
+/* The last entry, which begins at @start, must be byte for byte what we would write: so no bit of the file can change
+ * unseen. */
+static bool manifest_check_seal(const ImageReader *r, gsize start, GError **error) {
+  guint8 wanted[64];
+  guint32 size = (guint32)seal_pack(wanted + 4, digest_xxh64(r->data, start));
+  guint32 le = GUINT32_TO_LE(size);
+  memcpy(wanted, &le, 4);
+  if (r->size - start != 4 + (gsize)size || memcmp(r->data + start, wanted, 4 + (gsize)size) != 0)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+        "%s: offset %zu: the digest of the file is wrong: it was damaged", r->name, start);
+  return true;
+}
+
+bool manifest_decode(Manifest *m, ImageReader *r, GError **error) {
+  bool sealed = false;
+  while (!sealed) {
+    gsize start = r->at;
+    ProtobufCMessage *p;
+    if (!image_reader_next(r, &p, NULL, error))
+      return false;
+    if (!p)
+      return image_reader_fail(r, error, "it ends without the digest of itself: it was cut or damaged");
+    CkptEnvelope *envelope = (CkptEnvelope *)p;
+    bool ok = true;
+    sealed = envelope->entry && envelope->entry->has_seal;
+    if (sealed)
+      ok = manifest_check_seal(r, start, error);
+    else if (envelope->entry)
+      ok = manifest_take(m, r, envelope->entry, error);
+    free_message(p);
+    if (!ok)
+      return false;
+  }
+  m->present = true;
+  return true;
+}
+
+bool manifest_load(Manifest *m, ImageReader *r, int dir_fd, GError **error) {
+  bool found;
+  if (!image_reader_open(r, dir_fd, IMAGE_CHECKPOINT, 0, &found, error))
+    return false;
+  return !found || manifest_decode(m, r, error);
+}
+
+static bool file_fail(GError **error, const char *name, const char *reason) {
+  return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s: %s", name, reason);
+}
+
+static bool file_check_size(const ManifestFile *f, const char *name, guint64 size, GError **error) {
+  if (f->size != size)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+        "%s: %" G_GUINT64_FORMAT " bytes, %" G_GUINT64_FORMAT " when it was written: it was cut or damaged", name, size,
+        f->size);
+  return true;
+}
+
+bool manifest_check(Manifest *m, const ImageReader *r, GError **error) {
+  if (!m->present)
+    return true;
+  ManifestFile *f = g_hash_table_lookup(m->files, r->name);
+  if (!f)
+    return file_fail(error, r->name, "not listed in checkpoint.img: it belongs to another checkpoint");
+  if (!file_check_size(f, r->name, r->size, error))
+    return false;
+  if (f->hashed && digest_xxh64(r->data, r->size) != f->xxh64)
+    return file_fail(error, r->name, "its digest is not the one in checkpoint.img: it was damaged");
+  f->seen = true;
+  return true;
+}
+
+/* Only ghost files are both unread and hashed. */
+static bool manifest_check_ghost(Manifest *m, ImageReader *r, int dir_fd, const char *name, GError **error) {
+  const ImageKind *kind = image_kind(IMAGE_GHOST);
+  gsize prefix = strlen(kind->name);
+  if (strncmp(name, kind->name, prefix) != 0)
+    return file_fail(error, name, "listed in checkpoint.img, but no part of the checkpoint");
+  bool found;
+  if (!image_reader_open(r, dir_fd, IMAGE_GHOST, g_ascii_strtoull(name + prefix, NULL, 16), &found, error))
+    return false;
+  if (!found)
+    return file_fail(error, name, "missing, though listed in checkpoint.img");
+  return strcmp(r->name, name) == 0 ? manifest_check(m, r, error)
+                                    : file_fail(error, name, "no name of an image file");
+}
+
+static bool manifest_check_unread(Manifest *m, ImageReader *r, int dir_fd, const char *name, const ManifestFile *f,
+    GError **error) {
+  struct stat st;
+  if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+    return errno == ENOENT ? file_fail(error, name, "missing, though listed in checkpoint.img")
+                           : engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: stat", name);
+  if (!S_ISREG(st.st_mode))
+    return file_fail(error, name, "not a regular file");
+  if (!file_check_size(f, name, (guint64)st.st_size, error))
+    return false;
+  return !f->hashed || manifest_check_ghost(m, r, dir_fd, name, error);
+}
+
+bool manifest_check_rest(Manifest *m, ImageReader *r, int dir_fd, GError **error) {
+  GHashTableIter iter;
+  gpointer name, file;
+  g_hash_table_iter_init(&iter, m->files);
+  while (g_hash_table_iter_next(&iter, &name, &file))
+    if (!((ManifestFile *)file)->seen && !manifest_check_unread(m, r, dir_fd, name, file, error))
+      return false;
+  return true;
+}
+
+static bool store_entry(ImageWriter *w, CkptEntry *entry, GError **error) {
+  CkptEnvelope envelope = CKPT_ENVELOPE__INIT;
+  envelope.entry = entry;
+  return image_writer_add(w, &envelope.base, NULL, error);
+}
+
+/* The messages of the threads belong to the model: they are lent to a copy of the task's for the time of packing. */
+static bool store_task(ImageWriter *w, const Task *task, GError **error) {
+  g_autoptr(GPtrArray) threads = g_ptr_array_new();
+  for (guint i = 0; i < task->threads->len; i++) {
+    const Thread *t = task->threads->pdata[i];
+    if (t->extra)
+      g_ptr_array_add(threads, t->extra);
+  }
+  if (!task->extra && !threads->len)
+    return true;
+  CkptTask copy = CKPT_TASK__INIT;
+  if (task->extra)
+    copy = *task->extra;
+  copy.pid = (guint32)task_pid(task);
+  copy.n_threads = threads->len;
+  copy.threads = (CkptThread **)threads->pdata;
+  CkptEntry entry = CKPT_ENTRY__INIT;
+  entry.task = &copy;
+  return store_entry(w, &entry, error);
+}
+
+static bool store_digests(ImageWriter *w, GError **error) {
+  guint n = w->digests->len;
+  g_autofree CkptDigest *digests = g_new0(CkptDigest, n);
+  g_autofree CkptDigest **pointers = g_new0(CkptDigest *, n);
+  for (guint i = 0; i < n; i++) {
+    ImageDigest *from = &g_array_index(w->digests, ImageDigest, i);
+    ckpt_digest__init(&digests[i]);
+    digests[i].file = from->file;
+    digests[i].size = from->size;
+    digests[i].has_xxh64 = from->hashed;
+    digests[i].xxh64 = from->xxh64;
+    pointers[i] = &digests[i];
+  }
+  CkptEntry entry = CKPT_ENTRY__INIT;
+  entry.n_digests = n;
+  entry.digests = pointers;
+  return store_entry(w, &entry, error);
+}
+
+bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
+  image_writer_begin(w, IMAGE_CHECKPOINT, 0);
+  CkptEntry entry = CKPT_ENTRY__INIT;
+  entry.creator = checkpoint->creator;
+  if (entry.creator && !store_entry(w, &entry, error))
+    return false;
+  for (guint i = 0; i < checkpoint->tasks->len; i++)
+    if (!store_task(w, checkpoint->tasks->pdata[i], error))
+      return false;
+  if (!store_digests(w, error))
+    return false;
+  CkptEntry seal = CKPT_ENTRY__INIT;
+  seal.has_seal = true;
+  seal.seal = digest_xxh64(w->data, w->size);
+  return store_entry(w, &seal, error) && image_writer_put(w, false, error);
+}

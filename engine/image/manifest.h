@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* checkpoint.img: what CRIU's format has no place for, and the list of all other files with their sizes and digests. Its
+ * last entry seals it: the digest of everything before. A directory without it is a checkpoint of another program. */
+
+#include "reader.h"
+#include "writer.h"
+
+typedef struct ManifestFile {
+  guint64 size;
+  guint64 xxh64;
+  bool hashed;
+  bool seen; /* read and found right */
+} ManifestFile;
+
+typedef struct Manifest {
+  bool present;
+  CkptCreator *creator; /* owned until taken */
+  GPtrArray *tasks;     /* CkptTask, owned until taken */
+  GHashTable *files;    /* name -> ManifestFile */
+} Manifest;
+
+void manifest_init(Manifest *m);
+void manifest_deinit(Manifest *m);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Manifest, manifest_deinit)
+
+/* Reads checkpoint.img if it is there; the reader is used for it. */
+bool manifest_load(Manifest *m, ImageReader *r, int dir_fd, GError **error);
+/* The same from a reader that was opened on it. */
+bool manifest_decode(Manifest *m, ImageReader *r, GError **error);
+/* Compares the file in the reader with what was noted of it. Always right without checkpoint.img. */
+bool manifest_check(Manifest *m, const ImageReader *r, GError **error);
+/* The same for every file that was not read: sizes, and digests where there are some. */
+bool manifest_check_rest(Manifest *m, ImageReader *r, int dir_fd, GError **error);
+
+/* Writes checkpoint.img with the digests that the writer has noted. */
+bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error);

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Model -> files. The order does not matter but for the last two: checkpoint.img knows all others, and inventory.img, by
+ * which a directory becomes a checkpoint, comes when everything else is there. */
+
+#include "content.h"
+#include "image.h"
+#include "manifest.h"
+#include "verify.h"
+#include "writer.h"
+#include <errno.h>
+#include <unistd.h>
+
+/* All of @messages as one file. */
+static bool store_list(ImageWriter *w, ImageKindId id, guint64 number, const GPtrArray *messages, GError **error) {
+  image_writer_begin(w, id, number);
+  for (guint i = 0; i < messages->len; i++)
+    if (!image_writer_add(w, messages->pdata[i], NULL, error))
+      return false;
+  image_writer_note(w);
+  return image_writer_put(w, false, error);
+}
+
+static bool store_pages(ImageWriter *w, ImageKindId id, guint64 number, const PageSet *pages, GError **error) {
+  image_writer_begin(w, id, number);
+  PagemapHead head = PAGEMAP_HEAD__INIT;
+  head.pages_id = pages->pages_id;
+  if (!image_writer_add(w, &head.base, NULL, error))
+    return false;
+  for (guint i = 0; i < pages->entries->len; i++)
+    if (!image_writer_add(w, pages->entries->pdata[i], NULL, error))
+      return false;
+  image_writer_note(w);
+  return image_writer_put(w, false, error);
+}
+
+static bool store_tree(ImageWriter *w, const Checkpoint *c, GError **error) {
+  image_writer_begin(w, IMAGE_PSTREE, 0);
+  for (guint i = 0; i < c->tasks->len; i++)
+    if (!image_writer_add(w, &((Task *)c->tasks->pdata[i])->pstree->base, NULL, error))
+      return false;
+  image_writer_note(w);
+  return image_writer_put(w, false, error);
+}
+
+/* Tables of descriptors are kept by files_id: one that tasks share is written once. */
+static bool store_fds(ImageWriter *w, const Checkpoint *c, GError **error) {
+  g_autoptr(GHashTable) done = g_hash_table_new(NULL, NULL);
+  for (guint i = 0; i < c->tasks->len; i++) {
+    const Task *t = c->tasks->pdata[i];
+    if (t->ids && g_hash_table_add(done, GUINT_TO_POINTER(t->ids->files_id)) &&
+        !store_list(w, IMAGE_FDINFO, t->ids->files_id, t->fds, error))
+      return false;
+  }
+  return true;
+}
+
+static bool store_task(ImageWriter *w, const Task *t, GError **error) {
+  guint64 pid = t->pstree->pid;
+  if (!image_writer_single(w, IMAGE_CORE, pid, &t->core->base, error))
+    return false;
+  if (task_is_zombie(t))
+    return true;
+  for (guint i = 1; i < t->threads->len; i++) {
+    const Thread *thread = t->threads->pdata[i];
+    if (!image_writer_single(w, IMAGE_CORE, (guint64)thread->tid, &thread->core->base, error))
+      return false;
+  }
+  return image_writer_single(w, IMAGE_IDS, pid, &t->ids->base, error) &&
+         image_writer_single(w, IMAGE_MM, pid, &t->mm->base, error) &&
+         image_writer_single(w, IMAGE_FS, pid, &t->fs->base, error) &&
+         store_pages(w, IMAGE_PAGEMAP, pid, t->pages, error);
+}
+
+static bool store_records(ImageWriter *w, const Checkpoint *c, GError **error) {
+  for (int kind = 0; kind < RECORD_N_KINDS; kind++) {
+    const GPtrArray *records = c->records[kind];
+    if (!records->len)
+      continue;
+    image_writer_begin(w, image_kind_of_record((RecordKind)kind), 0);
+    for (guint i = 0; i < records->len; i++) {
+      const Record *r = records->pdata[i];
+      if (!image_writer_add(w, r->message, r->extra, error))
+        return false;
+    }
+    image_writer_note(w);
+    if (!image_writer_put(w, false, error))
+      return false;
+  }
+  return true;
+}
+
+static bool store_shmem(ImageWriter *w, const Checkpoint *c, GError **error) {
+  GHashTableIter iter;
+  gpointer shmid, pages;
+  g_hash_table_iter_init(&iter, c->shmem);
+  while (g_hash_table_iter_next(&iter, &shmid, &pages))
+    if (!store_pages(w, IMAGE_SHMEM_PAGEMAP, *(guint64 *)shmid, pages, error))
+      return false;
+  return true;
+}
+
+static bool store_all(ImageWriter *w, const Checkpoint *c, GError **error) {
+  if (!store_tree(w, c, error))
+    return false;
+  for (guint i = 0; i < c->tasks->len; i++)
+    if (!store_task(w, c->tasks->pdata[i], error))
+      return false;
+  return store_fds(w, c, error) && store_list(w, IMAGE_FILES, 0, c->files, error) && store_records(w, c, error) &&
+         store_shmem(w, c, error);
+}
+
+/* checkpoint.img has to know the digest of the inventory, which is to be written after it. */
+static bool store_manifest(ImageWriter *w, const Checkpoint *c, GError **error) {
+  image_writer_begin(w, IMAGE_INVENTORY, 0);
+  if (!image_writer_add(w, &c->inventory->base, NULL, error))
+    return false;
+  image_writer_note(w);
+  return content_note(w, c, error) && manifest_store(w, c, error);
+}
+
+static bool store_inventory(ImageWriter *w, const Checkpoint *c, bool durable, GError **error) {
+  if (durable && syncfs(w->dir_fd) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "images directory: syncfs");
+  image_writer_begin(w, IMAGE_INVENTORY, 0);
+  if (!image_writer_add(w, &c->inventory->base, NULL, error) || !image_writer_put(w, durable, error))
+    return false;
+  if (durable && fsync(w->dir_fd) < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "images directory: fsync");
+    (void)unlinkat(w->dir_fd, w->name, 0);
+    return false;
+  }
+  return true;
+}
+
+bool image_store(const Checkpoint *checkpoint, int dir_fd, bool durable, guint64 *written, GError **error) {
+  g_auto(ImageWriter) w = {0};
+  image_writer_init(&w, dir_fd);
+  if (!verify_checkpoint(checkpoint, error) || !store_all(&w, checkpoint, error) ||
+      !store_manifest(&w, checkpoint, error) || !store_inventory(&w, checkpoint, durable, error))
+    return false;
+  if (written)
+    *written = w.written;
+  return true;
+}

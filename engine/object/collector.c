@@ -1,0 +1,579 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The collector: every descriptor of every task, each open file description once.
+ *
+ * The kernel does not say which descriptors share a description; kcmp(2) compares two, and orders them. So descriptions
+ * that look alike (same inode, flags and position) form a group, kept in kcmp's order: a search in it costs log n
+ * comparisons. Before it, one F_DUPFD_QUERY against the member matched last catches what dup() and fork() leave behind.
+ * Sockets need none of it: an inode of sockfs has one description only.
+ *
+ * A duplicate in the engine is closed right after its description was collected, unless a kind asks for it: the engine may
+ * not have as many descriptors as the tree. That also keeps the numbers low and their /proc entries in the dentry cache,
+ * which makes readlink three times as fast. */
+
+#include "internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#ifndef F_DUPFD_QUERY
+#define F_DUPFD_QUERY (1024 + 3)
+#endif
+
+/* What descriptors of one description have in common. */
+typedef struct DescKey {
+  guint64 dev, ino, pos;
+  guint32 flags;
+} DescKey;
+
+typedef struct Desc {
+  FileHolder holder; /* the first one */
+  const char *comm;
+  int pidfd;
+  guint n_holders;
+  int kept; /* a duplicate that stays open, or -1 */
+  char *kept_link;
+  FdTypes type;
+  const ObjectOps *ops;
+} Desc;
+
+typedef struct DescGroup {
+  DescKey key;
+  GPtrArray *members; /* Desc, in the order of kcmp */
+  Desc *last;         /* matched last */
+  int last_local;     /* an open duplicate of it, or -1 */
+} DescGroup;
+
+typedef struct PathKey {
+  guint64 mnt_id, dev, ino;
+} PathKey;
+
+typedef struct VisitedTask {
+  char *comm;
+  Task *task;
+} VisitedTask;
+
+typedef struct KindState {
+  gpointer state;
+  GDestroyNotify destroy;
+} KindState;
+
+struct Collector {
+  Job *job;
+  Checkpoint *checkpoint;
+  int images_fd;
+  guint32 last_ghost_id;
+  GPtrArray *descs;   /* [file id - 1]: Desc, or NULL for a file nobody has open */
+  GHashTable *groups; /* DescKey -> DescGroup */
+  GHashTable *paths;  /* PathKey -> char*, checked paths of inodes that have one name only */
+  GHashTable *named;  /* "dev:ino:flags:path" -> file id, of collector_add_path() */
+  GHashTable *tasks;  /* pid -> VisitedTask */
+  GHashTable *states; /* key -> KindState */
+  GHashTable *shmem_ids; /* "dev:ino" as guint64[2] -> index + 1 in shmems */
+  GArray *shmems;     /* CollectedShmem */
+  DescGroup *warm;    /* the group whose last_local is open */
+  bool no_dupfd_query;
+  char link[PATH_MAX + 16];
+};
+
+static guint desc_key_hash(gconstpointer p) {
+  const DescKey *k = p;
+  guint64 h = (k->ino * 0x9e3779b97f4a7c15ULL) ^ (k->dev << 32) ^ (k->pos * 0xff51afd7ed558ccdULL) ^ k->flags;
+  return (guint)(h ^ (h >> 32));
+}
+
+static gboolean desc_key_equal(gconstpointer a, gconstpointer b) {
+  const DescKey *x = a, *y = b;
+  return x->ino == y->ino && x->dev == y->dev && x->pos == y->pos && x->flags == y->flags;
+}
+
+static guint path_key_hash(gconstpointer p) {
+  const PathKey *k = p;
+  guint64 h = (k->ino * 0x9e3779b97f4a7c15ULL) ^ (k->dev << 32) ^ k->mnt_id;
+  return (guint)(h ^ (h >> 32));
+}
+
+static gboolean path_key_equal(gconstpointer a, gconstpointer b) {
+  return memcmp(a, b, sizeof(PathKey)) == 0;
+}
+
+static void desc_free(void *p) {
+  Desc *d = p;
+  if (!d)
+    return;
+  if (d->kept >= 0)
+    (void)close(d->kept);
+  g_free(d->kept_link);
+  g_free(d);
+}
+
+static void group_free(void *p) {
+  DescGroup *g = p;
+  if (g->last_local >= 0)
+    (void)close(g->last_local);
+  g_ptr_array_unref(g->members);
+  g_free(g);
+}
+
+static void visited_free(void *p) {
+  VisitedTask *v = p;
+  g_free(v->comm);
+  g_free(v);
+}
+
+static void kind_state_free(void *p) {
+  KindState *s = p;
+  if (s->destroy)
+    s->destroy(s->state);
+  g_free(s);
+}
+
+static void shmem_clear(void *p) {
+  CollectedShmem *s = p;
+  if (s->fd >= 0)
+    (void)close(s->fd);
+}
+
+Collector *collector_new(Job *job, Checkpoint *checkpoint, int images_fd) {
+  Collector *c = g_new0(Collector, 1);
+  c->job = job;
+  c->checkpoint = checkpoint;
+  c->images_fd = images_fd;
+  c->descs = g_ptr_array_new_with_free_func(desc_free);
+  c->groups = g_hash_table_new_full(desc_key_hash, desc_key_equal, NULL, group_free);
+  c->paths = g_hash_table_new_full(path_key_hash, path_key_equal, g_free, g_free);
+  c->named = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  c->tasks = g_hash_table_new_full(NULL, NULL, NULL, visited_free);
+  c->states = g_hash_table_new_full(NULL, NULL, NULL, kind_state_free);
+  c->shmem_ids = g_hash_table_new_full(path_key_hash, path_key_equal, g_free, NULL);
+  c->shmems = g_array_new(FALSE, TRUE, sizeof(CollectedShmem));
+  g_array_set_clear_func(c->shmems, shmem_clear);
+  raise_fd_limit();
+  return c;
+}
+
+void collector_free(Collector *c) {
+  if (!c)
+    return;
+  g_hash_table_unref(c->states);
+  g_hash_table_unref(c->groups);
+  g_ptr_array_unref(c->descs);
+  g_hash_table_unref(c->paths);
+  g_hash_table_unref(c->named);
+  g_hash_table_unref(c->tasks);
+  g_hash_table_unref(c->shmem_ids);
+  g_array_unref(c->shmems);
+  g_free(c);
+}
+
+Job *collector_job(const Collector *c) {
+  return c->job;
+}
+
+Checkpoint *collector_checkpoint(const Collector *c) {
+  return c->checkpoint;
+}
+
+int collector_images_fd(const Collector *c) {
+  return c->images_fd;
+}
+
+guint32 collector_new_file_id(Collector *c) {
+  g_ptr_array_add(c->descs, NULL);
+  return c->descs->len;
+}
+
+guint32 collector_new_ghost_id(Collector *c) {
+  return ++c->last_ghost_id;
+}
+
+gpointer collector_state(Collector *c, const void *key, gpointer (*make)(void), GDestroyNotify destroy) {
+  KindState *s = g_hash_table_lookup(c->states, key);
+  if (!s) {
+    s = g_new0(KindState, 1);
+    s->state = make();
+    s->destroy = destroy;
+    g_hash_table_insert(c->states, (gpointer)key, s);
+  }
+  return s->state;
+}
+
+static Desc *desc_of(const Collector *c, guint32 file_id) {
+  return file_id && file_id <= c->descs->len ? c->descs->pdata[file_id - 1] : NULL;
+}
+
+const FileHolder *collector_holder_of(const Collector *c, guint32 file_id) {
+  const Desc *d = desc_of(c, file_id);
+  return d ? &d->holder : NULL;
+}
+
+guint collector_n_holders(const Collector *c, guint32 file_id) {
+  const Desc *d = desc_of(c, file_id);
+  return d ? d->n_holders : 0;
+}
+
+guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd) {
+  const VisitedTask *v = g_hash_table_lookup(c->tasks, GINT_TO_POINTER(pid));
+  guint low = 0, high = v && fd >= 0 ? v->task->fds->len : 0;
+  while (low < high) {
+    guint mid = (low + high) / 2;
+    const FdinfoEntry *e = v->task->fds->pdata[mid];
+    if (e->fd == (guint32)fd)
+      return e->id;
+    if (e->fd < (guint32)fd)
+      low = mid + 1;
+    else
+      high = mid;
+  }
+  return 0;
+}
+
+int collector_local_of(const Collector *c, guint32 file_id) {
+  Desc *d = desc_of(c, file_id);
+  if (!d)
+    return -1;
+  if (d->kept < 0)
+    d->kept = (int)syscall(SYS_pidfd_getfd, d->pidfd, d->holder.fd, 0);
+  return d->kept;
+}
+
+bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe) {
+  Desc *d = desc_of(c, file_id);
+  FileProbe probe = {.local = collector_local_of(c, file_id)};
+  if (probe.local < 0)
+    return false;
+  probe.pid = d->holder.pid;
+  probe.comm = d->comm;
+  probe.fd = d->holder.fd;
+  probe.pidfd = d->pidfd;
+  if (!probe_stat(&probe, NULL))
+    return false;
+  if (!d->kept_link) {
+    if (!probe_readlink(probe.local, c->link, sizeof c->link, NULL))
+      return false;
+    d->kept_link = g_strdup(c->link);
+  }
+  probe.link = d->kept_link;
+  *ret_probe = probe;
+  return true;
+}
+
+/* --- which description is it? --- */
+
+/* 0 equal, 1 less, 2 greater, as kcmp says; -1 with error. */
+static int compare_descs(const FileProbe *probe, const Desc *d, GError **error) {
+  long order = syscall(SYS_kcmp, probe->pid, d->holder.pid, KCMP_FILE, probe->fd, d->holder.fd);
+  if (order >= 0 && order <= 2)
+    return (int)order;
+  if (order >= 0 || errno == ENOSYS || errno == EOPNOTSUPP) {
+    engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, "This kernel has no kcmp (CONFIG_KCMP)");
+    return -1;
+  }
+  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot compare fd %d of pid %d with fd %d of pid %d",
+      probe->fd, probe->pid, d->holder.fd, d->holder.pid);
+  return -1;
+}
+
+/* Keeps the probe's descriptor as that of the group's last match, at the group that is warm (only one is, so that they
+ * do not pile up). */
+static void group_warm(Collector *c, DescGroup *g, Desc *d, const FileProbe *probe) {
+  bool same = g->last == d && g->last_local >= 0;
+  g->last = d;
+  if (c->no_dupfd_query || same)
+    return;
+  if (c->warm && c->warm->last_local >= 0) {
+    (void)close(c->warm->last_local);
+    c->warm->last_local = -1;
+  }
+  c->warm = g;
+  g->last_local = fcntl(probe->local, F_DUPFD_CLOEXEC, 64);
+}
+
+static bool same_as_last(Collector *c, const DescGroup *g, const FileProbe *probe) {
+  if (c->no_dupfd_query || g->last_local < 0)
+    return false;
+  int same = fcntl(probe->local, F_DUPFD_QUERY, g->last_local);
+  if (same < 0)
+    c->no_dupfd_query = true;
+  return same == 1;
+}
+
+/* Finds the description in its group, or makes it: then *ret_new. */
+static Desc *group_find(Collector *c, DescGroup *g, const FileProbe *probe, bool *ret_new, GError **error) {
+  *ret_new = false;
+  if (g->last && (probe->st.st_dev == kernel_devs()->sockets || same_as_last(c, g, probe)))
+    return g->last;
+  guint low = 0, high = g->members->len;
+  while (low < high) {
+    guint mid = (low + high) / 2;
+    int order = compare_descs(probe, g->members->pdata[mid], error);
+    if (order < 0)
+      return NULL;
+    if (order == 0) {
+      group_warm(c, g, g->members->pdata[mid], probe);
+      return g->members->pdata[mid];
+    }
+    if (order == 2)
+      low = mid + 1;
+    else
+      high = mid;
+  }
+  Desc *d = g_new0(Desc, 1);
+  d->kept = -1;
+  g_ptr_array_insert(g->members, (int)low, d);
+  if (g->members->len > 1)
+    group_warm(c, g, d, probe);
+  g->last = d;
+  *ret_new = true;
+  return d;
+}
+
+static DescGroup *group_of(Collector *c, const FileProbe *probe) {
+  DescKey key = {.dev = probe->st.st_dev, .ino = probe->st.st_ino, .flags = (guint32)probe->flags};
+  if (S_ISREG(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) || S_ISBLK(probe->st.st_mode)) {
+    off_t pos = probe->flags & O_PATH ? 0 : lseek(probe->local, 0, SEEK_CUR);
+    key.pos = pos > 0 ? (guint64)pos : 0;
+  }
+  DescGroup *g = g_hash_table_lookup(c->groups, &key);
+  if (g)
+    return g;
+  g = g_new0(DescGroup, 1);
+  g->key = key;
+  g->members = g_ptr_array_sized_new(1);
+  g->last_local = -1;
+  g_hash_table_insert(c->groups, &g->key, g);
+  return g;
+}
+
+/* --- how is it called? --- */
+
+/* An inode that has one name only is looked up once. */
+static bool has_one_name(const FileProbe *probe) {
+  return probe->mnt_id &&
+      (S_ISCHR(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) ||
+          (S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 1 && probe->st.st_dev != kernel_devs()->shmem));
+}
+
+static bool probe_find_link(Collector *c, FileProbe *probe, GError **error) {
+  const KernelDevs *devs = kernel_devs();
+  probe->link = c->link;
+  if (S_ISSOCK(probe->st.st_mode) && probe->st.st_dev == devs->sockets) {
+    (void)snprintf(c->link, sizeof c->link, "socket:[%lu]", probe->st.st_ino);
+    return true;
+  }
+  if (S_ISFIFO(probe->st.st_mode) && probe->st.st_dev == devs->pipes) {
+    (void)snprintf(c->link, sizeof c->link, "pipe:[%lu]", probe->st.st_ino);
+    return true;
+  }
+  if (!has_one_name(probe))
+    return probe_readlink(probe->local, c->link, sizeof c->link, error);
+  PathKey key = {probe->mnt_id, probe->st.st_dev, probe->st.st_ino};
+  const char *known = g_hash_table_lookup(c->paths, &key);
+  if (known) {
+    probe->link = known;
+    return true;
+  }
+  if (!probe_readlink(probe->local, c->link, sizeof c->link, error))
+    return false;
+  known = g_strdup(c->link);
+  g_hash_table_insert(c->paths, g_memdup2(&key, sizeof key), (gpointer)known);
+  probe->link = known;
+  return true;
+}
+
+/* --- visiting --- */
+
+static FdTypes entry_collect(
+    Collector *c, const ObjectOps *ops, const FileProbe *probe, guint32 id, bool *ret_blocked, GError **error) {
+  FileEntry *entry = MESSAGE_NEW(FileEntry, file_entry__init);
+  entry->id = id;
+  entry->type = ops->type;
+  size_t findings = job_n_findings(c->job);
+  if (!ops->collect(c, probe, entry, error)) {
+    file_entry__free_unpacked(entry, NULL);
+    return FD_TYPES__UND;
+  }
+  FdTypes type = entry->type;
+  *ret_blocked = job_n_findings(c->job) > findings;
+  if (*ret_blocked)
+    file_entry__free_unpacked(entry, NULL);
+  else
+    checkpoint_add_file(c->checkpoint, entry);
+  return type;
+}
+
+static bool desc_collect(Collector *c, Desc *d, FileProbe *probe, GError **error) {
+  if (!probe_find_link(c, probe, error))
+    return false;
+  d->holder = (FileHolder){.pid = probe->pid, .fd = probe->fd, .file_id = collector_new_file_id(c)};
+  c->descs->pdata[d->holder.file_id - 1] = d;
+  d->comm = probe->comm;
+  d->pidfd = probe->pidfd;
+  d->ops = object_claim(probe);
+  d->type = d->ops->type;
+  bool blocked = false;
+  GError *failure = NULL;
+  FdTypes type = entry_collect(c, d->ops, probe, d->holder.file_id, &blocked, &failure);
+  if (failure) {
+    g_propagate_error(error, failure);
+    return false;
+  }
+  d->type = type;
+  return true;
+}
+
+static void task_add_fd(Task *task, const Desc *d, const FileProbe *probe, bool cloexec) {
+  FdinfoEntry *e = MESSAGE_NEW(FdinfoEntry, fdinfo_entry__init);
+  e->id = d->holder.file_id;
+  e->type = d->type;
+  e->fd = (guint32)probe->fd;
+  e->flags = cloexec ? FD_CLOEXEC : 0;
+  g_ptr_array_add(task->fds, e);
+}
+
+static bool visit_fd(Collector *c, FileProbe *probe, bool cloexec, Task *task, GError **error) {
+  _cleanup_fd_ int local = (int)syscall(SYS_pidfd_getfd, probe->pidfd, probe->fd, 0);
+  if (local < 0) {
+    g_autofree char *name = file_probe_name(probe);
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot duplicate %s", name);
+  }
+  probe->local = local;
+  if (!probe_stat(probe, error))
+    return false;
+  bool is_new = false;
+  Desc *d = group_find(c, group_of(c, probe), probe, &is_new, error);
+  if (!d || (is_new && !desc_collect(c, d, probe, error)))
+    return false;
+  d->n_holders++;
+  task_add_fd(task, d, probe, cloexec);
+  return true;
+}
+
+static int fd_of_name(const char *name) {
+  char *end = NULL;
+  long fd = strtol(name, &end, 10);
+  return end != name && !*end && fd >= 0 && fd <= INT_MAX ? (int)fd : -1;
+}
+
+static bool read_cloexec(int dir_fd, const char *name, bool *ret_cloexec) {
+  _cleanup_fd_ int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+  char text[512];
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  guint64 flags = 0;
+  if (n < 0)
+    return false;
+  text[n] = '\0';
+  if (!fdinfo_number(text, "flags", 8, &flags))
+    return false;
+  *ret_cloexec = flags & O_CLOEXEC;
+  return true;
+}
+
+struct linux_dirent64 {
+  guint64 d_ino;
+  gint64 d_off;
+  unsigned short d_reclen;
+  unsigned char d_type;
+  char d_name[];
+};
+
+/* The descriptors of a task, from /proc/PID/fdinfo. */
+static GArray *list_fds(pid_t pid, GError **error) {
+  char path[64];
+  (void)snprintf(path, sizeof path, "/proc/%d/fdinfo", pid);
+  _cleanup_fd_ int dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(CollectedFd));
+  g_autofree char *buffer = g_malloc(32 * 1024);
+  long n = dir_fd < 0 ? -1 : 0;
+  while (dir_fd >= 0 && (n = syscall(SYS_getdents64, dir_fd, buffer, 32 * 1024)) > 0)
+    for (long at = 0; at < n;) {
+      const struct linux_dirent64 *e = (const struct linux_dirent64 *)(buffer + at);
+      CollectedFd one = {.fd = fd_of_name(e->d_name)};
+      if (one.fd >= 0 && read_cloexec(dir_fd, e->d_name, &one.cloexec))
+        g_array_append_val(fds, one);
+      at += e->d_reclen;
+    }
+  if (n < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot list %s", path);
+    return NULL;
+  }
+  return g_steal_pointer(&fds);
+}
+
+bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, const CollectedFd *fds, size_t n_fds,
+    Task *task, GError **error) {
+  g_autoptr(GArray) listed = NULL;
+  if (!fds) {
+    listed = list_fds(pid, error);
+    if (!listed)
+      return false;
+    fds = (const CollectedFd *)listed->data;
+    n_fds = listed->len;
+  }
+  VisitedTask *v = g_new0(VisitedTask, 1);
+  v->comm = g_strdup(comm);
+  v->task = task;
+  g_hash_table_replace(c->tasks, GINT_TO_POINTER(pid), v);
+  for (size_t i = 0; i < n_fds; i++) {
+    FileProbe probe = {.pid = pid, .comm = v->comm, .fd = fds[i].fd, .pidfd = pidfd};
+    if (!visit_fd(c, &probe, fds[i].cloexec, task, error))
+      return false;
+    if (i % 256 == 255 && !job_poll(c->job, error))
+      return false;
+  }
+  return true;
+}
+
+bool collector_finish(Collector *c, GError **error) {
+  for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
+    if ((*ops)->collect_finish && !(*ops)->collect_finish(c, error))
+      return false;
+  return true;
+}
+
+/* --- files without a descriptor, and shared memory --- */
+
+guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, GError **error) {
+  g_autofree char *key =
+      g_strdup_printf("%lu:%lu:%x:%s", probe->st.st_dev, probe->st.st_ino, (guint)probe->flags, probe->link);
+  guint32 id = GPOINTER_TO_UINT(g_hash_table_lookup(c->named, key));
+  if (id)
+    return id;
+  id = collector_new_file_id(c);
+  *blocked = false;
+  GError *failure = NULL;
+  (void)entry_collect(c, object_claim(probe), probe, id, blocked, &failure);
+  if (failure) {
+    g_propagate_error(error, failure);
+    return 0;
+  }
+  if (*blocked)
+    return 0;
+  g_hash_table_insert(c->named, g_steal_pointer(&key), GUINT_TO_POINTER(id));
+  return id;
+}
+
+guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd) {
+  PathKey key = {0, dev, ino};
+  guint index = GPOINTER_TO_UINT(g_hash_table_lookup(c->shmem_ids, &key));
+  if (index)
+    return g_array_index(c->shmems, CollectedShmem, index - 1).shmid;
+  FdPath path = fd_path(fd);
+  CollectedShmem one = {.shmid = c->shmems->len + 1, .dev = dev, .ino = ino, .size = size};
+  one.fd = open(path.text, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (one.fd < 0)
+    one.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  g_array_append_val(c->shmems, one);
+  g_hash_table_insert(c->shmem_ids, g_memdup2(&key, sizeof key), GUINT_TO_POINTER(c->shmems->len));
+  return one.shmid;
+}
+
+const CollectedShmem *collector_shmems(const Collector *c, size_t *ret_n) {
+  *ret_n = c->shmems->len;
+  return (const CollectedShmem *)c->shmems->data;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* What the kinds share among themselves and nobody else needs. */
+
+#include "object.h"
+#include <string.h>
+#include <unistd.h>
+
+/* A message on the heap, initialised: MESSAGE_NEW(PipeEntry, pipe_entry__init). malloc'ed, as protobuf-c frees it. */
+#define MESSAGE_NEW(Type, init)                                                                                        \
+  ({                                                                                                                   \
+    Type *message_new_ = g_new(Type, 1);                                                                               \
+    init(message_new_);                                                                                                \
+    message_new_;                                                                                                      \
+  })
+
+static inline void fd_cleanup(const int *fd) {
+  if (*fd >= 0)
+    (void)close(*fd);
+}
+#define _cleanup_fd_ __attribute__((cleanup(fd_cleanup)))
+
+static inline int fd_take(int *fd) {
+  int taken = *fd;
+  *fd = -1;
+  return taken;
+}
+
+/* Room for "/proc/self/fd/N". */
+typedef struct FdPath {
+  char text[32];
+} FdPath;
+FdPath fd_path(int fd);
+
+/* --- probe.c --- */
+
+/* Fills st, mnt_id and flags of a probe whose local descriptor is set. */
+bool probe_stat(FileProbe *probe, GError **error);
+/* readlink of /proc/self/fd/<fd> into @buffer; false with error. */
+bool probe_readlink(int fd, char *buffer, size_t size, GError **error);
+/* The value behind "key:" in a fdinfo text, leading blanks skipped; NULL if there is none. Points into @text. */
+const char *fdinfo_value(const char *text, const char *key);
+/* The same as a number in @base. */
+bool fdinfo_number(const char *text, const char *key, int base, guint64 *ret_value);
+/* The kind of an anonymous inode: true if the link is "anon_inode:[name]" or "anon_inode:name". */
+bool probe_is_anon(const FileProbe *probe, const char *name);
+/* A FownEntry of zeroes. */
+FownEntry *fown_none(void);
+/* Ordinals of the kernel's own file systems, learned once: st_dev of sockets, pipes, and of memfds and shared memory. */
+typedef struct KernelDevs {
+  dev_t sockets;
+  dev_t pipes;
+  dev_t shmem;
+} KernelDevs;
+const KernelDevs *kernel_devs(void);
+/* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open; NULL if none is found. */
+char *find_outside_holder(const Collector *c, const char *link);
+
+/* --- kinds --- */
+
+extern const ObjectOps reg_ops, pipe_ops, unsupported_ops;
+
+/* Whether the description is a regular file or directory on a file system with paths, or one of the plain devices. */
+bool reg_claims(const FileProbe *probe);

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "region.h"
+#include "program-private.h"
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CODE_SIZE 4096
+#define FUTEX2_SHARED_U32 2 /* FUTEX2_SIZE_U32 of linux/futex.h */
+
+struct Region {
+  unsigned char *local;
+  uint64_t remote;
+  size_t size, used;
+  pthread_mutex_t *alive; /* in the region */
+};
+
+static void take_alive(Region *r) {
+  pthread_mutexattr_t attr;
+  pthread_mutexattr_init(&attr);
+  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+  pthread_mutex_init(r->alive, &attr);
+  pthread_mutexattr_destroy(&attr);
+  pthread_mutex_lock(r->alive);
+  /* The kernel wakes waiters only if it is told that there are some. The futex word is the first of the mutex. */
+  atomic_fetch_or((_Atomic uint32_t *)(void *)r->alive, FUTEX_WAITERS);
+}
+
+Region *region_new(void *local, uint64_t remote, size_t size) {
+  Region *r = g_new0(Region, 1);
+  r->local = local;
+  r->remote = remote;
+  r->size = size;
+  memcpy(local, agent_start, (size_t)(agent_end - agent_start));
+  r->alive = (pthread_mutex_t *)(void *)(r->local + CODE_SIZE);
+  r->used = CODE_SIZE + 64;
+  take_alive(r);
+  return r;
+}
+
+void region_free(Region *r) {
+  if (!r)
+    return;
+  pthread_mutex_unlock(r->alive);
+  munmap(r->local, r->size);
+  g_free(r);
+}
+
+uint64_t region_remote(const Region *r) {
+  return r->remote;
+}
+
+size_t region_size(const Region *r) {
+  return r->size;
+}
+
+uint64_t region_agent(const Region *r) {
+  return r->remote;
+}
+
+void *region_alloc(Region *r, size_t size) {
+  size = (size + 63) & ~(size_t)63;
+  if (size > r->size - r->used)
+    return NULL;
+  void *p = r->local + r->used;
+  r->used += size;
+  return p;
+}
+
+uint64_t region_to_remote(const Region *r, const void *local) {
+  return r->remote + (uint64_t)((const unsigned char *)local - r->local);
+}
+
+void *region_to_local(const Region *r, uint64_t remote) {
+  return r->local + (remote - r->remote);
+}
+
+size_t region_mark(const Region *r) {
+  return r->used;
+}
+
+void region_release(Region *r, size_t mark) {
+  r->used = mark;
+}
+
+Lane *region_add_lane(Region *r) {
+  Lane *lane = region_alloc(r, sizeof *lane);
+  if (!lane)
+    return NULL;
+  memset(lane, 0, sizeof *lane);
+  uint32_t alive = atomic_load((_Atomic uint32_t *)(void *)r->alive);
+  lane->alive = region_to_remote(r, r->alive);
+  lane->waitv[0] = (struct lane_waitv){0, region_to_remote(r, &lane->done), FUTEX2_SHARED_U32, 0};
+  lane->waitv[1] = (struct lane_waitv){alive, lane->alive, FUTEX2_SHARED_U32, 0};
+  return lane;
+}
+
+size_t region_program_size(const Program *p) {
+  return p->ops->len * (sizeof(Op) + sizeof(int64_t)) + p->data->len + 3 * 64;
+}
+
+bool region_load(Region *r, const Program *p, const Op *shared_ops, LoadedProgram *ret, GError **error) {
+  LoadedProgram l = {.program = p, .ops = (Op *)(uintptr_t)shared_ops};
+  if (!l.ops) {
+    l.ops = region_alloc(r, p->ops->len * sizeof(Op));
+    if (l.ops)
+      memcpy(l.ops, p->ops->data, p->ops->len * sizeof(Op));
+  }
+  l.results = region_alloc(r, p->ops->len * sizeof(int64_t));
+  l.data = region_alloc(r, MAX(p->data->len, 1));
+  if (!l.ops || !l.results || !l.data)
+    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "A program of %u system calls does not fit its region", p->ops->len);
+  memset(l.results, 0, p->ops->len * sizeof(int64_t));
+  memcpy(l.data, p->data->data, p->data->len);
+  *ret = l;
+  return true;
+}
+
+void region_prepare(Region *r, Lane *lane, const LoadedProgram *loaded) {
+  lane->ops = region_to_remote(r, loaded->ops);
+  lane->n_ops = loaded->program->ops->len;
+  lane->results = region_to_remote(r, loaded->results);
+  lane->data = region_to_remote(r, loaded->data);
+  lane->stopped = 0;
+  atomic_thread_fence(memory_order_release);
+  atomic_fetch_add((_Atomic uint32_t *)&lane->command, 1);
+}
+
+void region_start(Region *r, Lane *lane, const LoadedProgram *loaded) {
+  region_prepare(r, lane, loaded);
+  (void)syscall(SYS_futex, &lane->done, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+bool region_is_done(const Lane *lane) {
+  return atomic_load((const _Atomic uint32_t *)&lane->done) == atomic_load((const _Atomic uint32_t *)&lane->command);
+}
+
+/* A task that died, or was killed by somebody else, will never finish its program. */
+static bool task_ended(pid_t tid) {
+  siginfo_t info = {0};
+  if (waitid(P_PID, (id_t)tid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0)
+    return info.si_pid != 0;
+  return errno == ECHILD && kill(tid, 0) < 0 && errno == ESRCH;
+}
+
+bool region_wait(Region *r, Lane *lane, pid_t tid, GError **error) {
+  while (!region_is_done(lane)) {
+    uint32_t seen = atomic_load((const _Atomic uint32_t *)&lane->done);
+    if (region_is_done(lane))
+      break;
+    struct timespec patience = {0, 50 * 1000 * 1000};
+    long w = syscall(SYS_futex, &lane->done, FUTEX_WAIT, seen, &patience, NULL, 0);
+    if (w < 0 && errno == ETIMEDOUT && tid > 0 && task_ended(tid))
+      return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Task %d died meanwhile", (int)tid);
+  }
+  atomic_thread_fence(memory_order_acquire);
+  return true;
+}
+
+bool region_check(const Lane *lane, const LoadedProgram *loaded, const char *who, GError **error) {
+  const Program *p = loaded->program;
+  for (guint i = 0; i < p->ops->len; i++) {
+    const OpInfo *info = &g_array_index(p->infos, OpInfo, i);
+    int64_t result = loaded->results[i];
+    bool failed = i >= lane->stopped;
+    if (failed || (info->expect != EXPECT_ANY && result < 0 && result >= -4095))
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, (int)-result, "%s: %s", who, info->what);
+    if (info->expect == EXPECT_EQUAL && result != info->value)
+      return engine_fail(error, ENGINE_ERROR_CODE__FAILED,
+          "%s: %s gave 0x%" G_GINT64_MODIFIER "x instead of 0x%" G_GINT64_MODIFIER "x", who, info->what, result, info->value);
+  }
+  return true;
+}

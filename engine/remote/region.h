@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* The memory that the coordinator shares with agents: the agent's code in its first page, then lanes with their programs,
+ * results and data. A region knows its address on both sides; allocation only goes forward.
+ *
+ * Its second word of protection is the *alive* word, a robust mutex that the coordinator holds while the region lives: the
+ * kernel marks it when the coordinator dies, and every agent sees that (see agent.S). */
+
+#include "error.h"
+#include "lane.h"
+#include "program.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef struct Region Region;
+
+/* Takes a MAP_SHARED mapping of @size bytes at @local over; @remote is its address in the tasks. Writes the agent and takes
+ * the alive word. */
+Region *region_new(void *local, uint64_t remote, size_t size);
+/* Gives the alive word back and unmaps the coordinator's side. Agents must be gone, or they take it for the end. */
+void region_free(Region *region);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Region, region_free)
+
+uint64_t region_remote(const Region *region);
+size_t region_size(const Region *region);
+uint64_t region_agent(const Region *region); /* address of the agent's entry in the tasks */
+/* Allocates @size bytes, 64-byte aligned; NULL when the region is full. */
+void *region_alloc(Region *region, size_t size);
+uint64_t region_to_remote(const Region *region, const void *local);
+void *region_to_local(const Region *region, uint64_t remote);
+/* Everything allocated after region_mark() is given back by region_release(). */
+size_t region_mark(const Region *region);
+void region_release(Region *region, size_t mark);
+
+/* A lane without a program and without a home. */
+Lane *region_add_lane(Region *region);
+
+/* How much a program takes there. */
+size_t region_program_size(const Program *program);
+/* A program in place, with room for its results. Several lanes can run the same ops with data and results of their own:
+ * pass the first one as @shared_ops. */
+typedef struct LoadedProgram {
+  const Program *program;
+  Op *ops;
+  int64_t *results;
+  unsigned char *data;
+} LoadedProgram;
+bool region_load(Region *region, const Program *program, const Op *shared_ops, LoadedProgram *ret, GError **error);
+
+/* Points a lane at a program and counts its command up; region_start() wakes an agent that waits already. */
+void region_prepare(Region *region, Lane *lane, const LoadedProgram *loaded);
+void region_start(Region *region, Lane *lane, const LoadedProgram *loaded);
+bool region_is_done(const Lane *lane);
+/* Waits until the program has run; @tid is watched meanwhile (its death is an error). */
+bool region_wait(Region *region, Lane *lane, pid_t tid, GError **error);
+/* After it has: an error that names the op if one failed or a result was not as expected. @who: "pid 12". */
+bool region_check(const Lane *lane, const LoadedProgram *loaded, const char *who, GError **error);
