@@ -51,8 +51,8 @@ typedef enum ImageFrame {
 #define IMAGE_PAGE_SIZE 4096u
 
 typedef struct ImageKind {
-  const char *name;   /* the part before the number, or all before ".img" */
-  char numbering;     /* 'u' decimal, 'x' hexadecimal, 0 none */
+  const char *name; /* the part before the number, or all before ".img" */
+  char numbering;   /* 'u' decimal, 'x' hexadecimal, 0 none */
   ImageFrame frame;
   guint32 magic;
   const ProtobufCMessageDescriptor *head;  /* message of the first entry where it is another one; else NULL */
@@ -60,7 +60,7 @@ typedef struct ImageKind {
   bool single;                             /* exactly one entry */
   bool nested;                             /* the message may hold itself: depth is checked before it is unpacked */
   guint64 (*extra)(const ProtobufCMessage *entry); /* raw bytes behind an entry; NULL: none */
-  guint64 limit;                           /* of the file, in bytes */
+  guint64 limit;                                   /* of the file, in bytes */
 } ImageKind;
 
 const ImageKind *image_kind(ImageKindId id);

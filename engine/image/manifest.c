@@ -142,12 +142,11 @@ static bool manifest_check_ghost(Manifest *m, ImageReader *r, int dir_fd, const 
     return false;
   if (!found)
     return file_fail(error, name, "missing, though listed in checkpoint.img");
-  return strcmp(r->name, name) == 0 ? manifest_check(m, r, error)
-                                    : file_fail(error, name, "no name of an image file");
+  return strcmp(r->name, name) == 0 ? manifest_check(m, r, error) : file_fail(error, name, "no name of an image file");
 }
 
-static bool manifest_check_unread(Manifest *m, ImageReader *r, int dir_fd, const char *name, const ManifestFile *f,
-    GError **error) {
+static bool manifest_check_unread(
+    Manifest *m, ImageReader *r, int dir_fd, const char *name, const ManifestFile *f, GError **error) {
   struct stat st;
   if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
     return errno == ENOENT ? file_fail(error, name, "missing, though listed in checkpoint.img")

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* checkpoint.img: what CRIU's format has no place for, and the list of all other files with their sizes and digests. Its
- * last entry seals it: the digest of everything before. A directory without it is a checkpoint of another program. */
+/* checkpoint.img: what CRIU's format has no place for, and the list of all other files with their sizes and digests.
+ * Its last entry seals it: the digest of everything before. A directory without it is a checkpoint of another program.
+ */
 
 #include "reader.h"
 #include "writer.h"

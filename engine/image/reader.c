@@ -173,8 +173,8 @@ static bool reader_take_extra(ImageReader *r, const ProtobufCMessage *m, GBytes 
     return true;
   guint64 length = r->kind->extra(m);
   if (length > r->size - r->at)
-    return image_reader_fail(r, error, "an entry wants %" G_GUINT64_FORMAT " bytes of data, %zu are left", length,
-        r->size - r->at);
+    return image_reader_fail(
+        r, error, "an entry wants %" G_GUINT64_FORMAT " bytes of data, %zu are left", length, r->size - r->at);
   if (ret_extra)
     *ret_extra = g_bytes_new(r->data + r->at, (gsize)length);
   r->at += (gsize)length;

@@ -19,8 +19,8 @@ typedef struct ImageReader {
 void image_reader_deinit(ImageReader *r);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ImageReader, image_reader_deinit)
 
-/* Reads one file of the directory and checks how it begins. *ret_found is false, and nothing else happens, if it does not
- * exist. A reader may be opened again and again. */
+/* Reads one file of the directory and checks how it begins. *ret_found is false, and nothing else happens, if it does
+ * not exist. A reader may be opened again and again. */
 bool image_reader_open(ImageReader *r, int dir_fd, ImageKindId id, guint64 number, bool *ret_found, GError **error);
 /* The same from memory, which is copied. */
 bool image_reader_feed(ImageReader *r, ImageKindId id, guint64 number, const void *data, gsize size, GError **error);
@@ -35,5 +35,6 @@ bool image_reader_single(ImageReader *r, ProtobufCMessage **ret_message, GError 
 bool image_reader_fail(const ImageReader *r, GError **error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* True if no message in these bytes of a @descriptor lies deeper than @depth levels: protobuf-c unpacks by recursion. */
+/* True if no message in these bytes of a @descriptor lies deeper than @depth levels: protobuf-c unpacks by recursion.
+ */
 bool image_depth_ok(const ProtobufCMessageDescriptor *descriptor, const guint8 *data, gsize size, int depth);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Model -> files. The order does not matter but for the last two: checkpoint.img knows all others, and inventory.img, by
- * which a directory becomes a checkpoint, comes when everything else is there. */
+/* Model -> files. The order does not matter but for the last two: checkpoint.img knows all others, and inventory.img,
+ * by which a directory becomes a checkpoint, comes when everything else is there. */
 
 #include "content.h"
 #include "image.h"

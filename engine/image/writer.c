@@ -79,8 +79,8 @@ static bool writer_flush(ImageWriter *w, int fd, bool sync, GError **error) {
 bool image_writer_put(ImageWriter *w, bool sync, GError **error) {
   int fd = openat(w->dir_fd, w->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0 && errno == EEXIST)
-    return engine_fail(error, ENGINE_ERROR_CODE__CHECKPOINT_EXISTS, "%s: exists already in the images directory",
-        w->name);
+    return engine_fail(
+        error, ENGINE_ERROR_CODE__CHECKPOINT_EXISTS, "%s: exists already in the images directory", w->name);
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: create", w->name);
   bool ok = writer_flush(w, fd, sync, error);
@@ -94,8 +94,8 @@ bool image_writer_put(ImageWriter *w, bool sync, GError **error) {
   return true;
 }
 
-bool image_writer_single(ImageWriter *w, ImageKindId id, guint64 number, const ProtobufCMessage *message,
-    GError **error) {
+bool image_writer_single(
+    ImageWriter *w, ImageKindId id, guint64 number, const ProtobufCMessage *message, GError **error) {
   image_writer_begin(w, id, number);
   if (!image_writer_add(w, message, NULL, error))
     return false;

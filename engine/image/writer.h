@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* Image files, each put together in one buffer and written by openat, write, close. Every file written is remembered with
- * its size and digest for checkpoint.img. */
+/* Image files, each put together in one buffer and written by openat, write, close. Every file written is remembered
+ * with its size and digest for checkpoint.img. */
 
 #include "catalog.h"
 
@@ -34,9 +34,9 @@ void image_writer_begin(ImageWriter *w, ImageKindId id, guint64 number);
 bool image_writer_add(ImageWriter *w, const ProtobufCMessage *message, GBytes *extra, GError **error);
 /* Notes size and digest of what is in the buffer. */
 void image_writer_note(ImageWriter *w);
-/* Writes the buffer to a new file. With @sync it has reached the disk when this returns. A file that could not be written
- * whole is removed again. */
+/* Writes the buffer to a new file. With @sync it has reached the disk when this returns. A file that could not be
+ * written whole is removed again. */
 bool image_writer_put(ImageWriter *w, bool sync, GError **error);
 /* A file of one entry: begin, add, note, put. */
-bool image_writer_single(ImageWriter *w, ImageKindId id, guint64 number, const ProtobufCMessage *message,
-    GError **error);
+bool image_writer_single(
+    ImageWriter *w, ImageKindId id, guint64 number, const ProtobufCMessage *message, GError **error);

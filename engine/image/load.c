@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Files -> model. Which files there are follows from pstree.img; what they say about each other is checked afterwards,
+ * by verify_checkpoint(). */
+
+#include "content.h"
+#include "image.h"
+#include "manifest.h"
+#include "memfd.pb-c.h"
+#include "verify.h"
+#include <errno.h>
+#include <unistd.h>
+
+typedef struct Loader {
+  int dir_fd;
+  Checkpoint *checkpoint; /* being filled */
+  Manifest manifest;
+  ImageReader reader; /* of one file after the other */
+} Loader;
+
+/* Opens a file for the reader and checks its digest. */
+static bool loader_open(Loader *l, ImageKindId id, guint64 number, bool *ret_found, GError **error) {
+  if (!image_reader_open(&l->reader, l->dir_fd, id, number, ret_found, error))
+    return false;
+  return !*ret_found || manifest_check(&l->manifest, &l->reader, error);
+}
+
+static bool loader_require(Loader *l, ImageKindId id, guint64 number, GError **error) {
+  bool found;
+  if (!loader_open(l, id, number, &found, error))
+    return false;
+  return found || image_invalid(error, id, number, "missing");
+}
+
+/* The message of a file with exactly one; NULL on failure. */
+static void *loader_single(Loader *l, ImageKindId id, guint64 number, GError **error) {
+  ProtobufCMessage *m = NULL;
+  if (!loader_require(l, id, number, error) || !image_reader_single(&l->reader, &m, error))
+    return NULL;
+  return m;
+}
+
+static PageSet *load_pages(Loader *l, ImageKindId id, guint64 number, GError **error) {
+  ProtobufCMessage *m;
+  if (!loader_require(l, id, number, error) || !image_reader_next(&l->reader, &m, NULL, error))
+    return NULL;
+  if (!m) {
+    image_reader_fail(&l->reader, error, "there is no pagemap_head");
+    return NULL;
+  }
+  PageSet *set = page_set_new(((PagemapHead *)m)->pages_id);
+  protobuf_c_message_free_unpacked(m, NULL);
+  while (image_reader_next(&l->reader, &m, NULL, error)) {
+    if (!m)
+      return set;
+    g_ptr_array_add(set->entries, m);
+  }
+  page_set_free(set);
+  return NULL;
+}
+
+static bool load_fds(Loader *l, Task *t, GError **error) {
+  for (guint i = 0; i < l->checkpoint->tasks->len; i++) {
+    const Task *other = l->checkpoint->tasks->pdata[i];
+    if (other != t && other->ids && other->ids->files_id == t->ids->files_id) {
+      g_ptr_array_unref(t->fds);
+      t->fds = g_ptr_array_ref(other->fds);
+      return true;
+    }
+  }
+  if (!loader_require(l, IMAGE_FDINFO, t->ids->files_id, error))
+    return false;
+  ProtobufCMessage *m;
+  while (image_reader_next(&l->reader, &m, NULL, error)) {
+    if (!m)
+      return true;
+    g_ptr_array_add(t->fds, m);
+  }
+  return false;
+}
+
+/* The leader's core is read first: it says whether there is anything else. */
+static bool load_task(Loader *l, Task *t, GError **error) {
+  guint64 pid = t->pstree->pid;
+  t->core = loader_single(l, IMAGE_CORE, pid, error);
+  if (!t->core)
+    return false;
+  g_ptr_array_add(t->threads, thread_new((pid_t)pid, t->core));
+  if (task_is_zombie(t))
+    return true;
+  for (size_t i = 1; i < t->pstree->n_threads; i++) {
+    guint32 tid = t->pstree->threads[i];
+    CoreEntry *core = loader_single(l, IMAGE_CORE, tid, error);
+    if (!core)
+      return false;
+    g_ptr_array_add(t->threads, thread_new((pid_t)tid, core));
+  }
+  return (t->ids = loader_single(l, IMAGE_IDS, pid, error)) && (t->mm = loader_single(l, IMAGE_MM, pid, error)) &&
+         (t->fs = loader_single(l, IMAGE_FS, pid, error)) && (t->pages = load_pages(l, IMAGE_PAGEMAP, pid, error)) &&
+         load_fds(l, t, error);
+}
+
+static bool load_tree(Loader *l, GError **error) {
+  if (!loader_require(l, IMAGE_PSTREE, 0, error))
+    return false;
+  ProtobufCMessage *m;
+  do {
+    if (!image_reader_next(&l->reader, &m, NULL, error))
+      return false;
+    if (!m)
+      break;
+    Task *t = task_new();
+    t->pstree = (PstreeEntry *)m;
+    checkpoint_add_task(l->checkpoint, t);
+  } while (m);
+  return verify_tree(l->checkpoint, error);
+}
+
+static bool load_files(Loader *l, GError **error) {
+  if (!loader_require(l, IMAGE_FILES, 0, error))
+    return false;
+  ProtobufCMessage *m;
+  while (image_reader_next(&l->reader, &m, NULL, error)) {
+    if (!m)
+      return true;
+    FileEntry *e = (FileEntry *)m;
+    if (checkpoint_find_file(l->checkpoint, e->id)) {
+      image_reader_fail(&l->reader, error, "file id %u twice", e->id);
+      protobuf_c_message_free_unpacked(m, NULL);
+      return false;
+    }
+    checkpoint_add_file(l->checkpoint, e);
+  }
+  return false;
+}
+
+static bool load_records(Loader *l, RecordKind kind, GError **error) {
+  bool found;
+  if (!loader_open(l, image_kind_of_record(kind), 0, &found, error))
+    return false;
+  while (found) {
+    ProtobufCMessage *m;
+    GBytes *extra;
+    if (!image_reader_next(&l->reader, &m, &extra, error))
+      return false;
+    if (!m)
+      break;
+    checkpoint_add_record(l->checkpoint, kind, m, extra);
+  }
+  return true;
+}
+
+static bool load_one_shmem(Loader *l, guint64 shmid, GError **error) {
+  if (checkpoint_find_shmem(l->checkpoint, shmid))
+    return true;
+  PageSet *pages = load_pages(l, IMAGE_SHMEM_PAGEMAP, shmid, error);
+  if (!pages)
+    return false;
+  checkpoint_add_shmem(l->checkpoint, shmid, pages);
+  return true;
+}
+
+/* Shared memory is named by memfds with content and by shared anonymous mappings. */
+static bool load_shmem(Loader *l, GError **error) {
+  const GPtrArray *memfds = l->checkpoint->records[RECORD_MEMFD];
+  for (guint i = 0; i < memfds->len; i++) {
+    const MemfdInodeEntry *e = (MemfdInodeEntry *)((Record *)memfds->pdata[i])->message;
+    if (e->size > 0 && !load_one_shmem(l, e->shmid, error))
+      return false;
+  }
+  for (guint i = 0; i < l->checkpoint->tasks->len; i++) {
+    const Task *t = l->checkpoint->tasks->pdata[i];
+    for (size_t k = 0; t->mm && k < t->mm->n_vmas; k++)
+      if ((t->mm->vmas[k]->status & VMA_ANON_SHARED) && !load_one_shmem(l, t->mm->vmas[k]->shmid, error))
+        return false;
+  }
+  return true;
+}
+
+/* What checkpoint.img says about a task moves into the model. Its threads come in the order of the task's, some may be
+ * missing. */
+static bool load_task_extra(Loader *l, CkptTask *extra, GError **error) {
+  Task *t = checkpoint_find_task(l->checkpoint, (pid_t)extra->pid);
+  if (!t || t->extra)
+    return image_invalid(
+        error, IMAGE_CHECKPOINT, 0, "it describes task %u, which pstree.img does not have", extra->pid);
+  guint at = 0;
+  for (size_t i = 0; i < extra->n_threads; i++, at++) {
+    while (at < t->threads->len && ((Thread *)t->threads->pdata[at])->tid != (pid_t)extra->threads[i]->tid)
+      at++;
+    if (at == t->threads->len)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "it describes thread %u, which task %u does not have",
+          extra->threads[i]->tid, extra->pid);
+    ((Thread *)t->threads->pdata[at])->extra = g_steal_pointer(&extra->threads[i]);
+  }
+  return true;
+}
+
+static bool load_extras(Loader *l, GError **error) {
+  l->checkpoint->creator = g_steal_pointer(&l->manifest.creator);
+  for (guint i = 0; i < l->manifest.tasks->len; i++) {
+    CkptTask *extra = l->manifest.tasks->pdata[i];
+    if (!load_task_extra(l, extra, error))
+      return false;
+    g_clear_pointer(&extra->threads, free);
+    extra->n_threads = 0;
+    checkpoint_find_task(l->checkpoint, (pid_t)extra->pid)->extra = extra;
+    l->manifest.tasks->pdata[i] = NULL;
+  }
+  return true;
+}
+
+static bool load_all(Loader *l, GError **error) {
+  if (faccessat(l->dir_fd, "inventory.img", F_OK, 0) < 0 && errno == ENOENT)
+    return image_invalid(error, IMAGE_INVENTORY, 0, "missing: the directory holds no complete checkpoint");
+  if (!manifest_load(&l->manifest, &l->reader, l->dir_fd, error))
+    return false;
+  l->checkpoint->inventory = loader_single(l, IMAGE_INVENTORY, 0, error);
+  if (!l->checkpoint->inventory || !verify_inventory(l->checkpoint, error) || !load_tree(l, error))
+    return false;
+  for (guint i = 0; i < l->checkpoint->tasks->len; i++)
+    if (!load_task(l, l->checkpoint->tasks->pdata[i], error))
+      return false;
+  if (!load_files(l, error))
+    return false;
+  for (int kind = 0; kind < RECORD_N_KINDS; kind++)
+    if (!load_records(l, (RecordKind)kind, error))
+      return false;
+  return load_shmem(l, error) && load_extras(l, error) && verify_checkpoint(l->checkpoint, error) &&
+         content_check(l->dir_fd, l->checkpoint, error) &&
+         manifest_check_rest(&l->manifest, &l->reader, l->dir_fd, error);
+}
+
+Checkpoint *image_load(int dir_fd, GError **error) {
+  g_autoptr(Checkpoint) checkpoint = checkpoint_new();
+  Loader l = {.dir_fd = dir_fd, .checkpoint = checkpoint};
+  manifest_init(&l.manifest);
+  bool ok = load_all(&l, error);
+  manifest_deinit(&l.manifest);
+  image_reader_deinit(&l.reader);
+  return ok ? g_steal_pointer(&checkpoint) : NULL;
+}
