@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <systemd/sd-bus.h>
+
+// Exit statuses, documented in checkpoint(1).
+enum {
+  STATUS_FAILED = 1,
+  STATUS_USAGE = 2,
+  STATUS_NO_SERVICE = 3,
+  STATUS_REFUSED = 4,
+  STATUS_NO_SUCH = 5,
+  STATUS_IN_THE_WAY = 6,
+  STATUS_NOT_SUPPORTED = 7,
+  STATUS_BAD_IMAGE = 8,
+  STATUS_TIMED_OUT = 9,
+  STATUS_CANCELLED = 130,
+};
+
+// Each says what is wrong on standard error (with @json, also as a document on standard output)
+// and returns the exit status that goes with it.
+int report_usage(const char *format, ...) G_GNUC_PRINTF(1, 2);
+int report_failure(bool json, const char *format, ...) G_GNUC_PRINTF(2, 3);
+// @doing: what was tried, as in "cannot <doing>".
+int report_bus_error(bool json, const char *doing, const sd_bus_error *error);
+// The same for a negative errno of libsystemd.
+int report_errno(bool json, const char *doing, int r);
+
+// The exit status that belongs to a D-Bus error name.
+int report_status_of(const char *error_name);
+// What the user can do about it, or NULL.
+const char *report_hint_of(const char *error_name);

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// explain and check: what would be in the way.
+#include "format.h"
+#include "json.h"
+#include "report.h"
+#include "target.h"
+#include "value.h"
+#include "verbs.h"
+
+#include <stdio.h>
+
+static void print_finding(GVariant *finding) {
+  g_autofree char *object = format_safe(value_text(finding, "object"));
+  g_autofree char *reason = format_safe(value_text(finding, "reason"));
+  g_autofree char *cure = format_safe(value_text(finding, "cure"));
+  printf("%s\n  %s\n", *object ? object : "(an object without a name)", reason);
+  if (*cure)
+    printf("  cure: %s\n", cure);
+}
+
+int verb_explain(Context *context, char **arguments) {
+  g_autoptr(sd_bus_message) call = NULL;
+  g_autoptr(sd_bus_message) reply = NULL;
+  g_autoptr(GVariant) findings = NULL;
+  uint32_t pid = 0;
+
+  int r = target_parse_pid(arguments[0], &pid);
+  if (r != 0)
+    return r;
+  g_autofree char *doing = g_strdup_printf("explain process %u", pid);
+  context_start_agent(context);
+  r = context_call_new(context, "Explain", &call);
+  if (r == 0 && sd_bus_message_append(call, "u", pid) < 0)
+    r = report_failure(context->options->json, "cannot make a bus message");
+  if (r == 0)
+    r = context_append_options(context, call, ASK_TIMEOUT | ASK_SHELL_JOB | ASK_EXTRA);
+  if (r == 0)
+    r = context_call(context, call, doing, &reply);
+  if (r != 0)
+    return r;
+  if (value_read(reply, &findings) <= 0 || !g_variant_is_of_type(findings, G_VARIANT_TYPE("aa{sv}")))
+    return report_failure(context->options->json, "the service's findings cannot be read");
+  gsize n = g_variant_n_children(findings);
+  if (context->options->json) {
+    json_print(findings);
+    return n > 0 ? STATUS_NOT_SUPPORTED : 0;
+  }
+  if (n == 0)
+    printf("nothing is in the way of a dump of process %u\n", pid);
+  for (gsize i = 0; i < n; i++) {
+    g_autoptr(GVariant) finding = g_variant_get_child_value(findings, i);
+    print_finding(finding);
+  }
+  return n > 0 ? STATUS_NOT_SUPPORTED : 0;
+}
+
+static void print_check(GVariant *report) {
+  static const char *const columns[] = {"WHAT", "ANSWER", NULL};
+  g_autoptr(Table) table = table_new(columns);
+  GVariantIter iter;
+  const char *key = NULL;
+  GVariant *value = NULL;
+  g_variant_iter_init(&iter, report);
+  while (g_variant_iter_loop(&iter, "{&sv}", &key, &value)) {
+    table_add(table, g_strdup(key));
+    table_add(table, value_to_text(value));
+  }
+  table_print(table);
+}
+
+int verb_check(Context *context, char **arguments) {
+  g_autoptr(sd_bus_message) call = NULL;
+  g_autoptr(sd_bus_message) reply = NULL;
+  g_autoptr(GVariant) report = NULL;
+  int usable = 0;
+
+  int r = context_call_new(context, "Check", &call);
+  if (r == 0)
+    r = context_append_options(context, call, 0);
+  if (r == 0)
+    r = context_call(context, call, "check this system", &reply);
+  if (r != 0)
+    return r;
+  if (sd_bus_message_read(reply, "b", &usable) < 0 || value_read(reply, &report) <= 0 ||
+      !g_variant_is_of_type(report, G_VARIANT_TYPE_VARDICT))
+    return report_failure(context->options->json, "the service's report cannot be read");
+  if (context->options->json) {
+    g_autoptr(GVariant) all =
+        g_variant_ref_sink(g_variant_new_parsed("{'usable': <%b>, 'report': <%@a{sv}>}", (gboolean)usable, report));
+    json_print(all);
+  } else {
+    print_check(report);
+    printf(usable ? "this system can dump and restore\n" : "this system cannot dump and restore\n");
+  }
+  return usable ? 0 : STATUS_FAILED;
+}
