@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "act.h"
+#include "restore.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The pid file is made before anything is restored, so that one which is there already stops the restore, not the
+ * restored tree. -1 without an error: none is wanted. */
+static int pidfile_create(const CriuRun *run, GError **error) {
+  const char *path = run->options->pidfile;
+  if (!path)
+    return -1;
+  int fd = openat(run->work_fd, path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOCTTY, 0600);
+  if (fd < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot create the pid file %s", path);
+  return fd;
+}
+
+/* Decimal, no newline. */
+static void pidfile_write(CriuRun *run, int fd, pid_t pid) {
+  char text[16];
+  int size = snprintf(text, sizeof text, "%d", pid);
+  if (write(fd, text, (size_t)size) != size)
+    criu_log(run->log, LOG_ERR, "pidfile", "Cannot write the pid file %s: %s", run->options->pidfile, g_strerror(errno));
+}
+
+static bool restore(CriuRun *run, Job *job, pid_t *ret_pid, GError **error) {
+  GError *failure = NULL;
+  int pidfile = pidfile_create(run, &failure);
+  if (failure) {
+    g_propagate_error(error, failure);
+    return false;
+  }
+  bool ok = restore_run(job, ret_pid, error);
+  if (ok && pidfile >= 0)
+    pidfile_write(run, pidfile, *ret_pid);
+  if (!ok && pidfile >= 0)
+    (void)unlinkat(run->work_fd, run->options->pidfile, 0);
+  if (pidfile >= 0)
+    (void)close(pidfile);
+  return ok;
+}
+
+/* Without --restore-detached, criu stays until the root is gone, and says only that. */
+static void wait_for_root(CriuRun *run, pid_t pid) {
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0)
+    if (errno != EINTR)
+      return;
+  if (WIFSIGNALED(status))
+    criu_log(run->log, LOG_INFO, "criu", "The restored root %d was killed by signal %d", pid, WTERMSIG(status));
+  else
+    criu_log(run->log, LOG_INFO, "criu", "The restored root %d exited with status %d", pid, WEXITSTATUS(status));
+}
+
+int act_restore(CriuRun *run) {
+  const CriuOptions *options = run->options;
+  g_autoptr(GError) error = NULL;
+  EngineOptions engine = ENGINE_OPTIONS__INIT;
+  engine.has_restore_stopped = engine.restore_stopped = options->leave_stopped;
+  engine.has_restore_sibling = engine.restore_sibling = options->restore_sibling;
+  engine.has_shell_job = engine.shell_job = options->shell_job;
+  /* Cgroups are restored on request only, with an option that is not supported yet. */
+  engine.has_keep_cgroup = engine.keep_cgroup = true;
+
+  CriuSink sink = {.run = run};
+  JobSink job_sink = criu_sink(&sink);
+  g_autoptr(Job) job = job_new(&engine, NULL, run->images_fd, &job_sink);
+  pid_t pid = 0;
+  if (!restore(run, job, &pid, &error))
+    return criu_failed(run, "Restoring", error);
+  criu_write_stats(run, job, &sink, criu_stats_write_restore);
+  criu_log(run->log, LOG_INFO, "criu", "Restore finished successfully. Tasks resumed.");
+  if (!options->restore_detached)
+    wait_for_root(run, pid);
+  return 0;
+}

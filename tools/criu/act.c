@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "act.h"
+#include <stdio.h>
+
+static void sink_phase(void *data, const char *phase) {
+  CriuSink *sink = data;
+  criu_times_phase(&sink->times, phase);
+  criu_log(sink->run->log, LOG_DEBUG, "phase", "Phase %s", phase);
+}
+
+static void sink_log(void *data, int priority, const char *line) {
+  CriuSink *sink = data;
+  criu_log(sink->run->log, priority, "engine", "%s", line);
+}
+
+JobSink criu_sink(CriuSink *sink) {
+  return (JobSink){.phase = sink_phase, .log = sink_log, .data = sink};
+}
+
+int criu_failed(CriuRun *run, const char *what, const GError *error) {
+  const char *name = engine_error_name(engine_error_code(error));
+  const char *message = error ? error->message : "unknown failure";
+  criu_log(run->log, LOG_ERR, name, "%s", message);
+  criu_log(run->log, LOG_ERR, "criu", "%s FAILED.", what);
+  if (run->options->log_file && run->options->verbosity >= CRIU_VERBOSITY_ERROR)
+    fprintf(stderr, "Error (%s): %s\n", name, message);
+  return 1;
+}
+
+void criu_write_stats(CriuRun *run, const Job *job, CriuSink *sink,
+    int (*write)(int dir_fd, const Job *job, const CriuTimes *times, bool show)) {
+  criu_times_end(&sink->times);
+  int status = write(run->work_fd, job, &sink->times, run->options->display_stats);
+  if (run->images_fd != run->work_fd)
+    (void)write(run->images_fd, job, &sink->times, false); /* images may be read-only */
+  if (status < 0)
+    criu_log(run->log, LOG_WARNING, "stats", "Cannot write the statistics: %s", g_strerror(-status));
+}
