@@ -68,6 +68,7 @@ struct Collector {
   Checkpoint *checkpoint;
   int images_fd;
   guint32 last_ghost_id;
+  guint64 last_shmid;
   GPtrArray *descs;   /* [file id - 1]: Desc, or NULL for a file nobody has open */
   GHashTable *groups; /* DescKey -> DescGroup */
   GHashTable *paths;  /* PathKey -> char*, checked paths of inodes that have one name only */
@@ -192,6 +193,10 @@ guint32 collector_new_ghost_id(Collector *c) {
   return ++c->last_ghost_id;
 }
 
+guint64 collector_new_shmid(Collector *c) {
+  return ++c->last_shmid;
+}
+
 gpointer collector_state(Collector *c, const void *key, gpointer (*make)(void), GDestroyNotify destroy) {
   KindState *s = g_hash_table_lookup(c->states, key);
   if (!s) {
@@ -217,6 +222,10 @@ guint collector_n_holders(const Collector *c, guint32 file_id) {
   return d ? d->n_holders : 0;
 }
 
+bool collector_has_task(const Collector *c, pid_t pid) {
+  return g_hash_table_contains(c->tasks, GINT_TO_POINTER(pid));
+}
+
 guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd) {
   const VisitedTask *v = g_hash_table_lookup(c->tasks, GINT_TO_POINTER(pid));
   guint low = 0, high = v && fd >= 0 ? v->task->fds->len : 0;
@@ -240,6 +249,14 @@ int collector_local_of(const Collector *c, guint32 file_id) {
   if (d->kept < 0)
     d->kept = (int)syscall(SYS_pidfd_getfd, d->pidfd, d->holder.fd, 0);
   return d->kept;
+}
+
+void collector_drop_local(const Collector *c, guint32 file_id) {
+  Desc *d = desc_of(c, file_id);
+  if (!d || d->kept < 0)
+    return;
+  (void)close(d->kept);
+  d->kept = -1;
 }
 
 bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe) {
@@ -303,6 +320,16 @@ static bool same_as_last(Collector *c, const DescGroup *g, const FileProbe *prob
   return same == 1;
 }
 
+static Desc *desc_new(Collector *c, const FileProbe *probe) {
+  Desc *d = g_new0(Desc, 1);
+  d->kept = -1;
+  d->holder = (FileHolder){.pid = probe->pid, .fd = probe->fd, .file_id = collector_new_file_id(c)};
+  d->comm = probe->comm;
+  d->pidfd = probe->pidfd;
+  c->descs->pdata[d->holder.file_id - 1] = d;
+  return d;
+}
+
 /* Finds the description in its group, or makes it: then *ret_new. */
 static Desc *group_find(Collector *c, DescGroup *g, const FileProbe *probe, bool *ret_new, GError **error) {
   *ret_new = false;
@@ -323,8 +350,7 @@ static Desc *group_find(Collector *c, DescGroup *g, const FileProbe *probe, bool
     else
       high = mid;
   }
-  Desc *d = g_new0(Desc, 1);
-  d->kept = -1;
+  Desc *d = desc_new(c, probe);
   g_ptr_array_insert(g->members, (int)low, d);
   if (g->members->len > 1)
     group_warm(c, g, d, probe);
@@ -410,12 +436,7 @@ static FdTypes entry_collect(
 static bool desc_collect(Collector *c, Desc *d, FileProbe *probe, GError **error) {
   if (!probe_find_link(c, probe, error))
     return false;
-  d->holder = (FileHolder){.pid = probe->pid, .fd = probe->fd, .file_id = collector_new_file_id(c)};
-  c->descs->pdata[d->holder.file_id - 1] = d;
-  d->comm = probe->comm;
-  d->pidfd = probe->pidfd;
   d->ops = object_claim(probe);
-  d->type = d->ops->type;
   bool blocked = false;
   GError *failure = NULL;
   FdTypes type = entry_collect(c, d->ops, probe, d->holder.file_id, &blocked, &failure);
@@ -564,7 +585,7 @@ guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int
   if (index)
     return g_array_index(c->shmems, CollectedShmem, index - 1).shmid;
   FdPath path = fd_path(fd);
-  CollectedShmem one = {.shmid = c->shmems->len + 1, .dev = dev, .ino = ino, .size = size};
+  CollectedShmem one = {.shmid = collector_new_shmid(c), .dev = dev, .ino = ino, .size = size};
   one.fd = open(path.text, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (one.fd < 0)
     one.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);

@@ -54,6 +54,8 @@ typedef struct KernelDevs {
   dev_t shmem;
 } KernelDevs;
 const KernelDevs *kernel_devs(void);
+/* RLIMIT_NOFILE of the engine: soft to hard. */
+void raise_fd_limit(void);
 /* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open; NULL if none is found. */
 char *find_outside_holder(const Collector *c, const char *link);
 
@@ -61,5 +63,26 @@ char *find_outside_holder(const Collector *c, const char *link);
 
 extern const ObjectOps reg_ops, pipe_ops, unsupported_ops;
 
+/* --- reg.c --- */
+
+/* The entry of a file that lies at a path, also for kinds that have something more to say about it (FIFO); NULL with error,
+ * or without one when it was blocked. */
+RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error);
 /* Whether the description is a regular file or directory on a file system with paths, or one of the plain devices. */
 bool reg_claims(const FileProbe *probe);
+
+/* --- ghost.c --- */
+
+/* Writes the content of a deleted file (once per inode) and the remap record of @file_id. */
+bool ghost_collect(Collector *c, const FileProbe *probe, guint32 file_id, GError **error);
+/* The ghost behind a reg file id, 0 if it is none. */
+bool ghost_find(Restorer *r, guint32 file_id, guint32 *ret_ghost_id, GError **error);
+/* An O_PATH descriptor of it, made again at the path of @reg if this is the first call; owned by the caller. */
+int ghost_open(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, GError **error);
+
+/* --- pipe.c, for FIFOs too --- */
+
+/* Copies what is in a pipe into records of @kind. @reader can be read. */
+bool pipe_collect_data(Collector *c, RecordKind kind, guint32 pipe_id, int reader, bool packets, GError **error);
+/* Sets the size and writes the content; @writer is non-blocking. */
+bool pipe_restore_data(Restorer *r, RecordKind kind, guint32 pipe_id, int writer, GError **error);

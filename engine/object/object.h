@@ -74,12 +74,16 @@ int collector_images_fd(const Collector *c);
 guint32 collector_new_file_id(Collector *c);
 guint64 collector_new_shmid(Collector *c);
 guint32 collector_new_ghost_id(Collector *c);
+/* Whether a task was visited. */
+bool collector_has_task(const Collector *c, pid_t pid);
 /* The id of the description behind (pid, fd), 0 if there is none. Only for tasks that were visited. */
 guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd);
 /* The first holder of a description; NULL if none has it as a descriptor (a mapped file). */
 const FileHolder *collector_holder_of(const Collector *c, guint32 file_id);
 /* A duplicate of the description that stays open until the collector goes; borrowed. */
 int collector_local_of(const Collector *c, guint32 file_id);
+/* Closes it early, for those who ask for thousands. */
+void collector_drop_local(const Collector *c, guint32 file_id);
 /* The probe of a description again, as `collect` saw it (for collect_finish); false if it is gone. Its local descriptor and
  * its link stay until the collector goes. */
 bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe);

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Who is at the other end? Only asked for the text of a blocker, so it may be slow: it looks at every descriptor of every
+ * process. */
+
+#include "internal.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void closedir_cleanup(DIR **dir) {
+  if (*dir)
+    (void)closedir(*dir);
+}
+#define _cleanup_dir_ __attribute__((cleanup(closedir_cleanup)))
+
+static bool holds_link(pid_t pid, const char *link) {
+  char path[64];
+  (void)snprintf(path, sizeof path, "/proc/%d/fd", pid);
+  _cleanup_dir_ DIR *dir = opendir(path);
+  const struct dirent *e;
+  while (dir && (e = readdir(dir))) {
+    char target[64];
+    ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof target - 1);
+    if (n <= 0)
+      continue;
+    target[n] = '\0';
+    if (strcmp(target, link) == 0)
+      return true;
+  }
+  return false;
+}
+
+char *find_outside_holder(const Collector *c, const char *link) {
+  _cleanup_dir_ DIR *proc = opendir("/proc");
+  const struct dirent *e;
+  while (proc && (e = readdir(proc))) {
+    pid_t pid = (pid_t)atoi(e->d_name);
+    if (pid <= 0 || pid == getpid() || collector_has_task(c, pid) || !holds_link(pid, link))
+      continue;
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/comm", pid);
+    g_autofree char *comm = NULL;
+    if (!g_file_get_contents(path, &comm, NULL, NULL))
+      continue;
+    return g_strdup_printf("pid %d (%s)", pid, g_strchomp(comm));
+  }
+  return NULL;
+}

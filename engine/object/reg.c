@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Regular files, directories, the devices without state (null, zero, full, random, urandom), and O_PATH descriptors of
+ * anything that has a path. They are opened again by that path; so at the dump it must still lead to the same inode.
+ * A file whose last name is gone becomes a ghost (ghost.c). */
+
+#include "internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+
+#define DELETED " (deleted)"
+
+/* Inodes whose path was seen to lead to them: (mount, device, inode). */
+typedef struct CheckedKey {
+  guint64 mnt_id, dev, ino;
+} CheckedKey;
+
+static guint checked_hash(gconstpointer p) {
+  const CheckedKey *k = p;
+  return (guint)((k->ino * 0x9e3779b97f4a7c15ULL) >> 32) ^ (guint)k->dev ^ (guint)k->mnt_id;
+}
+
+static gboolean checked_equal(gconstpointer a, gconstpointer b) {
+  return memcmp(a, b, sizeof(CheckedKey)) == 0;
+}
+
+static gpointer checked_new(void) {
+  return g_hash_table_new_full(checked_hash, checked_equal, g_free, NULL);
+}
+
+static bool is_plain_device(const struct stat *st) {
+  if (!S_ISCHR(st->st_mode) || major(st->st_rdev) != 1)
+    return false;
+  switch (minor(st->st_rdev)) {
+  case 3: /* null */
+  case 5: /* zero */
+  case 7: /* full */
+  case 8: /* random */
+  case 9: /* urandom */
+    return true;
+  default:
+    return false;
+  }
+}
+
+bool reg_claims(const FileProbe *probe) {
+  if (probe->link[0] != '/' || probe->st.st_dev == kernel_devs()->shmem)
+    return false;
+  if (probe->flags & O_PATH)
+    return true;
+  return S_ISREG(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) || is_plain_device(&probe->st);
+}
+
+static bool path_leads_there(Collector *c, const FileProbe *probe) {
+  bool one_name = S_ISREG(probe->st.st_mode) ? probe->st.st_nlink == 1 : true;
+  CheckedKey key = {probe->mnt_id, probe->st.st_dev, probe->st.st_ino};
+  GHashTable *checked = collector_state(c, &reg_ops, checked_new, (GDestroyNotify)g_hash_table_unref);
+  if (one_name && key.mnt_id && g_hash_table_contains(checked, &key))
+    return true;
+  struct stat st;
+  int flags = S_ISLNK(probe->st.st_mode) ? AT_SYMLINK_NOFOLLOW : 0;
+  if (fstatat(AT_FDCWD, probe->link, &st, flags) < 0 || st.st_dev != probe->st.st_dev || st.st_ino != probe->st.st_ino)
+    return false;
+  if (one_name && key.mnt_id)
+    g_hash_table_add(checked, g_memdup2(&key, sizeof key));
+  return true;
+}
+
+/* /proc/<number>/…: is made anew with its process, after the files are. */
+static bool is_proc_of_task(const FileProbe *probe) {
+  struct statfs fs;
+  if (major(probe->st.st_dev) != 0 || !g_str_has_prefix(probe->link, "/proc/") || !g_ascii_isdigit(probe->link[6]))
+    return false;
+  return fstatfs(probe->local, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
+}
+
+static void block_path(Collector *c, const FileProbe *probe) {
+  g_autofree char *what =
+      g_strdup_printf("%s %s", S_ISDIR(probe->st.st_mode) ? "directory" : "file", probe->link);
+  if (S_ISDIR(probe->st.st_mode))
+    collector_block(c, probe, what, "the directory was deleted or its path leads elsewhere",
+        "let the program leave the directory (chdir, close)");
+  else if (S_ISREG(probe->st.st_mode) && g_str_has_suffix(probe->link, DELETED))
+    collector_block(c, probe, what, "the name it was opened by is gone and its other names are not known",
+        "let the program open it again by a name that exists");
+  else
+    collector_block(c, probe, what, "its path leads to another file now, or to none",
+        "remove what covers it (another mount, another file), or let the program open it again");
+}
+
+static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
+  RegFileEntry *reg = MESSAGE_NEW(RegFileEntry, reg_file_entry__init);
+  reg->id = id;
+  reg->flags = (guint32)probe->flags;
+  off_t pos = probe->flags & O_PATH || probe->fd < 0 ? 0 : lseek(probe->local, 0, SEEK_CUR);
+  reg->pos = pos > 0 ? (guint64)pos : 0;
+  reg->fown = collector_fown(probe);
+  reg->has_mode = true;
+  reg->mode = probe->st.st_mode;
+  if (probe->fd < 0 && S_ISREG(probe->st.st_mode)) {
+    reg->has_size = true;
+    reg->size = (guint64)probe->st.st_size;
+  }
+  return reg;
+}
+
+RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
+  bool there = path_leads_there(c, probe);
+  if (!there && !(S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 0)) {
+    block_path(c, probe);
+    return NULL;
+  }
+  if (there && is_proc_of_task(probe)) {
+    g_autofree char *what = g_strdup_printf("file %s", probe->link);
+    collector_block(c, probe, what, "files of /proc that belong to a process cannot be brought back yet",
+        "close it before the dump");
+    return NULL;
+  }
+  if (!there && !ghost_collect(c, probe, id, error))
+    return NULL;
+  RegFileEntry *reg = reg_entry_new(probe, id);
+  size_t length = strlen(probe->link);
+  if (!there && g_str_has_suffix(probe->link, DELETED))
+    length -= strlen(DELETED);
+  reg->name = g_strndup(probe->link, length);
+  if (!there) {
+    reg->has_size = true;
+    reg->size = (guint64)probe->st.st_size;
+  }
+  return reg;
+}
+
+static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
+  GError *failure = NULL;
+  entry->reg = reg_collect_entry(c, probe, entry->id, &failure);
+  if (!failure)
+    return true;
+  g_propagate_error(error, failure);
+  return false;
+}
+
+/* --- restore --- */
+
+static bool check_file(const RegFileEntry *reg, int fd, GError **error) {
+  struct stat st;
+  if (fstat(fd, &st) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
+  if (reg->has_mode && (st.st_mode & S_IFMT) != (reg->mode & S_IFMT))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+        "%s is a file of another type now (mode 0%o, was 0%o)", reg->name, st.st_mode, reg->mode);
+  if (!reg->has_mode && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !is_plain_device(&st))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "%s is no regular file now", reg->name);
+  if (reg->has_size && S_ISREG(st.st_mode) && (guint64)st.st_size != reg->size)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+        "File %s changed size since the dump (was %" G_GUINT64_FORMAT ", is %lld)", reg->name, reg->size,
+        (long long)st.st_size);
+  return true;
+}
+
+/* O_NONBLOCK keeps the open itself from hanging on a FIFO that lies there now; O_NOCTTY from taking a terminal. What would
+ * create or cut a file is never in the flags the kernel reports, and is taken out of those of an image. */
+static int open_flags(guint32 flags) {
+  int open = (int)flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | (O_TMPFILE & ~O_DIRECTORY));
+  open |= O_CLOEXEC;
+  return open & O_PATH ? open : open | O_NOCTTY | O_NONBLOCK;
+}
+
+static int open_path(const RegFileEntry *reg, guint32 flags, GError **error) {
+  if (reg->name[0] != '/') {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path", reg->name);
+    return -1;
+  }
+  _cleanup_fd_ int fd = open(reg->name, open_flags(flags));
+  if (fd < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open %s", reg->name);
+    return -1;
+  }
+  if (!check_file(reg, fd, error))
+    return -1;
+  return fd_take(&fd);
+}
+
+int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **error) {
+  guint32 ghost_id = 0;
+  if (!ghost_find(r, reg->id, &ghost_id, error))
+    return -1;
+  if (!ghost_id)
+    return open_path(reg, (guint32)flags, error);
+  _cleanup_fd_ int ghost = ghost_open(r, reg, ghost_id, error);
+  if (ghost < 0)
+    return -1;
+  FdPath path = fd_path(ghost);
+  int fd = open(path.text, open_flags((guint32)flags));
+  if (fd < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the deleted file %s", reg->name);
+  return fd;
+}
+
+static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
+  const RegFileEntry *reg = entry->reg;
+  if (!reg) {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no reg_file_entry");
+    return -1;
+  }
+  _cleanup_fd_ int fd = restorer_open_reg(r, reg, (int)reg->flags, error);
+  if (fd < 0)
+    return -1;
+  if (reg->flags & O_PATH)
+    return fd_take(&fd);
+  if (!restorer_set_flags(fd, reg->flags, error))
+    return -1;
+  if (reg->pos && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, errno,
+        "Cannot set the position %" G_GUINT64_FORMAT " of %s", reg->pos, reg->name);
+    return -1;
+  }
+  return fd_take(&fd);
+}
+
+static const FownEntry *reg_fown(const FileEntry *entry) {
+  return entry->reg ? entry->reg->fown : NULL;
+}
+
+const ObjectOps reg_ops = {
+    .name = "file",
+    .type = FD_TYPES__REG,
+    .claims = reg_claims,
+    .collect = reg_collect,
+    .open = reg_open,
+    .fown = reg_fown,
+};

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "internal.h"
+
+/* The order is that of the questions: the first kind that claims a description has it. The last one claims all. */
+static const ObjectOps *const registry[] = {
+    &pipe_ops,
+    &reg_ops,
+    &unsupported_ops,
+    NULL,
+};
+
+const ObjectOps *const *object_registry(void) {
+  return registry;
+}
+
+const ObjectOps *object_claim(const FileProbe *probe) {
+  const ObjectOps *const *ops = registry;
+  while (ops[1] && !(*ops)->claims(probe))
+    ops++;
+  return *ops;
+}
+
+const ObjectOps *object_of_type(FdTypes type) {
+  for (const ObjectOps *const *ops = registry; *ops; ops++)
+    if ((*ops)->type == type && type != FD_TYPES__UND)
+      return *ops;
+  return NULL;
+}

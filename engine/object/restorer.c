@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The restorer: makes each open file description of a checkpoint once, in the engine, before any task exists. */
+
+#include "image.h"
+#include "internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+/* In Restorer.fds while a description is being opened: an image in which files refer to each other in a circle. */
+#define FD_OPENING -2
+
+typedef struct SharedKey {
+  FdTypes kind;
+  guint64 key;
+} SharedKey;
+
+typedef struct KindState {
+  gpointer state;
+  GDestroyNotify destroy;
+} KindState;
+
+struct Restorer {
+  Job *job;
+  const Checkpoint *checkpoint;
+  int images_fd;
+  GHashTable *fds;    /* file id -> descriptor + 3, or FD_OPENING + 3 */
+  GHashTable *shared; /* SharedKey -> descriptor */
+  GHashTable *states; /* key -> KindState */
+};
+
+static guint shared_hash(gconstpointer p) {
+  const SharedKey *k = p;
+  return (guint)(k->key ^ (k->key >> 32)) * 31 + (guint)k->kind;
+}
+
+static gboolean shared_equal(gconstpointer a, gconstpointer b) {
+  const SharedKey *x = a, *y = b;
+  return x->kind == y->kind && x->key == y->key;
+}
+
+static void shared_close(void *p) {
+  int fd = GPOINTER_TO_INT(p);
+  if (fd >= 0)
+    (void)close(fd);
+}
+
+static void kind_state_free(void *p) {
+  KindState *s = p;
+  if (s->destroy)
+    s->destroy(s->state);
+  g_free(s);
+}
+
+Restorer *restorer_new(Job *job, const Checkpoint *checkpoint, int images_fd) {
+  Restorer *r = g_new0(Restorer, 1);
+  r->job = job;
+  r->checkpoint = checkpoint;
+  r->images_fd = images_fd;
+  r->fds = g_hash_table_new(NULL, NULL);
+  r->shared = g_hash_table_new_full(shared_hash, shared_equal, g_free, shared_close);
+  r->states = g_hash_table_new_full(NULL, NULL, NULL, kind_state_free);
+  raise_fd_limit();
+  return r;
+}
+
+void restorer_free(Restorer *r) {
+  if (!r)
+    return;
+  GHashTableIter iter;
+  gpointer value;
+  g_hash_table_iter_init(&iter, r->fds);
+  while (g_hash_table_iter_next(&iter, NULL, &value))
+    if (GPOINTER_TO_INT(value) - 3 >= 0)
+      (void)close(GPOINTER_TO_INT(value) - 3);
+  g_hash_table_unref(r->fds);
+  g_hash_table_unref(r->shared);
+  g_hash_table_unref(r->states);
+  g_free(r);
+}
+
+Job *restorer_job(const Restorer *r) {
+  return r->job;
+}
+
+const Checkpoint *restorer_checkpoint(const Restorer *r) {
+  return r->checkpoint;
+}
+
+int restorer_images_fd(const Restorer *r) {
+  return r->images_fd;
+}
+
+gpointer restorer_state(Restorer *r, const void *key, gpointer (*make)(void), GDestroyNotify destroy) {
+  KindState *s = g_hash_table_lookup(r->states, key);
+  if (!s) {
+    s = g_new0(KindState, 1);
+    s->state = make();
+    s->destroy = destroy;
+    g_hash_table_insert(r->states, (gpointer)key, s);
+  }
+  return s->state;
+}
+
+void restorer_shared_put(Restorer *r, FdTypes kind, guint64 key, int fd) {
+  SharedKey k = {.kind = kind, .key = key};
+  g_hash_table_replace(r->shared, g_memdup2(&k, sizeof k), GINT_TO_POINTER(fd));
+}
+
+int restorer_shared_get(const Restorer *r, FdTypes kind, guint64 key) {
+  SharedKey k = {.kind = kind, .key = key};
+  gpointer fd;
+  return g_hash_table_lookup_extended(r->shared, &k, NULL, &fd) ? GPOINTER_TO_INT(fd) : -1;
+}
+
+int restorer_shared_take(Restorer *r, FdTypes kind, guint64 key) {
+  SharedKey k = {.kind = kind, .key = key};
+  gpointer stolen, fd;
+  if (!g_hash_table_steal_extended(r->shared, &k, &stolen, &fd))
+    return -1;
+  g_free(stolen);
+  return GPOINTER_TO_INT(fd);
+}
+
+static const char *entry_text(const FileEntry *entry) {
+  if (entry->reg)
+    return entry->reg->name;
+  const ObjectOps *ops = object_of_type(entry->type);
+  return ops ? ops->name : NULL;
+}
+
+char *file_entry_name(const FileEntry *entry) {
+  const char *text = entry_text(entry);
+  return text ? g_strdup_printf("file id %u (%s)", entry->id, text)
+              : g_strdup_printf("file id %u (type %d)", entry->id, (int)entry->type);
+}
+
+static int entry_open(Restorer *r, const FileEntry *entry, GError **error) {
+  const ObjectOps *ops = object_of_type(entry->type);
+  if (!ops || !ops->open) {
+    const ProtobufCEnumValue *type = protobuf_c_enum_descriptor_get_value(&fd_types__descriptor, (int)entry->type);
+    engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "File id %u is of type %s, which cannot be restored yet",
+        entry->id, type ? type->name : "unknown");
+    return -1;
+  }
+  return ops->open(r, entry, error);
+}
+
+int restorer_fd_of(Restorer *r, guint32 file_id, GError **error) {
+  int fd = GPOINTER_TO_INT(g_hash_table_lookup(r->fds, GUINT_TO_POINTER(file_id))) - 3;
+  if (fd >= 0)
+    return fd;
+  const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
+  if (!entry || fd == FD_OPENING) {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, entry ? "File id %u refers to itself" : "There is no file id %u",
+        file_id);
+    return -1;
+  }
+  g_hash_table_insert(r->fds, GUINT_TO_POINTER(file_id), GINT_TO_POINTER(FD_OPENING + 3));
+  fd = entry_open(r, entry, error);
+  if (fd >= 0) {
+    g_hash_table_insert(r->fds, GUINT_TO_POINTER(file_id), GINT_TO_POINTER(fd + 3));
+    return fd;
+  }
+  g_hash_table_remove(r->fds, GUINT_TO_POINTER(file_id));
+  g_autofree char *name = file_entry_name(entry);
+  g_prefix_error(error, "Cannot restore %s: ", name);
+  return -1;
+}
+
+static gboolean is_spare(gpointer key, gpointer value, gpointer data) {
+  FdTypes kind = ((const SharedKey *)key)->kind;
+  return kind == FD_TYPES__PIPE || kind == FD_TYPES__FIFO || kind == FD_TYPES__UNIXSK;
+}
+
+bool restorer_open_all(Restorer *r, GError **error) {
+  guint n = 0;
+  for (guint t = 0; t < r->checkpoint->tasks->len; t++) {
+    const Task *task = r->checkpoint->tasks->pdata[t];
+    for (guint i = 0; i < task->fds->len; i++) {
+      const FdinfoEntry *e = task->fds->pdata[i];
+      if (restorer_fd_of(r, e->id, error) < 0)
+        return false;
+      if (++n % 256 == 0 && !job_poll(r->job, error))
+        return false;
+    }
+  }
+  (void)g_hash_table_foreach_remove(r->shared, is_spare, NULL);
+  return true;
+}
+
+bool restorer_set_flags(int fd, guint32 flags, GError **error) {
+  int now = fcntl(fd, F_GETFL);
+  const int settable = O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK;
+  int want = (now & ~settable) | ((int)flags & settable);
+  if (now >= 0 && (want == now || fcntl(fd, F_SETFL, want) == 0))
+    return true;
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot set the flags 0%o", flags);
+}
+
+void restorer_fown_program(const FileEntry *entry, int fd, Program *p) {
+  const ObjectOps *ops = object_of_type(entry->type);
+  const FownEntry *fown = ops && ops->fown ? ops->fown(entry) : NULL;
+  if (!fown)
+    return;
+  if (fown->signum) {
+    PROGRAM_CALL(p, "fcntl F_SETSIG", SYS_fcntl, ARG(fd), ARG(F_SETSIG), ARG(fown->signum));
+    program_expect(p, EXPECT_OK, 0);
+  }
+  if (fown->pid) {
+    struct f_owner_ex owner = {.type = (int)fown->pid_type, .pid = (pid_t)fown->pid};
+    size_t at = program_data(p, &owner, sizeof owner);
+    PROGRAM_CALL(p, "fcntl F_SETOWN_EX", SYS_fcntl, ARG(fd), ARG(F_SETOWN_EX), ARG_DATA(at));
+    program_expect(p, EXPECT_ANY, 0); /* an owner outside the tree may be gone */
+  }
+}
+
+/* --- shared memory --- */
+
+static bool fill_entry(Restorer *r, int pages_fd, off_t *at, const PagemapEntry *e, int fd, GError **error) {
+  guint64 left = pagemap_entry_n_pages(e) * 4096;
+  off_t to = (off_t)e->vaddr;
+  g_autofree char *buffer = g_malloc(1 << 20);
+  while (left > 0) {
+    ssize_t n = pread(pages_fd, buffer, MIN(left, 1 << 20), *at);
+    if (n <= 0)
+      return engine_fail_errno(
+          error, ENGINE_ERROR_CODE__IMAGE_INVALID, n < 0 ? errno : ENODATA, "Cannot read pages of shared memory");
+    ssize_t written = pwrite(fd, buffer, (size_t)n, to);
+    if (written <= 0)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot write shared memory");
+    *at += written;
+    to += written;
+    left -= (guint64)written;
+    job_add_bytes(r->job, (guint64)written);
+    if (!job_poll(r->job, error))
+      return false;
+  }
+  return true;
+}
+
+bool restorer_fill_shmem(Restorer *r, guint64 shmid, int fd, GError **error) {
+  const PageSet *set = checkpoint_find_shmem(r->checkpoint, shmid);
+  if (!set || !set->entries->len)
+    return true;
+  struct stat st;
+  if (fstat(fd, &st) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat shared memory");
+  guint64 end = ((guint64)st.st_size + 4095) & ~4095ULL;
+  _cleanup_fd_ int pages_fd = image_open_pages(r->images_fd, set->pages_id, error);
+  if (pages_fd < 0)
+    return false;
+  off_t at = 0;
+  for (guint i = 0; i < set->entries->len; i++) {
+    const PagemapEntry *e = set->entries->pdata[i];
+    guint64 n = pagemap_entry_n_pages(e);
+    if (!(pagemap_entry_flags(e) & PE_PRESENT))
+      continue;
+    if (e->vaddr > end || n > (end - e->vaddr) / 4096)
+      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+          "pagemap-shmem-%" G_GUINT64_FORMAT ".img has pages behind the end of its object", shmid);
+    if (!fill_entry(r, pages_fd, &at, e, fd, error))
+      return false;
+  }
+  return ftruncate(fd, st.st_size) == 0 ||
+      engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot cut shared memory to its size");
+}

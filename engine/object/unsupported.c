@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The kind that takes what no other did, and says what it is and what to do about it. */
+
+#include "internal.h"
+#include <linux/magic.h>
+#include <linux/netlink.h>
+#include <sys/socket.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+
+typedef struct Hint {
+  const char *match, *what, *reason, *cure;
+} Hint;
+
+static const Hint anon_hints[] = {
+    {"inotify", "inotify", "file watches cannot be brought back yet", "close it before the dump"},
+    {"[fanotify]", "fanotify", "file watches cannot be brought back yet", "close it before the dump"},
+    {"[io_uring]", "io_uring", "rings and requests in flight cannot be brought back yet",
+        "let the program use epoll instead (UV_USE_IO_URING=0 for node and libuv), or close the ring before the dump"},
+    {"[pidfd]", "pidfd", "references to processes cannot be brought back yet", "close it before the dump"},
+    {"[userfaultfd]", "userfaultfd", "memory that is paged by the program itself cannot be brought back", "close it"},
+    {"[perf_event]", "perf event", "performance counters belong to this machine and time", "end the measurement"},
+    {"bpf-", "BPF object", "BPF programs, maps and links cannot be brought back yet", "close it before the dump"},
+    {"[landlock-ruleset]", "Landlock ruleset", "its rules cannot be read back from the kernel", "close it"},
+    {"[fscontext]", "file system context", "a mount in the making cannot be read back", "finish the mount first"},
+    {"seccomp notify", "seccomp listener", "a seccomp supervisor cannot be brought back yet", "close it"},
+    {"kvm", "KVM virtual machine", "virtual machines cannot be brought back", "use the machine's own snapshots"},
+    {"sync_file", "GPU fence", "state of a GPU is outside the process", "use the plugin of the GPU's driver"},
+    {"dmabuf", "DMA buffer", "state of a device is outside the process", "use the plugin of the device"},
+};
+
+static const Hint family_hints[] = {
+    {"NETLINK", "netlink socket", "netlink sockets cannot be brought back yet", "close it before the dump"},
+    {"PACKET", "packet socket", "packet sockets cannot be brought back yet", "stop the capture"},
+};
+
+static void block_anon(Collector *c, const FileProbe *probe, const char *name) {
+  for (size_t i = 0; i < G_N_ELEMENTS(anon_hints); i++) {
+    const Hint *h = &anon_hints[i];
+    if (g_str_has_prefix(name, h->match) || (name[0] == '[' && g_str_has_prefix(name + 1, h->match))) {
+      collector_block(c, probe, h->what, h->reason, h->cure);
+      return;
+    }
+  }
+  g_autofree char *what = g_strdup_printf("anonymous inode %s", name);
+  collector_block(c, probe, what, "this kind of object is not supported", "close it before the dump");
+}
+
+static void block_socket(Collector *c, const FileProbe *probe) {
+  int family = -1;
+  socklen_t size = sizeof family;
+  (void)getsockopt(probe->local, SOL_SOCKET, SO_DOMAIN, &family, &size);
+  const Hint *h = family == AF_NETLINK ? &family_hints[0] : family == AF_PACKET ? &family_hints[1] : NULL;
+  if (h) {
+    collector_block(c, probe, h->what, h->reason, h->cure);
+    return;
+  }
+  g_autofree char *what = g_strdup_printf("socket of address family %d", family);
+  collector_block(c, probe, what, "sockets of this family are not supported", "close it before the dump");
+}
+
+static bool is_tty_major(unsigned int maj) {
+  return maj == 4 || maj == 5 || (maj >= 136 && maj <= 143);
+}
+
+static void block_device(Collector *c, const FileProbe *probe) {
+  unsigned int maj = major(probe->st.st_rdev), min = minor(probe->st.st_rdev);
+  g_autofree char *what = NULL;
+  if (S_ISCHR(probe->st.st_mode) && is_tty_major(maj)) {
+    what = g_strdup_printf("terminal %s", probe->link);
+    collector_block(c, probe, what, "terminals cannot be brought back yet",
+        "start the program with its input and output in files (setsid PROGRAM <in >out 2>&1), or as a service");
+    return;
+  }
+  what = g_strdup_printf(
+      "%s device %s (%u:%u)", S_ISCHR(probe->st.st_mode) ? "character" : "block", probe->link, maj, min);
+  collector_block(c, probe, what, "the state of a device is outside the process", "close it, or use a plugin for it");
+}
+
+static bool unsupported_claims(const FileProbe *probe) {
+  return true;
+}
+
+static bool unsupported_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
+  mode_t type = probe->st.st_mode & S_IFMT;
+  if (g_str_has_prefix(probe->link, "anon_inode:"))
+    block_anon(c, probe, probe->link + strlen("anon_inode:"));
+  else if (type == S_IFSOCK)
+    block_socket(c, probe);
+  else if (type == S_IFCHR || type == S_IFBLK)
+    block_device(c, probe);
+  else
+    collector_block(c, probe, probe->link, "this kind of file is not supported", "close it before the dump");
+  return true;
+}
+
+const ObjectOps unsupported_ops = {
+    .name = "unsupported object",
+    .type = FD_TYPES__UND,
+    .claims = unsupported_claims,
+    .collect = unsupported_collect,
+};
