@@ -67,9 +67,9 @@ static const ImageKind kinds[IMAGE_N_KINDS] = {
         .limit = 256 * MIB},
     [IMAGE_FILE_LOCKS] = {"filelocks", 0, IMAGE_FRAME_COMMON, 0x54323616, NULL, &file_lock_entry__descriptor,
         .limit = 64 * MIB},
-    /* read piecewise, the content is bounded by the disk only */
+    /* larger ones are read piecewise only, and have no digest */
     [IMAGE_GHOST] = {"ghost-file-", 'x', IMAGE_FRAME_COMMON, 0x52583605, &ghost_file_entry__descriptor,
-        &ghost_chunk_entry__descriptor, .limit = G_MAXINT64},
+        &ghost_chunk_entry__descriptor, .limit = 16 * MIB},
     [IMAGE_PAGES] = {"pages-", 'u', IMAGE_FRAME_RAW, .limit = G_MAXINT64},
 };
 

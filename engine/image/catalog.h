@@ -60,7 +60,7 @@ typedef struct ImageKind {
   bool single;                             /* exactly one entry */
   bool nested;                             /* the message may hold itself: depth is checked before it is unpacked */
   guint64 (*extra)(const ProtobufCMessage *entry); /* raw bytes behind an entry; NULL: none */
-  guint64 limit;                                   /* of the file, in bytes */
+  guint64 limit;                                   /* of what is read into memory, in bytes */
 } ImageKind;
 
 const ImageKind *image_kind(ImageKindId id);

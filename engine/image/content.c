@@ -11,9 +11,6 @@
 /* Bit 31 of a remap id marks a ghost in old images. */
 #define REMAP_GHOST_OLD 0x80000000u
 
-/* Ghosts up to this size have a digest: hashing is a second reading. */
-#define GHOST_HASH_MAX ((guint64)16 << 20)
-
 /* @w (may be NULL) notes what is found. */
 static bool content_visit_pages(ImageWriter *w, int dir_fd, const PageSet *pages, GError **error) {
   guint64 wanted = page_set_n_present(pages) * IMAGE_PAGE_SIZE;
@@ -53,7 +50,7 @@ static bool content_visit_all_pages(ImageWriter *w, int dir_fd, const Checkpoint
 static bool content_note_ghost(ImageWriter *w, guint32 id, guint64 size, GError **error) {
   ImageDigest d = {.size = size};
   image_name(d.file, IMAGE_GHOST, id);
-  if (size <= GHOST_HASH_MAX) {
+  if (size <= image_kind(IMAGE_GHOST)->limit) { /* hashing is a second reading */
     g_auto(ImageReader) r = {0};
     bool found;
     if (!image_reader_open(&r, w->dir_fd, IMAGE_GHOST, id, &found, error))

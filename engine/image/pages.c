@@ -1,18 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "catalog.h"
 #include "image.h"
+#include "writer.h"
 #include <errno.h>
 #include <fcntl.h>
 
 int image_create_pages(int dir_fd, guint32 pages_id, GError **error) {
-  char name[IMAGE_NAME_MAX];
-  int fd =
-      openat(dir_fd, image_name(name, IMAGE_PAGES, pages_id), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-  if (fd < 0 && errno == EEXIST)
-    engine_fail(error, ENGINE_ERROR_CODE__CHECKPOINT_EXISTS, "%s: exists already in the images directory", name);
-  else if (fd < 0)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: create", name);
-  return fd;
+  ImageWriter w = {.dir_fd = dir_fd};
+  image_name(w.name, IMAGE_PAGES, pages_id);
+  return image_writer_create(&w, error);
 }
 
 int image_open_pages(int dir_fd, guint32 pages_id, GError **error) {

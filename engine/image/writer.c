@@ -76,13 +76,19 @@ static bool writer_flush(ImageWriter *w, int fd, bool sync, GError **error) {
   return true;
 }
 
-bool image_writer_put(ImageWriter *w, bool sync, GError **error) {
-  int fd = openat(w->dir_fd, w->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+int image_writer_create(ImageWriter *w, GError **error) {
+  int fd = openat(w->dir_fd, w->name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0 && errno == EEXIST)
-    return engine_fail(
-        error, ENGINE_ERROR_CODE__CHECKPOINT_EXISTS, "%s: exists already in the images directory", w->name);
+    engine_fail(error, ENGINE_ERROR_CODE__CHECKPOINT_EXISTS, "%s: exists already in the images directory", w->name);
+  else if (fd < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: create", w->name);
+  return fd;
+}
+
+bool image_writer_put(ImageWriter *w, bool sync, GError **error) {
+  int fd = image_writer_create(w, error);
   if (fd < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: create", w->name);
+    return false;
   bool ok = writer_flush(w, fd, sync, error);
   if (close(fd) < 0 && ok) /* NFS tells about a full disk here */
     ok = engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: close", w->name);

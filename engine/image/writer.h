@@ -34,6 +34,8 @@ void image_writer_begin(ImageWriter *w, ImageKindId id, guint64 number);
 bool image_writer_add(ImageWriter *w, const ProtobufCMessage *message, GBytes *extra, GError **error);
 /* Notes size and digest of what is in the buffer. */
 void image_writer_note(ImageWriter *w);
+/* Creates the file, exclusively and 0600; the caller closes the descriptor. -1 on failure. */
+int image_writer_create(ImageWriter *w, GError **error);
 /* Writes the buffer to a new file. With @sync it has reached the disk when this returns. A file that could not be
  * written whole is removed again. */
 bool image_writer_put(ImageWriter *w, bool sync, GError **error);
