@@ -4,26 +4,21 @@
 #include "reader.h"
 #include "remap-file-path.pb-c.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <sys/stat.h>
 
 /* Bit 31 of a remap id marks a ghost in old images. */
 #define REMAP_GHOST_OLD 0x80000000u
 
 /* @w (may be NULL) notes what is found. */
-static bool content_visit_pages(ImageWriter *w, int dir_fd, const PageSet *pages, GError **error) {
+static bool content_visit_pages(ImageWriter *w, const ImageSource *source, const PageSet *pages, GError **error) {
   guint64 wanted = page_set_n_present(pages) * IMAGE_PAGE_SIZE;
   ImageDigest d = {0};
-  struct stat st;
-  if (fstatat(dir_fd, image_name(d.file, IMAGE_PAGES, pages->pages_id), &st, AT_SYMLINK_NOFOLLOW) < 0) {
-    if (errno != ENOENT)
-      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: stat", d.file);
+  int r = image_source_size(source, image_name(d.file, IMAGE_PAGES, pages->pages_id), &d.size);
+  if (r == -ENOENT)
     return wanted == 0 || image_invalid(error, IMAGE_PAGES, pages->pages_id, "missing");
-  }
-  if (!S_ISREG(st.st_mode))
+  if (r == -ENOTSUP)
     return image_invalid(error, IMAGE_PAGES, pages->pages_id, "not a regular file");
-  d.size = (guint64)st.st_size;
+  if (r < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "%s: stat", d.file);
   if (d.size != wanted)
     return image_invalid(error, IMAGE_PAGES, pages->pages_id,
         "%" G_GUINT64_FORMAT " bytes, its pagemap asks for %" G_GUINT64_FORMAT, d.size, wanted);
@@ -32,17 +27,17 @@ static bool content_visit_pages(ImageWriter *w, int dir_fd, const PageSet *pages
   return true;
 }
 
-static bool content_visit_all_pages(ImageWriter *w, int dir_fd, const Checkpoint *c, GError **error) {
+static bool content_visit_all_pages(ImageWriter *w, const ImageSource *source, const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->tasks->len; i++) {
     const Task *t = c->tasks->pdata[i];
-    if (t->pages && !content_visit_pages(w, dir_fd, t->pages, error))
+    if (t->pages && !content_visit_pages(w, source, t->pages, error))
       return false;
   }
   GHashTableIter iter;
   gpointer pages;
   g_hash_table_iter_init(&iter, c->shmem);
   while (g_hash_table_iter_next(&iter, NULL, &pages))
-    if (!content_visit_pages(w, dir_fd, pages, error))
+    if (!content_visit_pages(w, source, pages, error))
       return false;
   return true;
 }
@@ -52,8 +47,9 @@ static bool content_note_ghost(ImageWriter *w, guint32 id, guint64 size, GError 
   image_name(d.file, IMAGE_GHOST, id);
   if (size <= image_kind(IMAGE_GHOST)->limit) { /* hashing is a second reading */
     g_auto(ImageReader) r = {0};
+    const ImageSource source = {.dir_fd = w->dir_fd};
     bool found;
-    if (!image_reader_open(&r, w->dir_fd, IMAGE_GHOST, id, &found, error))
+    if (!image_reader_open(&r, &source, IMAGE_GHOST, id, &found, error))
       return false;
     if (!found || r.size != size)
       return image_invalid(error, IMAGE_GHOST, id, "changed while it was read");
@@ -64,7 +60,7 @@ static bool content_note_ghost(ImageWriter *w, guint32 id, guint64 size, GError 
   return true;
 }
 
-static bool content_visit_ghosts(ImageWriter *w, int dir_fd, const Checkpoint *c, GError **error) {
+static bool content_visit_ghosts(ImageWriter *w, const ImageSource *source, const Checkpoint *c, GError **error) {
   g_autoptr(GHashTable) done = g_hash_table_new(NULL, NULL);
   const GPtrArray *remaps = c->records[RECORD_REMAP];
   for (guint i = 0; i < remaps->len; i++) {
@@ -73,23 +69,23 @@ static bool content_visit_ghosts(ImageWriter *w, int dir_fd, const Checkpoint *c
       continue;
     guint32 id = e->remap_id & ~REMAP_GHOST_OLD;
     char name[IMAGE_NAME_MAX];
-    struct stat st;
+    guint64 size;
     if (!g_hash_table_add(done, GUINT_TO_POINTER(id)))
       continue;
-    if (fstatat(dir_fd, image_name(name, IMAGE_GHOST, id), &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+    if (image_source_size(source, image_name(name, IMAGE_GHOST, id), &size) < 0)
       return image_invalid(error, IMAGE_GHOST, id, "missing, though remap-fpath.img names it");
-    if (w && !content_note_ghost(w, id, (guint64)st.st_size, error))
+    if (w && !content_note_ghost(w, id, size, error))
       return false;
   }
   return true;
 }
 
-bool content_check(int dir_fd, const Checkpoint *checkpoint, GError **error) {
-  return content_visit_all_pages(NULL, dir_fd, checkpoint, error) &&
-         content_visit_ghosts(NULL, dir_fd, checkpoint, error);
+bool content_check(const ImageSource *source, const Checkpoint *checkpoint, GError **error) {
+  return content_visit_all_pages(NULL, source, checkpoint, error) &&
+         content_visit_ghosts(NULL, source, checkpoint, error);
 }
 
 bool content_note(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
-  return content_visit_all_pages(w, w->dir_fd, checkpoint, error) &&
-         content_visit_ghosts(w, w->dir_fd, checkpoint, error);
+  const ImageSource source = {.dir_fd = w->dir_fd};
+  return content_visit_all_pages(w, &source, checkpoint, error) && content_visit_ghosts(w, &source, checkpoint, error);
 }

@@ -3,16 +3,16 @@
 /* Files -> model. Which files there are follows from pstree.img; what they say about each other is checked afterwards,
  * by verify_checkpoint(). */
 
+#include "load.h"
 #include "content.h"
 #include "image.h"
 #include "manifest.h"
 #include "memfd.pb-c.h"
 #include "verify.h"
 #include <errno.h>
-#include <unistd.h>
 
 typedef struct Loader {
-  int dir_fd;
+  const ImageSource *source;
   Checkpoint *checkpoint; /* being filled */
   Manifest manifest;
   ImageReader reader; /* of one file after the other */
@@ -20,7 +20,7 @@ typedef struct Loader {
 
 /* Opens a file for the reader and checks its digest. */
 static bool loader_open(Loader *l, ImageKindId id, guint64 number, bool *ret_found, GError **error) {
-  if (!image_reader_open(&l->reader, l->dir_fd, id, number, ret_found, error))
+  if (!image_reader_open(&l->reader, l->source, id, number, ret_found, error))
     return false;
   return !*ret_found || manifest_check(&l->manifest, &l->reader, error);
 }
@@ -211,9 +211,10 @@ static bool load_extras(Loader *l, GError **error) {
 }
 
 static bool load_all(Loader *l, GError **error) {
-  if (faccessat(l->dir_fd, "inventory.img", F_OK, 0) < 0 && errno == ENOENT)
+  guint64 size;
+  if (image_source_size(l->source, "inventory.img", &size) == -ENOENT)
     return image_invalid(error, IMAGE_INVENTORY, 0, "missing: the directory holds no complete checkpoint");
-  if (!manifest_load(&l->manifest, &l->reader, l->dir_fd, error))
+  if (!manifest_load(&l->manifest, &l->reader, l->source, error))
     return false;
   l->checkpoint->inventory = loader_single(l, IMAGE_INVENTORY, 0, error);
   if (!l->checkpoint->inventory || !verify_inventory(l->checkpoint, error) || !load_tree(l, error))
@@ -227,16 +228,21 @@ static bool load_all(Loader *l, GError **error) {
     if (!load_records(l, (RecordKind)kind, error))
       return false;
   return load_shmem(l, error) && load_extras(l, error) && verify_checkpoint(l->checkpoint, error) &&
-         content_check(l->dir_fd, l->checkpoint, error) &&
-         manifest_check_rest(&l->manifest, &l->reader, l->dir_fd, error);
+         content_check(l->source, l->checkpoint, error) &&
+         manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }
 
-Checkpoint *image_load(int dir_fd, GError **error) {
+Checkpoint *load_checkpoint(const ImageSource *source, GError **error) {
   g_autoptr(Checkpoint) checkpoint = checkpoint_new();
-  Loader l = {.dir_fd = dir_fd, .checkpoint = checkpoint};
+  Loader l = {.source = source, .checkpoint = checkpoint};
   manifest_init(&l.manifest);
   bool ok = load_all(&l, error);
   manifest_deinit(&l.manifest);
   image_reader_deinit(&l.reader);
   return ok ? g_steal_pointer(&checkpoint) : NULL;
+}
+
+Checkpoint *image_load(int dir_fd, GError **error) {
+  const ImageSource source = {.dir_fd = dir_fd};
+  return load_checkpoint(&source, error);
 }

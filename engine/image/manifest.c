@@ -2,9 +2,7 @@
 #include "manifest.h"
 #include "digest.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static void free_message(void *m) {
   if (m)
@@ -74,7 +72,7 @@ static bool manifest_check_seal(const ImageReader *r, gsize start, GError **erro
   return true;
 }
 
-bool manifest_decode(Manifest *m, ImageReader *r, GError **error) {
+static bool manifest_decode(Manifest *m, ImageReader *r, GError **error) {
   bool sealed = false;
   while (!sealed) {
     gsize start = r->at;
@@ -98,9 +96,9 @@ bool manifest_decode(Manifest *m, ImageReader *r, GError **error) {
   return true;
 }
 
-bool manifest_load(Manifest *m, ImageReader *r, int dir_fd, GError **error) {
+bool manifest_load(Manifest *m, ImageReader *r, const ImageSource *source, GError **error) {
   bool found;
-  if (!image_reader_open(r, dir_fd, IMAGE_CHECKPOINT, 0, &found, error))
+  if (!image_reader_open(r, source, IMAGE_CHECKPOINT, 0, &found, error))
     return false;
   return !found || manifest_decode(m, r, error);
 }
@@ -132,13 +130,14 @@ bool manifest_check(Manifest *m, const ImageReader *r, GError **error) {
 }
 
 /* Only ghost files are both unread and hashed. */
-static bool manifest_check_ghost(Manifest *m, ImageReader *r, int dir_fd, const char *name, GError **error) {
+static bool manifest_check_ghost(
+    Manifest *m, ImageReader *r, const ImageSource *source, const char *name, GError **error) {
   const ImageKind *kind = image_kind(IMAGE_GHOST);
   gsize prefix = strlen(kind->name);
   if (strncmp(name, kind->name, prefix) != 0)
     return file_fail(error, name, "listed in checkpoint.img, but no part of the checkpoint");
   bool found;
-  if (!image_reader_open(r, dir_fd, IMAGE_GHOST, g_ascii_strtoull(name + prefix, NULL, 16), &found, error))
+  if (!image_reader_open(r, source, IMAGE_GHOST, g_ascii_strtoull(name + prefix, NULL, 16), &found, error))
     return false;
   if (!found)
     return file_fail(error, name, "missing, though listed in checkpoint.img");
@@ -146,24 +145,26 @@ static bool manifest_check_ghost(Manifest *m, ImageReader *r, int dir_fd, const 
 }
 
 static bool manifest_check_unread(
-    Manifest *m, ImageReader *r, int dir_fd, const char *name, const ManifestFile *f, GError **error) {
-  struct stat st;
-  if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-    return errno == ENOENT ? file_fail(error, name, "missing, though listed in checkpoint.img")
-                           : engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: stat", name);
-  if (!S_ISREG(st.st_mode))
+    Manifest *m, ImageReader *r, const ImageSource *source, const char *name, const ManifestFile *f, GError **error) {
+  guint64 size = 0;
+  int r_size = image_source_size(source, name, &size);
+  if (r_size == -ENOENT)
+    return file_fail(error, name, "missing, though listed in checkpoint.img");
+  if (r_size == -ENOTSUP)
     return file_fail(error, name, "not a regular file");
-  if (!file_check_size(f, name, (guint64)st.st_size, error))
+  if (r_size < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r_size, "%s: stat", name);
+  if (!file_check_size(f, name, size, error))
     return false;
-  return !f->hashed || manifest_check_ghost(m, r, dir_fd, name, error);
+  return !f->hashed || manifest_check_ghost(m, r, source, name, error);
 }
 
-bool manifest_check_rest(Manifest *m, ImageReader *r, int dir_fd, GError **error) {
+bool manifest_check_rest(Manifest *m, ImageReader *r, const ImageSource *source, GError **error) {
   GHashTableIter iter;
   gpointer name, file;
   g_hash_table_iter_init(&iter, m->files);
   while (g_hash_table_iter_next(&iter, &name, &file))
-    if (!((ManifestFile *)file)->seen && !manifest_check_unread(m, r, dir_fd, name, file, error))
+    if (!((ManifestFile *)file)->seen && !manifest_check_unread(m, r, source, name, file, error))
       return false;
   return true;
 }

@@ -27,13 +27,11 @@ void manifest_deinit(Manifest *m);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Manifest, manifest_deinit)
 
 /* Reads checkpoint.img if it is there; the reader is used for it. */
-bool manifest_load(Manifest *m, ImageReader *r, int dir_fd, GError **error);
-/* The same from a reader that was opened on it. */
-bool manifest_decode(Manifest *m, ImageReader *r, GError **error);
+bool manifest_load(Manifest *m, ImageReader *r, const ImageSource *source, GError **error);
 /* Compares the file in the reader with what was noted of it. Always right without checkpoint.img. */
 bool manifest_check(Manifest *m, const ImageReader *r, GError **error);
 /* The same for every file that was not read: sizes, and digests where there are some. */
-bool manifest_check_rest(Manifest *m, ImageReader *r, int dir_fd, GError **error);
+bool manifest_check_rest(Manifest *m, ImageReader *r, const ImageSource *source, GError **error);
 
 /* Writes checkpoint.img with the digests that the writer has noted. */
 bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error);

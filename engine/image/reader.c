@@ -85,24 +85,32 @@ static void reader_target(ImageReader *r, ImageKindId id, guint64 number) {
   image_name(r->name, id, number);
 }
 
-bool image_reader_open(ImageReader *r, int dir_fd, ImageKindId id, guint64 number, bool *ret_found, GError **error) {
-  reader_target(r, id, number);
+/* *ret_found false: no such file. */
+static bool reader_open_file(ImageReader *r, int dir_fd, bool *ret_found, GError **error) {
   /* O_NONBLOCK: a FIFO of that name must not stop us */
   int fd = openat(dir_fd, r->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-  if (fd < 0 && errno == ENOENT) {
-    *ret_found = false;
+  *ret_found = fd >= 0;
+  if (fd < 0 && errno == ENOENT)
     return true;
-  }
   if (fd < 0 && errno == ELOOP)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s: a symbolic link", r->name);
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "%s: open", r->name);
   bool ok = reader_slurp(r, fd, error);
   (void)close(fd);
-  if (!ok || !reader_begin(r, error))
-    return false;
-  *ret_found = true;
-  return true;
+  return ok && reader_begin(r, error);
+}
+
+bool image_reader_open(
+    ImageReader *r, const ImageSource *source, ImageKindId id, guint64 number, bool *ret_found, GError **error) {
+  if (source->memory) {
+    char name[IMAGE_NAME_MAX];
+    GBytes *bytes = g_hash_table_lookup(source->memory, image_name(name, id, number));
+    *ret_found = bytes != NULL;
+    return !bytes || image_reader_feed(r, id, number, g_bytes_get_data(bytes, NULL), g_bytes_get_size(bytes), error);
+  }
+  reader_target(r, id, number);
+  return reader_open_file(r, source->dir_fd, ret_found, error);
 }
 
 bool image_reader_feed(ImageReader *r, ImageKindId id, guint64 number, const void *data, gsize size, GError **error) {

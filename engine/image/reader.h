@@ -5,6 +5,7 @@
  * what was read, and no allocation is larger than a small multiple of it. Errors name file, offset and reason. */
 
 #include "catalog.h"
+#include "source.h"
 
 typedef struct ImageReader {
   const ImageKind *kind;
@@ -19,9 +20,10 @@ typedef struct ImageReader {
 void image_reader_deinit(ImageReader *r);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ImageReader, image_reader_deinit)
 
-/* Reads one file of the directory and checks how it begins. *ret_found is false, and nothing else happens, if it does
+/* Reads one file of a checkpoint and checks how it begins. *ret_found is false, and nothing else happens, if it does
  * not exist. A reader may be opened again and again. */
-bool image_reader_open(ImageReader *r, int dir_fd, ImageKindId id, guint64 number, bool *ret_found, GError **error);
+bool image_reader_open(
+    ImageReader *r, const ImageSource *source, ImageKindId id, guint64 number, bool *ret_found, GError **error);
 /* The same from memory, which is copied. */
 bool image_reader_feed(ImageReader *r, ImageKindId id, guint64 number, const void *data, gsize size, GError **error);
 
