@@ -9,7 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BAR_CELLS 24
+#define BAR_CELLS_MIN 8
+#define BAR_CELLS_MAX 32
+#define BAR_BESIDES 26 // the stage, the ends of the bar, and the per cent
 #define LINE_INTERVAL_USEC (2 * G_USEC_PER_SEC)
 
 struct Progress {
@@ -42,9 +44,9 @@ static int terminal_width(void) {
   return size.ws_col;
 }
 
-static void append_bar(GString *out, double fraction, bool unicode) {
+static void append_bar(GString *out, double fraction, int width, bool unicode) {
   static const char *const eighths[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
-  int parts = (int)(CLAMP(fraction, 0.0, 1.0) * BAR_CELLS * 8), cells = parts / 8;
+  int parts = (int)(CLAMP(fraction, 0.0, 1.0) * width * 8), cells = parts / 8;
   g_string_append_c(out, unicode ? ' ' : '[');
   for (int i = 0; i < cells; i++)
     g_string_append(out, unicode ? "█" : "#");
@@ -52,7 +54,7 @@ static void append_bar(GString *out, double fraction, bool unicode) {
     g_string_append(out, eighths[parts % 8]);
     cells++;
   }
-  for (int i = cells; i < BAR_CELLS; i++)
+  for (int i = cells; i < width; i++)
     g_string_append(out, unicode ? "░" : "-");
   g_string_append_c(out, unicode ? ' ' : ']');
   g_string_append_printf(out, " %3d %%", (int)(CLAMP(fraction, 0.0, 1.0) * 100));
@@ -93,12 +95,15 @@ static void append_figures(GString *out, GVariant *job) {
 }
 
 char *progress_line(GVariant *job, int width, bool unicode) {
+  g_autoptr(GString) figures = g_string_new(NULL);
   GString *out = g_string_new(NULL);
   g_autofree char *phase = format_safe(phase_of(job));
   g_string_append_printf(out, "%-15s ", phase);
+  append_figures(figures, job);
+  int cells = CLAMP(width - BAR_BESIDES - (int)figures->len, BAR_CELLS_MIN, BAR_CELLS_MAX);
   if (value_bool(job, "ProgressValid"))
-    append_bar(out, value_double(job, "Progress", 0), unicode);
-  append_figures(out, job);
+    append_bar(out, value_double(job, "Progress", 0), cells, unicode);
+  g_string_append(out, figures->str);
   if (g_utf8_strlen(out->str, -1) > width) {
     const char *end = g_utf8_offset_to_pointer(out->str, width);
     g_string_truncate(out, (gsize)(end - out->str));
