@@ -7,9 +7,9 @@
  * comparisons. Before it, one F_DUPFD_QUERY against the member matched last catches what dup() and fork() leave behind.
  * Sockets need none of it: an inode of sockfs has one description only.
  *
- * A duplicate in the engine is closed right after its description was collected, unless a kind asks for it: the engine may
- * not have as many descriptors as the tree. That also keeps the numbers low and their /proc entries in the dentry cache,
- * which makes readlink three times as fast. */
+ * A duplicate in the engine is closed right after its description was collected, unless a kind asks for it: the engine
+ * may not have as many descriptors as the tree. That also keeps the numbers low and their /proc entries in the dentry
+ * cache, which makes readlink three times as fast. */
 
 #include "internal.h"
 #include <errno.h>
@@ -69,15 +69,15 @@ struct Collector {
   int images_fd;
   guint32 last_ghost_id;
   guint64 last_shmid;
-  GPtrArray *descs;   /* [file id - 1]: Desc, or NULL for a file nobody has open */
-  GHashTable *groups; /* DescKey -> DescGroup */
-  GHashTable *paths;  /* PathKey -> char*, checked paths of inodes that have one name only */
-  GHashTable *named;  /* "dev:ino:flags:path" -> file id, of collector_add_path() */
-  GHashTable *tasks;  /* pid -> VisitedTask */
-  GHashTable *states; /* key -> KindState */
+  GPtrArray *descs;      /* [file id - 1]: Desc, or NULL for a file nobody has open */
+  GHashTable *groups;    /* DescKey -> DescGroup */
+  GHashTable *paths;     /* PathKey -> char*, checked paths of inodes that have one name only */
+  GHashTable *named;     /* "dev:ino:flags:path" -> file id, of collector_add_path() */
+  GHashTable *tasks;     /* pid -> VisitedTask */
+  GHashTable *states;    /* key -> KindState */
   GHashTable *shmem_ids; /* "dev:ino" as guint64[2] -> index + 1 in shmems */
-  GArray *shmems;     /* CollectedShmem */
-  DescGroup *warm;    /* the group whose last_local is open */
+  GArray *shmems;        /* CollectedShmem */
+  DescGroup *warm;       /* the group whose last_local is open */
   bool no_dupfd_query;
   char link[PATH_MAX + 16];
 };
@@ -381,8 +381,8 @@ static DescGroup *group_of(Collector *c, const FileProbe *probe) {
 /* An inode that has one name only is looked up once. */
 static bool has_one_name(const FileProbe *probe) {
   return probe->mnt_id &&
-      (S_ISCHR(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) ||
-          (S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 1 && probe->st.st_dev != kernel_devs()->shmem));
+         (S_ISCHR(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) ||
+             (S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 1 && probe->st.st_dev != kernel_devs()->shmem));
 }
 
 static bool probe_find_link(Collector *c, FileProbe *probe, GError **error) {

@@ -3,9 +3,9 @@
 /* Ghosts: regular files without a name that somebody still has open. Their content goes into ghost-file-<id>.img, once
  * per inode; a remap record says which file ids mean it.
  *
- * At restore the file is made without a name (O_TMPFILE), filled, linked at the path it had, opened there with O_PATH and
- * unlinked again: so /proc/PID/fd says "path (deleted)" as before. What lies at that path now is never touched: then the
- * ghost passes through another name in the same directory. */
+ * At restore the file is made without a name (O_TMPFILE), filled, linked at the path it had, opened there with O_PATH
+ * and unlinked again: so /proc/PID/fd says "path (deleted)" as before. What lies at that path now is never touched:
+ * then the ghost passes through another name in the same directory. */
 
 #include "ghost-file.pb-c.h"
 #include "image.h"
@@ -129,8 +129,8 @@ static bool make_parents(const char *directory, GPtrArray *made, GError **error)
   if (strlen(parent) < strlen(directory) && !make_parents(parent, made, error))
     return false;
   if (mkdir(directory, 0700) < 0)
-    return engine_fail_errno(
-        error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot make the directory %s of a deleted file", directory);
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno,
+        "Cannot make the directory %s of a deleted file", directory);
   g_ptr_array_add(made, g_strdup(directory));
   return true;
 }
@@ -156,8 +156,8 @@ static bool ghost_fill(Restorer *r, const GhostFileEntry *ghost, guint32 id, int
   return true;
 }
 
-/* A file without a name in @dir, or, where the file system has no O_TMPFILE, one that was unlinked (*ret_name then names
- * it; it is unlinked once it is open by that name). */
+/* A file without a name in @dir, or, where the file system has no O_TMPFILE, one that was unlinked (*ret_name then
+ * names it; it is unlinked once it is open by that name). */
 static int make_nameless(int dir, const char *base, char **ret_name, GError **error) {
   int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
   if (fd >= 0)
@@ -197,8 +197,8 @@ static int open_by_name(int dir, int fd, const char *base, const char *temporary
   return named;
 }
 
-static int ghost_make_in(Restorer *r, const GhostFileEntry *ghost, guint32 id, const char *directory, const char *base,
-    GError **error) {
+static int ghost_make_in(
+    Restorer *r, const GhostFileEntry *ghost, guint32 id, const char *directory, const char *base, GError **error) {
   _cleanup_fd_ int dir = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (dir < 0) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open the directory %s", directory);
@@ -222,8 +222,10 @@ static int ghost_make(Restorer *r, const RegFileEntry *reg, guint32 id, GError *
     return -1;
   int fd = -1;
   if (!S_ISREG(ghost->mode)) {
-    engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "%s is a deleted file of mode 0%o, only regular files can be "
-        "restored yet", reg->name, ghost->mode);
+    engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "%s is a deleted file of mode 0%o, only regular files can be "
+        "restored yet",
+        reg->name, ghost->mode);
   } else {
     g_autofree char *directory = g_path_get_dirname(reg->name);
     g_autofree char *base = g_path_get_basename(reg->name);

@@ -47,7 +47,8 @@ bool fdinfo_number(const char *text, const char *key, int base, guint64 *ret_val
 bool probe_is_anon(const FileProbe *probe, const char *name);
 /* A FownEntry of zeroes. */
 FownEntry *fown_none(void);
-/* Ordinals of the kernel's own file systems, learned once: st_dev of sockets, pipes, and of memfds and shared memory. */
+/* Ordinals of the kernel's own file systems, learned once: st_dev of sockets, pipes, and of memfds and shared memory.
+ */
 typedef struct KernelDevs {
   dev_t sockets;
   dev_t pipes;
@@ -56,7 +57,8 @@ typedef struct KernelDevs {
 const KernelDevs *kernel_devs(void);
 /* RLIMIT_NOFILE of the engine: soft to hard. */
 void raise_fd_limit(void);
-/* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open; NULL if none is found. */
+/* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open; NULL if none is found.
+ */
 char *find_outside_holder(const Collector *c, const char *link);
 
 /* --- kinds --- */
@@ -65,8 +67,8 @@ extern const ObjectOps reg_ops, pipe_ops, unsupported_ops;
 
 /* --- reg.c --- */
 
-/* The entry of a file that lies at a path, also for kinds that have something more to say about it (FIFO); NULL with error,
- * or without one when it was blocked. */
+/* The entry of a file that lies at a path, also for kinds that have something more to say about it (FIFO); NULL with
+ * error, or without one when it was blocked. */
 RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error);
 /* Whether the description is a regular file or directory on a file system with paths, or one of the plain devices. */
 bool reg_claims(const FileProbe *probe);

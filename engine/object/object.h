@@ -7,18 +7,18 @@
  *
  * Dump. The collector visits every descriptor of every task once, while the tree is frozen, finds out which descriptors
  * share one open file description, and calls `collect` once per description, through a duplicate of it in the engine
- * (pidfd_getfd). After the last one, `collect_finish` of every kind runs once: for what needs the view of the whole tree
- * (both ends of a pipe, socket pairs, epoll targets).
+ * (pidfd_getfd). After the last one, `collect_finish` of every kind runs once: for what needs the view of the whole
+ * tree (both ends of a pipe, socket pairs, epoll targets).
  *
- * What cannot be brought back is a blocker, not an error: the kind says job_block() and returns true; the dump fails after
- * everything was visited, naming all blockers, and Explain lists them. An error (false) ends the dump at once: it is for
- * what should never fail.
+ * What cannot be brought back is a blocker, not an error: the kind says job_block() and returns true; the dump fails
+ * after everything was visited, naming all blockers, and Explain lists them. An error (false) ends the dump at once: it
+ * is for what should never fail.
  *
- * Restore. `open` makes each description once, in the engine (root, same namespaces as the tree), before any task exists;
- * tasks inherit it by fork. A kind whose descriptions come in groups (the two ends of a pipe) makes the group at the first
- * call and remembers the rest in restore_shared_*(). Then, once every holder has all its descriptors at their final
- * numbers, `program` runs for every (holder, fd) and may add system calls that one of the holders executes itself (epoll
- * registrations). */
+ * Restore. `open` makes each description once, in the engine (root, same namespaces as the tree), before any task
+ * exists; tasks inherit it by fork. A kind whose descriptions come in groups (the two ends of a pipe) makes the group
+ * at the first call and remembers the rest in restore_shared_*(). Then, once every holder has all its descriptors at
+ * their final numbers, `program` runs for every (holder, fd) and may add system calls that one of the holders executes
+ * itself (epoll registrations). */
 
 #include "checkpoint.h"
 #include "job.h"
@@ -57,9 +57,9 @@ Collector *collector_new(Job *job, Checkpoint *checkpoint, int images_fd);
 void collector_free(Collector *c);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Collector, collector_free)
 /* Visits every descriptor of one frozen task: fills task->fds and adds each description seen for the first time to the
- * checkpoint. @fds (ascending by number) is what the task itself said; NULL: read from /proc/PID/fdinfo, which costs about
- * 10 us a descriptor. @pidfd and @task must stay until collector_free(). Of tasks that share a descriptor table (CLONE_FILES)
- * only the first is visited; all others have an empty task->fds. */
+ * checkpoint. @fds (ascending by number) is what the task itself said; NULL: read from /proc/PID/fdinfo, which costs
+ * about 10 us a descriptor. @pidfd and @task must stay until collector_free(). Of tasks that share a descriptor table
+ * (CLONE_FILES) only the first is visited; all others have an empty task->fds. */
 bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, const CollectedFd *fds, size_t n_fds,
     Task *task, GError **error);
 /* After the last task and the last collector_add_path(): runs collect_finish of every kind. */
@@ -84,22 +84,24 @@ const FileHolder *collector_holder_of(const Collector *c, guint32 file_id);
 int collector_local_of(const Collector *c, guint32 file_id);
 /* Closes it early, for those who ask for thousands. */
 void collector_drop_local(const Collector *c, guint32 file_id);
-/* The probe of a description again, as `collect` saw it (for collect_finish); false if it is gone. Its local descriptor and
- * its link stay until the collector goes. */
+/* The probe of a description again, as `collect` saw it (for collect_finish); false if it is gone. Its local descriptor
+ * and its link stay until the collector goes. */
 bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe);
-/* State of a kind for one collection (or one restore), made at the first call by @make, freed by @destroy at the end. */
+/* State of a kind for one collection (or one restore), made at the first call by @make, freed by @destroy at the end.
+ */
 gpointer collector_state(Collector *c, const void *key, gpointer (*make)(void), GDestroyNotify destroy);
 /* Number of descriptors in the tree that hold a description. */
 guint collector_n_holders(const Collector *c, guint32 file_id);
 /* Makes (or finds) the entry of a file that is mapped, executed, or a directory a task stands in, given an O_PATH or
- * ordinary descriptor of it and its path as the kernel names it. @flags: as for open(2). Returns its file id, 0 on error
- * or when it was blocked (then *blocked is set). Same (inode, path, flags) gives the same id. Takes regular files,
- * directories, memfds and shared memory objects. */
+ * ordinary descriptor of it and its path as the kernel names it. @flags: as for open(2). Returns its file id, 0 on
+ * error or when it was blocked (then *blocked is set). Same (inode, path, flags) gives the same id. Takes regular
+ * files, directories, memfds and shared memory objects. */
 guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, GError **error);
 /* Shared memory by inode: the shmid of a memfd or shared anonymous mapping; made at the first call. @size in bytes.
  * Content is read through @fd (a duplicate is kept) in the memory stage. */
 guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd);
-/* What the memory stage writes: every shared memory object, in the order of their shmids. @fd is readable and borrowed. */
+/* What the memory stage writes: every shared memory object, in the order of their shmids. @fd is readable and borrowed.
+ */
 typedef struct CollectedShmem {
   guint64 shmid;
   dev_t dev;
@@ -125,8 +127,8 @@ Restorer *restorer_new(Job *job, const Checkpoint *checkpoint, int images_fd);
 /* Closes every descriptor that is still its own. */
 void restorer_free(Restorer *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Restorer, restorer_free)
-/* Opens every description that some task's fdinfo names, and closes what only the making of them needed (the other end of
- * a pipe whose holder is gone). */
+/* Opens every description that some task's fdinfo names, and closes what only the making of them needed (the other end
+ * of a pipe whose holder is gone). */
 bool restorer_open_all(Restorer *r, GError **error);
 /* Adds the owner and signal of a description (F_SETOWN_EX, F_SETSIG) to its first holder's program; nothing when it has
  * none. @fd is its number there. */
@@ -135,11 +137,11 @@ void restorer_fown_program(const FileEntry *entry, int fd, Program *p);
 Job *restorer_job(const Restorer *r);
 const Checkpoint *restorer_checkpoint(const Restorer *r);
 int restorer_images_fd(const Restorer *r);
-/* The description behind a file id, opened at need, in the engine; borrowed; -1 with error. For kinds that refer to other
- * files (epoll targets, a FIFO's path, memfd mappings). */
+/* The description behind a file id, opened at need, in the engine; borrowed; -1 with error. For kinds that refer to
+ * other files (epoll targets, a FIFO's path, memfd mappings). */
 int restorer_fd_of(Restorer *r, guint32 file_id, GError **error);
-/* A place for groups: maps (kind, key) to a descriptor that the restorer owns and closes at the end. get: -1 if there is
- * none; take: the same and hands it over to the caller. */
+/* A place for groups: maps (kind, key) to a descriptor that the restorer owns and closes at the end. get: -1 if there
+ * is none; take: the same and hands it over to the caller. */
 void restorer_shared_put(Restorer *r, FdTypes kind, guint64 key, int fd);
 int restorer_shared_get(const Restorer *r, FdTypes kind, guint64 key);
 int restorer_shared_take(Restorer *r, FdTypes kind, guint64 key);

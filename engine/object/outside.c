@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Who is at the other end? Only asked for the text of a blocker, so it may be slow: it looks at every descriptor of every
- * process. */
+/* Who is at the other end? Only asked for the text of a blocker, so it may be slow: it looks at every descriptor of
+ * every process. */
 
 #include "internal.h"
 #include <dirent.h>

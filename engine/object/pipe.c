@@ -135,9 +135,9 @@ static void block_outside(Collector *c, guint32 file_id, const char *end) {
   g_autofree char *who = find_outside_holder(c, probe.link);
   g_autofree char *reason =
       g_strdup_printf("its %s end is held by %s, outside the tree", end, who ? who : "another process");
-  g_autofree char *cure = g_strdup_printf(
-      "dump from the process on that keeps both ends, or start the program with its %s in a file",
-      strcmp(end, "read") == 0 ? "output" : "input");
+  g_autofree char *cure =
+      g_strdup_printf("dump from the process on that keeps both ends, or start the program with its %s in a file",
+          strcmp(end, "read") == 0 ? "output" : "input");
   g_autofree char *what = g_strdup_printf("pipe %s", probe.link);
   collector_block(c, &probe, what, reason, cure);
 }
@@ -185,6 +185,10 @@ typedef struct PipeMade {
   guint32 reader, writer;
 } PipeMade;
 
+static gpointer packets_new(void) {
+  return g_hash_table_new(NULL, NULL);
+}
+
 static gpointer made_new(void) {
   return g_hash_table_new_full(NULL, NULL, NULL, g_free);
 }
@@ -231,8 +235,7 @@ bool pipe_restore_data(Restorer *r, RecordKind kind, guint32 pipe_id, int writer
   for (guint i = 0; records && i < records->len; i++) {
     const Record *record = records->pdata[i];
     const PipeDataEntry *data = (const PipeDataEntry *)record->message;
-    if (i == 0 && data->has_size && data->size != PIPE_DEFAULT_SIZE &&
-        fcntl(writer, F_SETPIPE_SZ, (int)data->size) < 0)
+    if (i == 0 && data->has_size && data->size != PIPE_DEFAULT_SIZE && fcntl(writer, F_SETPIPE_SZ, (int)data->size) < 0)
       return engine_fail_errno(
           error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot set the size of a pipe to %u", data->size);
     if (record->extra && !fill(writer, record->extra, error))
@@ -241,13 +244,29 @@ bool pipe_restore_data(Restorer *r, RecordKind kind, guint32 pipe_id, int writer
   return true;
 }
 
+/* The pipes with a writer in packet mode; what is in them is written that way too. */
+static bool has_packets(Restorer *r, guint32 pipe_id) {
+  static const char key;
+  GHashTable *packets = restorer_state(r, &key, packets_new, (GDestroyNotify)g_hash_table_unref);
+  if (!g_hash_table_size(packets)) {
+    const GPtrArray *files = restorer_checkpoint(r)->files;
+    for (guint i = 0; i < files->len; i++) {
+      const PipeEntry *pipe = ((const FileEntry *)files->pdata[i])->pipe;
+      if (pipe && pipe->flags & O_DIRECT)
+        g_hash_table_add(packets, GUINT_TO_POINTER(pipe->pipe_id));
+    }
+    g_hash_table_add(packets, GUINT_TO_POINTER(0)); /* looked at */
+  }
+  return g_hash_table_contains(packets, GUINT_TO_POINTER(pipe_id));
+}
+
 static PipeMade *pipe_make(Restorer *r, const PipeEntry *pipe, GError **error) {
   GHashTable *made = restorer_state(r, &pipe_ops, made_new, (GDestroyNotify)g_hash_table_unref);
   PipeMade *m = g_hash_table_lookup(made, GUINT_TO_POINTER(pipe->pipe_id));
   if (m)
     return m;
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK | ((int)pipe->flags & O_DIRECT)) < 0) {
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK | (has_packets(r, pipe->pipe_id) ? O_DIRECT : 0)) < 0) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a pipe");
     return NULL;
   }
@@ -290,8 +309,8 @@ static int pipe_open(Restorer *r, const FileEntry *entry, GError **error) {
   guint32 *taken = mode == O_RDONLY ? &m->reader : &m->writer;
   bool first = mode != O_RDWR && !*taken;
   _cleanup_fd_ int fd = first
-      ? restorer_shared_take(r, FD_TYPES__PIPE, (guint64)pipe->pipe_id << 1 | (mode == O_WRONLY))
-      : pipe_reopen(r, pipe, m, error);
+                            ? restorer_shared_take(r, FD_TYPES__PIPE, (guint64)pipe->pipe_id << 1 | (mode == O_WRONLY))
+                            : pipe_reopen(r, pipe, m, error);
   if (fd < 0 || !restorer_set_flags(fd, pipe->flags, error))
     return -1;
   if (first)

@@ -56,7 +56,8 @@ bool probe_readlink(int fd, char *buffer, size_t size, GError **error) {
   if (n < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the link %s", path.text);
   if ((size_t)n >= size)
-    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The path behind %s is longer than %zu bytes", path.text, size);
+    return engine_fail(
+        error, ENGINE_ERROR_CODE__FAILED, "The path behind %s is longer than %zu bytes", path.text, size);
   buffer[n] = '\0';
   return true;
 }

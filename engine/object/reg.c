@@ -79,8 +79,7 @@ static bool is_proc_of_task(const FileProbe *probe) {
 }
 
 static void block_path(Collector *c, const FileProbe *probe) {
-  g_autofree char *what =
-      g_strdup_printf("%s %s", S_ISDIR(probe->st.st_mode) ? "directory" : "file", probe->link);
+  g_autofree char *what = g_strdup_printf("%s %s", S_ISDIR(probe->st.st_mode) ? "directory" : "file", probe->link);
   if (S_ISDIR(probe->st.st_mode))
     collector_block(c, probe, what, "the directory was deleted or its path leads elsewhere",
         "let the program leave the directory (chdir, close)");
@@ -161,10 +160,12 @@ static bool check_file(const RegFileEntry *reg, int fd, GError **error) {
   return true;
 }
 
-/* O_NONBLOCK keeps the open itself from hanging on a FIFO that lies there now; O_NOCTTY from taking a terminal. What would
- * create or cut a file is never in the flags the kernel reports, and is taken out of those of an image. */
+/* O_NONBLOCK keeps the open itself from hanging on a FIFO that lies there now; O_NOCTTY from taking a terminal. What
+ * would create or cut a file is never in the flags the kernel reports, and is taken out of those of an image. */
 static int open_flags(guint32 flags) {
-  int open = (int)flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | (O_TMPFILE & ~O_DIRECTORY));
+  int open = (int)flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC);
+  if ((open & O_TMPFILE) == O_TMPFILE)
+    open &= ~O_TMPFILE;
   open |= O_CLOEXEC;
   return open & O_PATH ? open : open | O_NOCTTY | O_NONBLOCK;
 }

@@ -153,8 +153,8 @@ int restorer_fd_of(Restorer *r, guint32 file_id, GError **error) {
     return fd;
   const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
   if (!entry || fd == FD_OPENING) {
-    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, entry ? "File id %u refers to itself" : "There is no file id %u",
-        file_id);
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+        entry ? "File id %u refers to itself" : "There is no file id %u", file_id);
     return -1;
   }
   g_hash_table_insert(r->fds, GUINT_TO_POINTER(file_id), GINT_TO_POINTER(FD_OPENING + 3));
@@ -264,5 +264,5 @@ bool restorer_fill_shmem(Restorer *r, guint64 shmid, int fd, GError **error) {
       return false;
   }
   return ftruncate(fd, st.st_size) == 0 ||
-      engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot cut shared memory to its size");
+         engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot cut shared memory to its size");
 }

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "object-case.h"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* --- regular files --- */
+
+static const char *regular_setup(const char *dir) {
+  const char *path = case_path(dir, "regular");
+  REQUIRE(case_place(open(path, O_CREAT | O_RDWR, 0640), 10));
+  REQUIRE(write(10, "0123456789", 10) == 10 && lseek(10, 4, SEEK_SET) == 4);
+  REQUIRE(case_place(open(path, O_WRONLY | O_APPEND | O_CLOEXEC), 11));
+  REQUIRE(dup2(10, 12) == 12);
+  REQUIRE(case_place(open(path, O_RDONLY), 13) && lseek(13, 4, SEEK_SET) == 4);
+  REQUIRE(case_place(open(path, O_RDWR), 14) && lseek(14, 4, SEEK_SET) == 4);
+  REQUIRE(case_place(open(dir, O_RDONLY | O_DIRECTORY), 15));
+  REQUIRE(case_place(open(path, O_PATH), 16));
+  REQUIRE(fcntl(11, F_SETFD, FD_CLOEXEC) == 0);
+  return NULL;
+}
+
+static const char *regular_verify(const char *dir) {
+  char buffer[16];
+  REQUIRE(lseek(10, 0, SEEK_CUR) == 4 && read(10, buffer, 3) == 3 && memcmp(buffer, "456", 3) == 0);
+  REQUIRE(lseek(12, 0, SEEK_CUR) == 7 && lseek(12, 4, SEEK_SET) == 4);
+  REQUIRE(case_same(10, 12) && !case_same(10, 14) && !case_same(10, 13));
+  REQUIRE(fcntl(11, F_GETFL) & O_APPEND && (fcntl(11, F_GETFL) & O_ACCMODE) == O_WRONLY);
+  REQUIRE(fcntl(11, F_GETFD) == FD_CLOEXEC && fcntl(10, F_GETFD) == 0);
+  REQUIRE((fcntl(13, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == O_RDONLY);
+  REQUIRE(lseek(13, 0, SEEK_CUR) == 4 && lseek(14, 0, SEEK_CUR) == 4);
+  REQUIRE(fcntl(15, F_GETFL) & O_DIRECTORY && case_link_is(15, dir));
+  REQUIRE(fcntl(16, F_GETFL) & O_PATH && case_link_is(16, case_path(dir, "regular")));
+  return NULL;
+}
+
+/* --- devices without state --- */
+
+static const char *devices_setup(const char *dir) {
+  REQUIRE(case_place(open("/dev/null", O_RDWR), 20) && case_place(open("/dev/zero", O_RDONLY), 21));
+  REQUIRE(case_place(open("/dev/full", O_WRONLY), 22) && case_place(open("/dev/urandom", O_RDONLY | O_NONBLOCK), 23));
+  REQUIRE(case_place(open("/dev/random", O_RDONLY), 24) && case_place(open("/dev/null", O_RDWR), 25));
+  return NULL;
+}
+
+static const char *devices_verify(const char *dir) {
+  char c = 1;
+  REQUIRE(write(20, "x", 1) == 1 && read(20, &c, 1) == 0);
+  REQUIRE(read(21, &c, 1) == 1 && c == 0);
+  REQUIRE(write(22, "x", 1) == -1 && case_link_is(22, "/dev/full"));
+  REQUIRE(read(23, &c, 1) == 1 && fcntl(23, F_GETFL) & O_NONBLOCK);
+  REQUIRE(case_link_is(24, "/dev/random") && !case_same(20, 25));
+  return NULL;
+}
+
+/* --- deleted files --- */
+
+static const char *deleted_setup(const char *dir) {
+  const char *path = case_path(dir, "gone");
+  REQUIRE(case_place(open(path, O_CREAT | O_RDWR, 0600), 30));
+  REQUIRE(write(30, "deleted", 7) == 7 && pwrite(30, "far", 3, 1 << 20) == 3 && lseek(30, 2, SEEK_SET) == 2);
+  REQUIRE(fchown(30, 12, 34) == 0 && fchmod(30, 0604) == 0);
+  struct timespec times[2] = {{.tv_sec = 1000000, .tv_nsec = 5000}, {.tv_sec = 2000000, .tv_nsec = 7000}};
+  REQUIRE(futimens(30, times) == 0);
+  REQUIRE(case_place(open(path, O_RDONLY), 31) && case_place(open(path, O_WRONLY | O_APPEND), 32));
+  REQUIRE(unlink(path) == 0);
+  /* another file has its name now; and one lay in a directory that is gone as well */
+  REQUIRE(case_place(open(path, O_CREAT | O_RDWR, 0644), 33) && write(33, "new", 3) == 3);
+  const char *folder = case_path(dir, "folder"), *inside = case_path(dir, "folder/inside");
+  REQUIRE(mkdir(folder, 0755) == 0 && case_place(open(inside, O_CREAT | O_RDWR, 0600), 34));
+  REQUIRE(write(34, "inside", 6) == 6 && unlink(inside) == 0 && rmdir(folder) == 0);
+  REQUIRE(case_place(open(dir, O_TMPFILE | O_RDWR, 0600), 35) && write(35, "nameless", 8) == 8);
+  return NULL;
+}
+
+static const char *deleted_verify(const char *dir) {
+  char buffer[16];
+  struct stat a, b, c;
+  REQUIRE(fstat(30, &a) == 0 && fstat(31, &b) == 0 && fstat(32, &c) == 0);
+  REQUIRE(a.st_ino == b.st_ino && a.st_ino == c.st_ino && a.st_nlink == 0);
+  REQUIRE(a.st_uid == 12 && a.st_gid == 34 && (a.st_mode & 07777) == 0604 && a.st_size == (1 << 20) + 3);
+  REQUIRE(a.st_mtim.tv_sec == 2000000 && a.st_mtim.tv_nsec == 7000);
+  REQUIRE(a.st_blocks * 512 < 1 << 19); /* the hole stays one */
+  REQUIRE(pread(30, buffer, 7, 0) == 7 && memcmp(buffer, "deleted", 7) == 0);
+  REQUIRE(pread(31, buffer, 4, 1 << 20) == 3 && memcmp(buffer, "far", 3) == 0);
+  REQUIRE(lseek(30, 0, SEEK_CUR) == 2 && fcntl(32, F_GETFL) & O_APPEND);
+  REQUIRE(stat(case_path(dir, "gone"), &b) == 0 && b.st_ino != a.st_ino && b.st_size == 3);
+  REQUIRE(fstat(33, &c) == 0 && c.st_ino == b.st_ino && access(case_path(dir, "folder"), F_OK) < 0);
+  REQUIRE(pread(34, buffer, 16, 0) == 6 && memcmp(buffer, "inside", 6) == 0);
+  REQUIRE(case_link_is(34, case_path(dir, "folder/inside (deleted)")));
+  REQUIRE(pread(35, buffer, 16, 0) == 8 && memcmp(buffer, "nameless", 8) == 0 && fstat(35, &a) == 0 && a.st_nlink == 0);
+  return NULL;
+}
+
+/* --- what cannot be brought back --- */
+
+static const char *directory_setup(const char *dir) {
+  const char *path = case_path(dir, "left");
+  REQUIRE(mkdir(path, 0755) == 0 && case_place(open(path, O_RDONLY), 40) && rmdir(path) == 0);
+  return NULL;
+}
+
+static const char *replaced_setup(const char *dir) {
+  const char *path = case_path(dir, "one"), *other = case_path(dir, "two");
+  REQUIRE(case_place(open(path, O_CREAT | O_RDWR, 0600), 41) && link(path, other) == 0 && unlink(path) == 0);
+  return NULL;
+}
+
+static const char *type_setup(const char *dir) {
+  REQUIRE(case_place(open(case_path(dir, "plain"), O_CREAT | O_RDWR, 0600), 42));
+  return NULL;
+}
+
+static const char *type_between(const char *dir) {
+  REQUIRE(unlink(case_path(dir, "plain")) == 0 && mkfifo(case_path(dir, "plain"), 0600) == 0);
+  return NULL;
+}
+
+static const char *missing_between(const char *dir) {
+  REQUIRE(unlink(case_path(dir, "plain")) == 0);
+  return NULL;
+}
+
+const ObjectCase object_cases[] = {
+    {"regular", regular_setup, regular_verify},
+    {"devices", devices_setup, devices_verify},
+    {"deleted", deleted_setup, deleted_verify},
+    {"deleted-directory", directory_setup, .blocked = "the directory was deleted"},
+    {"name-gone", replaced_setup, .blocked = "its other names are not known"},
+    {"other-type", type_setup, .between = type_between, .unrestorable = "is a file of another type now"},
+    {"missing", type_setup, .between = missing_between, .unrestorable = "No such file"},
+    {0},
+};
