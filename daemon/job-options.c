@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "job-options.h"
+
+#include <stddef.h>
+
+#include "daemon-error.h"
+
+#define TOKEN_MAX 64
+#define DUMP OPTION_FOR_DUMP
+#define RESTORE OPTION_FOR_RESTORE
+#define EXPLAIN OPTION_FOR_EXPLAIN
+#define CHECKPOINTS OPTION_FOR_CHECKPOINTS
+#define LISTS (OPTION_FOR_LIST_CHECKPOINTS | OPTION_FOR_LIST_JOBS)
+
+typedef struct OptionRow OptionRow;
+
+/* Reads the variant's content; false: the value is bad (a type error is found before). */
+typedef bool (*OptionReader)(const OptionRow *row, JobOptions *options, sd_bus_message *message);
+
+struct OptionRow {
+  const char *name;
+  const char *signature;
+  unsigned members;
+  OptionReader read; /* NULL: the engine's side comes in a later version */
+  size_t offset;
+  bool dangerous; /* reaches outside the application: needs privileged-options */
+};
+
+static bool read_bool(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  int value;
+
+  if (sd_bus_message_read_basic(message, 'b', &value) < 0)
+    return false;
+  *(bool *)((char *)options + row->offset) = value;
+  return true;
+}
+
+static bool read_timeout(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  return sd_bus_message_read_basic(message, 't', &options->timeout_usec) >= 0 && options->timeout_usec > 0;
+}
+
+static bool read_owner(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  options->owner_set = true;
+  return sd_bus_message_read_basic(message, 'u', &options->owner) >= 0 && options->owner != UINT32_MAX;
+}
+
+static bool read_token(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  const char *text;
+  size_t length;
+
+  if (sd_bus_message_read_basic(message, 's', &text) < 0)
+    return false;
+  length = strlen(text);
+  if (length == 0 || length > TOKEN_MAX)
+    return false;
+  for (size_t i = 0; i < length; i++)
+    if (!g_ascii_isalnum(text[i]) && !strchr("_-.", text[i]))
+      return false;
+  options->token = g_strdup(text);
+  return true;
+}
+
+static bool read_on_disconnect(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  const char *text;
+
+  if (sd_bus_message_read_basic(message, 's', &text) < 0)
+    return false;
+  options->cancel_on_disconnect = g_str_equal(text, "cancel");
+  return options->cancel_on_disconnect || g_str_equal(text, "continue");
+}
+
+/* Only "none" exists so far: any other compression is one of a later version. */
+static bool read_compress(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  const char *text;
+
+  if (sd_bus_message_read_basic(message, 's', &text) < 0)
+    return false;
+  if (text[0] != '\0' && !g_str_equal(text, "none"))
+    options->unsupported = row->name;
+  return true;
+}
+
+#define FIELD(name) offsetof(JobOptions, name)
+
+static const OptionRow option_table[] = {
+    {"leave-running", "b", DUMP, read_bool, FIELD(leave_running), false},
+    {"stop", "b", DUMP, read_bool, FIELD(stop), false},
+    {"durable", "b", DUMP, read_bool, FIELD(durable), false},
+    {"replace", "b", DUMP, read_bool, FIELD(replace), false},
+    {"shell-job", "b", DUMP | RESTORE | EXPLAIN, read_bool, FIELD(shell_job), false},
+    {"timeout", "t", DUMP | EXPLAIN, read_timeout, 0, false},
+    {"token", "s", DUMP | RESTORE | EXPLAIN | OPTION_FOR_CHECK, read_token, 0, false},
+    {"on-disconnect", "s", DUMP | RESTORE | EXPLAIN | OPTION_FOR_CHECK, read_on_disconnect, 0, false},
+    {"owner", "u", RESTORE | CHECKPOINTS | LISTS, read_owner, 0, false},
+    {"all", "b", LISTS, read_bool, FIELD(all), false},
+    {"compress", "s", DUMP, read_compress, 0, false},
+    {"parent", "s", DUMP, NULL, 0, false},
+    {"track-memory", "b", DUMP, NULL, 0, false},
+    {"snapshot", "b", DUMP, NULL, 0, false},
+    {"file-locks", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, false},
+    {"tcp-close", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, false},
+    {"tcp-established", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, true},
+    {"external", "as", DUMP | RESTORE | EXPLAIN, NULL, 0, true},
+    {"inherit", "a{sh}", RESTORE, NULL, 0, true},
+    {"ext-unix-sk", "as", DUMP | RESTORE | EXPLAIN, NULL, 0, true},
+    {"link-remap", "b", DUMP | EXPLAIN, NULL, 0, true},
+    {"lsm-profile", "s", RESTORE, NULL, 0, true},
+    {"cgroup", "s", DUMP | RESTORE, NULL, 0, true},
+};
+
+void job_options_clear(JobOptions *options) {
+  g_clear_pointer(&options->token, g_free);
+}
+
+const char *job_options_nth(size_t i, const char **ret_signature, unsigned *ret_members) {
+  if (i >= G_N_ELEMENTS(option_table))
+    return NULL;
+  *ret_signature = option_table[i].signature;
+  *ret_members = option_table[i].members;
+  return option_table[i].name;
+}
+
+static bool refuse(GError **error, const char *name, const char *why) {
+  g_autofree char *shown = g_strescape(name, NULL);
+
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "Option '%.64s': %s", shown, why);
+  return false;
+}
+
+/* "external" and friends with FALSE or nothing in them ask for nothing, but nobody
+ * writes that: naming such an option is using it. */
+static bool read_later_option(const OptionRow *row, JobOptions *options, sd_bus_message *message, GError **error) {
+  if (sd_bus_message_skip(message, row->signature) < 0)
+    return refuse(error, row->name, "cannot be read");
+  options->unsupported = row->name;
+  if (row->dangerous)
+    options->dangerous = row->name;
+  return true;
+}
+
+static bool read_option(JobOptions *options, sd_bus_message *message, unsigned member, uint64_t *seen, GError **error) {
+  const char *name, *contents = NULL;
+  const OptionRow *row = NULL;
+  size_t i;
+  char type;
+
+  if (sd_bus_message_read_basic(message, 's', &name) < 0)
+    return refuse(error, "", "cannot be read");
+  for (i = 0; i < G_N_ELEMENTS(option_table) && !row; i++)
+    if (g_str_equal(option_table[i].name, name))
+      row = &option_table[i];
+  if (!row)
+    return refuse(error, name, "there is no such option");
+  if ((row->members & member) == 0)
+    return refuse(error, name, "not an option of this method");
+  if (*seen & (UINT64_C(1) << i))
+    return refuse(error, name, "given twice");
+  *seen |= UINT64_C(1) << i;
+  if (sd_bus_message_peek_type(message, &type, &contents) < 0 || type != 'v' || !g_str_equal(contents, row->signature)) {
+    g_autofree char *why = g_strdup_printf("must be of type '%s'", row->signature);
+    return refuse(error, name, why);
+  }
+  if (sd_bus_message_enter_container(message, 'v', row->signature) < 0)
+    return refuse(error, name, "cannot be read");
+  if (!row->read && !read_later_option(row, options, message, error))
+    return false;
+  if (row->read && !row->read(row, options, message))
+    return refuse(error, name, "bad value");
+  return sd_bus_message_exit_container(message) >= 0 || refuse(error, name, "cannot be read");
+}
+
+bool job_options_read(JobOptions *options, sd_bus_message *message, unsigned member, GError **error) {
+  uint64_t seen = 0;
+  int r = sd_bus_message_enter_container(message, 'a', "{sv}");
+
+  while (r >= 0 && (r = sd_bus_message_enter_container(message, 'e', "sv")) > 0) {
+    if (!read_option(options, message, member, &seen, error))
+      return false;
+    r = sd_bus_message_exit_container(message);
+  }
+  if (r < 0 || sd_bus_message_exit_container(message) < 0)
+    return refuse(error, "", "the options cannot be read");
+  if (options->leave_running && options->stop)
+    return refuse(error, "stop", "cannot be combined with 'leave-running'");
+  if (options->all && options->owner_set)
+    return refuse(error, "owner", "cannot be combined with 'all'");
+  return true;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <systemd/sd-bus.h>
+
+/* Which members take an option; one bit each. */
+enum {
+  OPTION_FOR_DUMP = 1 << 0,
+  OPTION_FOR_RESTORE = 1 << 1,
+  OPTION_FOR_EXPLAIN = 1 << 2,
+  OPTION_FOR_CHECK = 1 << 3,
+  OPTION_FOR_CHECKPOINTS = 1 << 4, /* DescribeCheckpoint, RemoveCheckpoint */
+  OPTION_FOR_LIST_CHECKPOINTS = 1 << 5,
+  OPTION_FOR_LIST_JOBS = 1 << 6,
+  OPTION_FOR_CANCEL = 1 << 7,
+  OPTION_FOR_ALL = (1 << 8) - 1,
+};
+
+typedef struct JobOptions {
+  bool leave_running;
+  bool stop;
+  bool durable;
+  bool shell_job;
+  bool replace;
+  bool all;                  /* lists: everybody's */
+  bool cancel_on_disconnect; /* from on-disconnect */
+  bool owner_set;
+  uint32_t owner;
+  uint64_t timeout_usec; /* 0: the engine's own */
+  char *token;
+  const char *unsupported; /* an option whose time has not come, or NULL */
+  const char *dangerous;   /* an option that needs privileged-options, or NULL */
+} JobOptions;
+
+void job_options_clear(JobOptions *options);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(JobOptions, job_options_clear)
+
+/* Reads the a{sv} at @message's position. @options starts zeroed. An option that is
+ * unknown, of another type, given twice, of a bad value, or not @member's (one of
+ * OPTION_FOR_*) is InvalidArgs and the message names it. Options of later versions are
+ * checked for their type and then noted in @options->unsupported and ->dangerous. */
+bool job_options_read(JobOptions *options, sd_bus_message *message, unsigned member, GError **error);
+
+/* The i-th row of the option table, for tests; NULL after the last. */
+const char *job_options_nth(size_t i, const char **ret_signature, unsigned *ret_members);

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A job's events become signals here, each to its owner and to subscribers only. */
+#include "sd-auto.h"
+
+#include "daemon-error.h"
+#include "job-bus.h"
+#include "manager-bus.h"
+#include "subscriber.h"
+#include "values.h"
+
+#define SIGNAL_INTERVAL_USEC (G_USEC_PER_SEC / 10)
+#define LINGERING_MAX 256 /* jobs that are over */
+
+static int on_signal_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+  bus_job_flush(userdata);
+  return 0;
+}
+
+/* Not more often than ten times a second; what is over is told at once (on_finished). */
+static void on_changed(Job *job, unsigned what, void *userdata) {
+  BusJob *bus_job = userdata;
+  int64_t due = bus_job->signalled + SIGNAL_INTERVAL_USEC - g_get_monotonic_time();
+
+  if (what & JOB_CHANGED_STATE)
+    manager_bus_update_counts(bus_job->manager);
+  bus_job->dirty |= what;
+  if (job_is_over(job) || bus_job->signal_timer)
+    return;
+  if (due <= 0)
+    bus_job_flush(bus_job);
+  else
+    (void)sd_event_add_time_relative(bus_job->manager->event, &bus_job->signal_timer, CLOCK_MONOTONIC, (uint64_t)due, 0,
+        on_signal_timer, bus_job);
+}
+
+static sd_bus_message *new_signal(const BusJob *bus_job, const char *member) {
+  sd_bus_message *signal = NULL;
+
+  (void)sd_bus_message_new_signal(bus_job->manager->bus, &signal, bus_job->path, JOB_INTERFACE, member);
+  return signal;
+}
+
+static void on_object(Job *job, const EngineObject *object, void *userdata) {
+  BusJob *bus_job = userdata;
+  g_autoptr(sd_bus_message) signal = new_signal(bus_job, "ObjectHandled");
+  g_autofree char *plugin = values_text(object->plugin), *kind = values_text(object->kind),
+                  *action = values_text(object->action);
+  g_auto(GVariantDict) dict = G_VARIANT_DICT_INIT(NULL);
+  g_autoptr(GVariant) details = NULL;
+
+  for (size_t i = 0; i < object->n_details; i++)
+    values_insert_engine(&dict, object->details[i]);
+  details = g_variant_ref_sink(g_variant_dict_end(&dict));
+  if (signal && sd_bus_message_append(signal, "ssts", plugin, kind, object->id, action) >= 0 &&
+      values_append(signal, details) >= 0)
+    subscriber_notify(bus_job->manager, signal, bus_job->owner_name, job->owner);
+}
+
+static void on_log(Job *job, const EngineLog *log, void *userdata) {
+  BusJob *bus_job = userdata;
+  g_autoptr(sd_bus_message) signal = new_signal(bus_job, "LogMessage");
+  g_autofree char *line = values_text(log->line);
+
+  if (signal && sd_bus_message_append(signal, "us", log->priority, line) >= 0)
+    subscriber_notify(bus_job->manager, signal, bus_job->owner_name, job->owner);
+}
+
+static void on_ready(Job *job, void *userdata) {
+  bus_job_answer(userdata);
+}
+
+static void on_retired(Job *job, EngineLink *link, void *userdata) {
+  manager_retire_engine(((BusJob *)userdata)->manager, link);
+}
+
+/* What Finished tells: the result, or the error with what the engine found. */
+static GVariant *finished_details(const Job *job) {
+  g_auto(GVariantDict) dict = G_VARIANT_DICT_INIT(job->error ? NULL : job->result);
+
+  if (job->error) {
+    g_variant_dict_insert(&dict, "error-name", "s", daemon_error_name(job->error->code));
+    g_variant_dict_insert(&dict, "error-message", "s", job->error->message);
+  }
+  if (job->findings && g_variant_n_children(job->findings) > 0)
+    g_variant_dict_insert_value(&dict, "findings", job->findings);
+  return g_variant_ref_sink(g_variant_dict_end(&dict));
+}
+
+static void signal_finished(BusJob *bus_job) {
+  g_autoptr(sd_bus_message) signal = new_signal(bus_job, "Finished");
+  g_autoptr(GVariant) details = finished_details(bus_job->job);
+
+  if (signal && sd_bus_message_append(signal, "s", job_result_name(bus_job->job)) >= 0 &&
+      values_append(signal, details) >= 0)
+    subscriber_notify(bus_job->manager, signal, bus_job->owner_name, bus_job->job->owner);
+}
+
+static int on_linger_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+  bus_job_remove(userdata);
+  return 0;
+}
+
+/* Of too many jobs that are over, the oldest goes. */
+static void forget_oldest(Manager *manager) {
+  GHashTableIter iter;
+  gpointer value;
+  BusJob *oldest = NULL;
+  unsigned n = 0;
+
+  g_hash_table_iter_init(&iter, manager->jobs);
+  while (g_hash_table_iter_next(&iter, NULL, &value)) {
+    BusJob *bus_job = value;
+
+    if (!job_is_over(bus_job->job) || !bus_job->linger_timer)
+      continue;
+    n++;
+    if (!oldest || bus_job->job->id < oldest->job->id)
+      oldest = bus_job;
+  }
+  if (n > LINGERING_MAX)
+    bus_job_remove(oldest);
+}
+
+/* The answer goes first: it is what somebody waits for. */
+static void on_finished(Job *job, void *userdata) {
+  BusJob *bus_job = userdata;
+  Manager *manager = bus_job->manager;
+
+  g_clear_pointer(&bus_job->track, sd_bus_track_unref);
+  bus_job_answer(bus_job);
+  bus_job_flush(bus_job);
+  signal_finished(bus_job);
+  /* A released job has nobody who would look at it; its end is left to the timer all
+   * the same, since whoever ended it may still hold it. */
+  (void)sd_event_add_time_relative(manager->event, &bus_job->linger_timer, CLOCK_MONOTONIC,
+      bus_job->released ? 0 : manager->linger_usec, 0, on_linger_timer, bus_job);
+  queue_remove(manager->queue, job);
+  manager_bus_update_counts(manager);
+  forget_oldest(manager);
+}
+
+void bus_job_remove(BusJob *bus_job) {
+  Manager *manager = bus_job->manager;
+
+  manager_bus_signal_job(bus_job, false);
+  g_hash_table_remove(manager->jobs, &bus_job->job->id);
+}
+
+const JobObserver bus_job_observer = {
+    .changed = on_changed,
+    .object = on_object,
+    .log = on_log,
+    .ready = on_ready,
+    .retired = on_retired,
+    .finished = on_finished,
+};

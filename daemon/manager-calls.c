@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the methods of org.criu.Checkpoint.Manager do. See call.h for the two steps. */
+#include "manager-calls.h"
+
+#include <errno.h>
+
+#include "daemon-error.h"
+#include "job-bus.h"
+#include "manager-bus.h"
+#include "sd-auto.h"
+#include "subscriber.h"
+#include "values.h"
+
+static bool unreadable(GError **error) {
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "The message cannot be read");
+  return false;
+}
+
+static bool parse_name(Call *call, GError **error) {
+  const char *name;
+
+  if (sd_bus_message_read_basic(call->message, 's', &name) < 0)
+    return unreadable(error);
+  call->name = g_strdup(name);
+  return store_check_name(name, error);
+}
+
+/* A dump may only be refused with NotSupported where it would be allowed at all. */
+static bool check_supported(const Call *call, GError **error) {
+  if (!call->options.unsupported)
+    return true;
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_SUPPORTED, "Option '%s' is not supported by this version",
+      call->options.unsupported);
+  return false;
+}
+
+static bool pin_target(Call *call, uint32_t pid, GError **error) {
+  if (pid <= INT32_MAX && manager_owns_process(call->manager, (pid_t)pid)) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
+        "pid %u: The checkpoint service cannot dump itself", pid);
+    return false;
+  }
+  call->target = target_new(pid <= INT32_MAX ? (pid_t)pid : 0, error);
+  if (!call->target) {
+    if (pid > INT32_MAX)
+      g_prefix_error(error, "pid %u: ", pid);
+    return false;
+  }
+  call->any = !target_is_of(call->target, call->caller->uid);
+  return true;
+}
+
+static bool check_new_name(const Call *call, GError **error) {
+  if (call->options.replace || !store_has(call->manager->store, call->owner, call->name))
+    return true;
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__CHECKPOINT_EXISTS,
+      "There is a checkpoint '%s' already; option 'replace' would replace it", call->name);
+  return false;
+}
+
+static bool parse_dump(Call *call, GError **error) {
+  uint32_t pid;
+
+  if (sd_bus_message_read_basic(call->message, 'u', &pid) < 0)
+    return unreadable(error);
+  return parse_name(call, error) && job_options_read(&call->options, call->message, OPTION_FOR_DUMP, error) &&
+         pin_target(call, pid, error) && check_new_name(call, error);
+}
+
+static bool parse_explain(Call *call, GError **error) {
+  uint32_t pid;
+
+  if (sd_bus_message_read_basic(call->message, 'u', &pid) < 0)
+    return unreadable(error);
+  return job_options_read(&call->options, call->message, OPTION_FOR_EXPLAIN, error) && pin_target(call, pid, error);
+}
+
+/* Option `owner`, for what concerns somebody else's checkpoints or jobs. */
+static void take_owner(Call *call) {
+  if (call->options.owner_set)
+    call->owner = call->options.owner;
+  call->any = call->options.all || call->owner != call->caller->uid;
+}
+
+/* For others' checkpoints the answer to "is there one?" waits for the authorization. */
+static bool check_own_exists(const Call *call, GError **error) {
+  if (call->any || store_has(call->manager->store, call->owner, call->name))
+    return true;
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_CHECKPOINT, "There is no checkpoint '%s'", call->name);
+  return false;
+}
+
+/* A checkpoint of a tree that was not its owner's (dump-any was granted once) is not
+ * theirs to bring back: that needs restore-any again. */
+static bool parse_restore(Call *call, GError **error) {
+  g_autoptr(GVariant) description = NULL;
+  gboolean any_target = FALSE;
+
+  if (!parse_name(call, error) || !job_options_read(&call->options, call->message, OPTION_FOR_RESTORE, error))
+    return false;
+  take_owner(call);
+  if (!check_own_exists(call, error))
+    return false;
+  description = store_describe(call->manager->store, call->owner, call->name, NULL);
+  if (description)
+    (void)g_variant_lookup(description, "any-target", "b", &any_target);
+  call->any |= any_target;
+  return true;
+}
+
+static bool parse_checkpoint(Call *call, GError **error) {
+  if (!parse_name(call, error) || !job_options_read(&call->options, call->message, OPTION_FOR_CHECKPOINTS, error))
+    return false;
+  take_owner(call);
+  return check_own_exists(call, error);
+}
+
+static bool parse_list_checkpoints(Call *call, GError **error) {
+  if (!job_options_read(&call->options, call->message, OPTION_FOR_LIST_CHECKPOINTS, error))
+    return false;
+  take_owner(call);
+  return true;
+}
+
+static bool parse_list_jobs(Call *call, GError **error) {
+  if (!job_options_read(&call->options, call->message, OPTION_FOR_LIST_JOBS, error))
+    return false;
+  take_owner(call);
+  return true;
+}
+
+static bool parse_check(Call *call, GError **error) {
+  return job_options_read(&call->options, call->message, OPTION_FOR_CHECK, error);
+}
+
+static bool parse_nothing(Call *call, GError **error) {
+  return true;
+}
+
+/* Quotas and space: what would fail for sure fails before the application is stopped. */
+static bool check_quota(const Call *call, GError **error) {
+  const Limits *limits = &call->manager->limits;
+  uint64_t bytes, available = store_free_bytes(call->manager->store);
+  uint32_t count;
+
+  if (available < limits->keep_free_bytes) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SPACE,
+        "The store has %" G_GUINT64_FORMAT " bytes free, less than the %" G_GUINT64_FORMAT
+        " to be kept (keep-free-bytes in checkpointd.conf)",
+        available, limits->keep_free_bytes);
+    return false;
+  }
+  if (call->caller->uid == 0)
+    return true;
+  store_usage(call->manager->store, call->owner, &bytes, &count);
+  if ((limits->bytes_per_user > 0 && bytes >= limits->bytes_per_user) ||
+      (limits->checkpoints_per_user > 0 && count >= limits->checkpoints_per_user &&
+          !store_has(call->manager->store, call->owner, call->name))) {
+    g_set_error(error, DAEMON_ERROR, DAEMON_ERROR_LIMITS_EXCEEDED,
+        "uid %u has %u checkpoints with %" G_GUINT64_FORMAT " bytes, which is all that checkpointd.conf allows; remove some",
+        call->owner, count, bytes);
+    return false;
+  }
+  return true;
+}
+
+/* Moves what was asked into a job; the call keeps its message. */
+static bool start_job(Call *call, EngineOperation operation, ReplyForm form, GError **error) {
+  Manager *manager = call->manager;
+  g_autoptr(Job) job = job_new(manager->event, operation, &bus_job_observer, NULL);
+  BusJob *bus_job;
+
+  job->owner = call->caller->uid;
+  job->gids = g_memdup2(call->caller->gids, call->caller->n_gids * sizeof(gid_t));
+  job->n_gids = call->caller->n_gids;
+  job->any_target = call->any || call->caller->uid == 0;
+  job->target = g_steal_pointer(&call->target);
+  if (call->name) {
+    g_free(job->name);
+    job->name = g_strdup(call->name);
+  }
+  job->store_uid = call->owner;
+  job->options = call->options;
+  call->options = (JobOptions){};
+  job->store = manager->store;
+  job->limits = &manager->limits;
+  if (!queue_check(manager->queue, job, error))
+    return false;
+  job->id = store_next_job_id(manager->store);
+  bus_job = bus_job_new(manager, g_steal_pointer(&job), call->caller->name);
+  manager_bus_signal_job(bus_job, true);
+  queue_add(manager->queue, bus_job->job);
+  (void)bus_job_add_waiter(bus_job, call->message, form);
+  return true;
+}
+
+/* Who it belonged to when polkit was asked is who it must belong to now. */
+static bool check_target_again(const Call *call, GError **error) {
+  if (!target_refresh(call->target, error))
+    return false;
+  if (call->any || call->caller->uid == 0 || target_is_of(call->target, call->caller->uid))
+    return true;
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
+      "pid %d (%s): it changed its user while authorization was asked for; to dump it needs the action " ACTION("dump-any"),
+      (int)call->target->pid, call->target->comm);
+  return false;
+}
+
+static bool dump(Call *call, ReplyForm form, GError **error) {
+  return check_supported(call, error) && check_target_again(call, error) && check_new_name(call, error) &&
+         check_quota(call, error) && start_job(call, ENGINE_OPERATION__DUMP, form, error);
+}
+
+static bool proceed_dump(Call *call, GError **error) {
+  return dump(call, REPLY_RESULT, error);
+}
+
+static bool proceed_start_dump(Call *call, GError **error) {
+  return dump(call, REPLY_PATH, error);
+}
+
+static bool proceed_pre_dump(Call *call, GError **error) {
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_SUPPORTED, "%s is not supported by this version",
+      call->handler->member);
+  return false;
+}
+
+static bool proceed_explain(Call *call, GError **error) {
+  return check_supported(call, error) && check_target_again(call, error) &&
+         start_job(call, ENGINE_OPERATION__EXPLAIN, REPLY_FINDINGS, error);
+}
+
+static bool restore(Call *call, ReplyForm form, GError **error) {
+  if (!check_supported(call, error))
+    return false;
+  if (!store_has(call->manager->store, call->owner, call->name)) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_CHECKPOINT, "uid %u has no checkpoint '%s'", call->owner,
+        call->name);
+    return false;
+  }
+  return start_job(call, ENGINE_OPERATION__RESTORE, form, error);
+}
+
+static bool proceed_restore(Call *call, GError **error) {
+  return restore(call, REPLY_RESULT, error);
+}
+
+static bool proceed_start_restore(Call *call, GError **error) {
+  return restore(call, REPLY_PATH, error);
+}
+
+static bool proceed_check(Call *call, GError **error) {
+  return start_job(call, ENGINE_OPERATION__CHECK, REPLY_CHECK, error);
+}
+
+static bool proceed_describe(Call *call, GError **error) {
+  g_autoptr(GVariant) description = store_describe(call->manager->store, call->owner, call->name, error);
+  g_autoptr(sd_bus_message) reply = NULL;
+  int r;
+
+  if (!description)
+    return false;
+  r = sd_bus_message_new_method_return(call->message, &reply);
+  if (r >= 0)
+    r = values_append(reply, description);
+  if (r >= 0)
+    r = sd_bus_send(NULL, reply, NULL);
+  return r >= 0 || daemon_error_set_errno(error, -r, "Cannot answer");
+}
+
+static bool proceed_remove(Call *call, GError **error) {
+  if (queue_uses_name(call->manager->queue, call->owner, call->name)) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__BUSY, "A job works on checkpoint '%s'", call->name);
+    return false;
+  }
+  if (!store_remove(call->manager->store, call->owner, call->name, error))
+    return false;
+  (void)sd_bus_reply_method_return(call->message, NULL);
+  return true;
+}
+
+typedef struct ListReply {
+  sd_bus_message *message;
+  int r;
+} ListReply;
+
+static void append_entry(ListReply *list, const char *contents, char type, const char *name, GVariant *values) {
+  if (list->r >= 0)
+    list->r = sd_bus_message_open_container(list->message, 'r', contents);
+  if (list->r >= 0)
+    list->r = sd_bus_message_append_basic(list->message, type, name);
+  if (list->r >= 0)
+    list->r = values_append(list->message, values);
+  if (list->r >= 0)
+    list->r = sd_bus_message_close_container(list->message);
+}
+
+static void append_checkpoint(const char *name, GVariant *description, void *userdata) {
+  gboolean complete = FALSE;
+
+  (void)g_variant_lookup(description, "complete", "b", &complete);
+  if (complete)
+    append_entry(userdata, "sa{sv}", 's', name, description);
+}
+
+static bool list_end(ListReply *list, GError **error) {
+  if (list->r >= 0)
+    list->r = sd_bus_message_close_container(list->message);
+  if (list->r >= 0)
+    list->r = sd_bus_send(NULL, list->message, NULL);
+  return list->r >= 0 || daemon_error_set_errno(error, -list->r, "Cannot answer");
+}
+
+static bool proceed_list_checkpoints(Call *call, GError **error) {
+  g_autoptr(sd_bus_message) reply = NULL;
+  ListReply list = {};
+
+  list.r = sd_bus_message_new_method_return(call->message, &reply);
+  list.message = reply;
+  if (list.r >= 0)
+    list.r = sd_bus_message_open_container(reply, 'a', "(sa{sv})");
+  store_list(call->manager->store, call->options.all ? (uid_t)-1 : call->owner, append_checkpoint, &list);
+  return list_end(&list, error);
+}
+
+static bool proceed_list_jobs(Call *call, GError **error) {
+  g_autoptr(sd_bus_message) reply = NULL;
+  ListReply list = {};
+  GHashTableIter iter;
+  gpointer value;
+
+  list.r = sd_bus_message_new_method_return(call->message, &reply);
+  list.message = reply;
+  if (list.r >= 0)
+    list.r = sd_bus_message_open_container(reply, 'a', "(oa{sv})");
+  g_hash_table_iter_init(&iter, call->manager->jobs);
+  while (g_hash_table_iter_next(&iter, NULL, &value)) {
+    const BusJob *bus_job = value;
+    g_autoptr(GVariant) properties = NULL;
+
+    if (!call->options.all && bus_job->job->owner != call->owner)
+      continue;
+    properties = bus_job_describe(bus_job);
+    append_entry(&list, "oa{sv}", 'o', bus_job->path, properties);
+  }
+  return list_end(&list, error);
+}
+
+/* There are no plugins yet: the engine loads none. */
+static bool proceed_list_plugins(Call *call, GError **error) {
+  int r = sd_bus_reply_method_return(call->message, "a(sa{sv})", 0);
+
+  return r >= 0 || daemon_error_set_errno(error, -r, "Cannot answer");
+}
+
+static bool proceed_subscribe(Call *call, GError **error) {
+  if (subscriber_add(call->manager, call->caller) < 0) {
+    g_set_error(error, DAEMON_ERROR, DAEMON_ERROR_LIMITS_EXCEEDED, "There are too many subscribers");
+    return false;
+  }
+  (void)sd_bus_reply_method_return(call->message, NULL);
+  return true;
+}
+
+static bool proceed_unsubscribe(Call *call, GError **error) {
+  (void)subscriber_remove(call->manager, call->caller->name);
+  (void)sd_bus_reply_method_return(call->message, NULL);
+  return true;
+}
+
+static const CallHandler handlers[] = {
+    {MANAGER_INTERFACE, "Dump", parse_dump, proceed_dump},
+    {MANAGER_INTERFACE, "StartDump", parse_dump, proceed_start_dump},
+    {MANAGER_INTERFACE, "PreDump", parse_dump, proceed_pre_dump},
+    {MANAGER_INTERFACE, "StartPreDump", parse_dump, proceed_pre_dump},
+    {MANAGER_INTERFACE, "Restore", parse_restore, proceed_restore},
+    {MANAGER_INTERFACE, "StartRestore", parse_restore, proceed_start_restore},
+    {MANAGER_INTERFACE, "Explain", parse_explain, proceed_explain},
+    {MANAGER_INTERFACE, "Check", parse_check, proceed_check},
+    {MANAGER_INTERFACE, "ListCheckpoints", parse_list_checkpoints, proceed_list_checkpoints},
+    {MANAGER_INTERFACE, "DescribeCheckpoint", parse_checkpoint, proceed_describe},
+    {MANAGER_INTERFACE, "RemoveCheckpoint", parse_checkpoint, proceed_remove},
+    {MANAGER_INTERFACE, "ListJobs", parse_list_jobs, proceed_list_jobs},
+    {MANAGER_INTERFACE, "ListPlugins", parse_nothing, proceed_list_plugins},
+    {MANAGER_INTERFACE, "Subscribe", parse_nothing, proceed_subscribe},
+    {MANAGER_INTERFACE, "Unsubscribe", parse_nothing, proceed_unsubscribe},
+};
+
+const CallHandler *manager_call_find(const char *member) {
+  for (size_t i = 0; i < G_N_ELEMENTS(handlers); i++)
+    if (g_str_equal(handlers[i].member, member))
+      return &handlers[i];
+  return NULL;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* A process somebody wants to dump or have explained, pinned by a pidfd so that the
+ * number cannot come to mean another process. */
+typedef struct Target {
+  pid_t pid;
+  int pidfd;
+  uid_t uids[4];     /* real, effective, saved, file system */
+  char comm[64];     /* escaped as in /proc/PID/status */
+} Target;
+
+/* Pins process @pid and reads who owns it. NoSuchProcess, or NotPermittedTarget for
+ * what nobody may dump: pid 1, kernel threads, threads that are not their process. */
+Target *target_new(pid_t pid, GError **error);
+void target_free(Target *target);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Target, target_free)
+
+/* Reads the owner again. NoSuchProcess when the process is gone. */
+bool target_refresh(Target *target, GError **error);
+
+/* All four uids are @uid. */
+bool target_is_of(const Target *target, uid_t uid);
