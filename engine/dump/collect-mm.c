@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Mappings: /proc/PID/smaps -> vma_entry. The kind of a mapping follows from its flags and from the file behind it, which
+ * is opened through /proc/PID/map_files, so that names play no part. */
+#include "collect.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT 26
+#endif
+
+static void block_vma(Job *job, const FrozenTask *task, const ProcVma *v, const char *reason, const char *cure) {
+  g_autofree char *object = g_strdup_printf("pid %d (%s) mapping %" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x%s%s", (int)task->pid,
+      task->stat.comm, v->start, v->end, *v->path ? " " : "", v->path);
+  job_block(job, "vma", task->pid, -1, object, reason, cure);
+}
+
+/* Things about a mapping that cannot be made again, whatever lies behind it. */
+static const char *refusal(const ProcVma *v, const char **cure) {
+  *cure = "this kind of memory is not supported yet; release it before the checkpoint";
+  if (v->flags & (VMF_UFFD_MISSING | VMF_UFFD_WP | VMF_UFFD_MINOR))
+    return "it is registered with userfaultfd";
+  if (v->flags & VMF_SHADOW_STACK)
+    return "it is a shadow stack";
+  if (v->flags & VMF_SEALED)
+    return "it is sealed by mseal(2)";
+  if (v->flags & VMF_DROPPABLE)
+    return "it is droppable memory";
+  if (v->flags & (VMF_IO | VMF_PFNMAP | VMF_MIXEDMAP))
+    return "it maps a device";
+  if (v->pkey > 0)
+    return "it has a memory protection key";
+  if (g_str_has_prefix(v->path, "/[aio]"))
+    return "it is an AIO ring";
+  if (g_str_has_prefix(v->path, "/SYSV"))
+    return "it is System V shared memory";
+  if (g_str_has_prefix(v->path, "anon_inode:") || g_str_has_prefix(v->path, "socket:"))
+    return "it maps a kernel object";
+  if ((v->flags & VMF_HUGETLB) && !g_str_has_prefix(v->path, "/anon_hugepage"))
+    return "it maps a hugetlbfs file";
+  if ((v->flags & VMF_HUGETLB) && (v->flags & VMF_SHARED))
+    return "it is shared huge page memory";
+  return NULL;
+}
+
+static guint64 madvise_bits(guint32 flags) {
+  static const struct {
+    guint32 flag;
+    int advice;
+  } map[] = {{VMF_DONTCOPY, MADV_DONTFORK}, {VMF_MERGEABLE, MADV_MERGEABLE}, {VMF_HUGEPAGE, MADV_HUGEPAGE},
+      {VMF_NOHUGEPAGE, MADV_NOHUGEPAGE}, {VMF_DONTDUMP, MADV_DONTDUMP}, {VMF_WIPEONFORK, MADV_WIPEONFORK},
+      {VMF_SEQ, MADV_SEQUENTIAL}, {VMF_RAND, MADV_RANDOM}};
+  guint64 bits = 0;
+  for (size_t i = 0; i < G_N_ELEMENTS(map); i++)
+    if (flags & map[i].flag)
+      bits |= 1ull << map[i].advice;
+  return bits;
+}
+
+static VmaEntry *vma_new(const ProcVma *v) {
+  VmaEntry *e = malloc(sizeof *e);
+  vma_entry__init(e);
+  e->start = v->start, e->end = v->end, e->fd = -1;
+  e->prot = (v->flags & VMF_READ ? PROT_READ : 0u) | (v->flags & VMF_WRITE ? PROT_WRITE : 0u) | (v->flags & VMF_EXEC ? PROT_EXEC : 0u);
+  e->madv = madvise_bits(v->flags);
+  e->has_madv = e->madv != 0;
+  return e;
+}
+
+static void fill_anonymous(VmaEntry *e, const ProcVma *v, const MmEntry *mm) {
+  e->status = VMA_AREA_REGULAR | VMA_ANON_PRIVATE;
+  e->flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  if (strcmp(v->path, "[heap]") == 0 || (v->start >= mm->mm_start_brk && v->start < mm->mm_brk && mm->mm_brk > mm->mm_start_brk))
+    e->status |= VMA_AREA_HEAP;
+  if (v->flags & VMF_GROWSDOWN)
+    e->flags |= MAP_GROWSDOWN;
+  if (v->flags & VMF_LOCKED)
+    e->flags |= MAP_LOCKED;
+  if (v->flags & VMF_NORESERVE)
+    e->flags |= MAP_NORESERVE;
+  if (v->flags & VMF_HUGETLB)
+    e->flags |= MAP_HUGETLB | (guint32)__builtin_ctzll(v->page_kb * 1024) << MAP_HUGE_SHIFT;
+}
+
+/* Files of a task that were met before: (dev, inode, path, rights) -> file id. */
+typedef struct SeenFile {
+  guint32 id;
+  bool memfd, blocked;
+} SeenFile;
+
+static bool open_behind(const FrozenTask *task, const ProcVma *v, FileProbe *probe, char **ret_link, GError **error) {
+  char name[80];
+  g_snprintf(name, sizeof name, "map_files/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", v->start, v->end);
+  *ret_link = proc_readlink(task->pid, name, error);
+  if (!*ret_link)
+    return false;
+  g_autofree char *path = g_strdup_printf("/proc/%d/%s", (int)task->pid, name);
+  bool writable = (v->flags & VMF_SHARED) && (v->flags & VMF_MAYWRITE);
+  *probe = (FileProbe){.pid = task->pid, .comm = task->stat.comm, .fd = -1, .pidfd = task->pidfd, .link = *ret_link,
+      .flags = writable ? O_RDWR : O_RDONLY};
+  probe->local = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW * 0);
+  if (probe->local < 0 || fstat(probe->local, &probe->st) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open %s", path);
+  return true;
+}
+
+static bool find_file(FrozenTask *task, const ProcVma *v, Collector *collector, GHashTable *seen, SeenFile *ret, GError **error) {
+  bool writable = (v->flags & VMF_SHARED) && (v->flags & VMF_MAYWRITE);
+  char *key = g_strdup_printf("%u:%u:%" G_GUINT64_FORMAT ":%d:%s", v->dev_major, v->dev_minor, v->inode, writable, v->path);
+  SeenFile *known = g_hash_table_lookup(seen, key);
+  if (known) {
+    g_free(key);
+    *ret = *known;
+    return true;
+  }
+  FileProbe probe = {.local = -1};
+  g_autofree char *link = NULL;
+  SeenFile file = {0};
+  bool ok = open_behind(task, v, &probe, &link, error);
+  if (ok)
+    file.id = collector_add_path(collector, &probe, &file.blocked, error);
+  if (probe.local >= 0)
+    (void)close(probe.local);
+  if (!ok || (!file.id && !file.blocked)) {
+    g_free(key);
+    return false;
+  }
+  FileEntry *entry = file.id ? checkpoint_find_file(collector_checkpoint(collector), file.id) : NULL;
+  file.memfd = entry && entry->type == FD_TYPES__MEMFD;
+  g_hash_table_insert(seen, key, g_memdup2(&file, sizeof file));
+  *ret = file;
+  return true;
+}
+
+static bool fill_file(VmaEntry *e, FrozenTask *task, const ProcVma *v, Collector *collector, GHashTable *seen, GError **error) {
+  SeenFile file;
+  if (!find_file(task, v, collector, seen, &file, error))
+    return false;
+  bool shared = v->flags & VMF_SHARED;
+  e->status = VMA_AREA_REGULAR | (shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE) | (file.memfd ? VMA_AREA_MEMFD : 0);
+  e->flags = shared ? MAP_SHARED : MAP_PRIVATE;
+  if (v->flags & VMF_LOCKED)
+    e->flags |= MAP_LOCKED;
+  if (v->flags & VMF_NORESERVE)
+    e->flags |= MAP_NORESERVE;
+  e->pgoff = v->offset;
+  e->shmid = file.id;
+  e->has_fdflags = true;
+  e->fdflags = shared && (v->flags & VMF_MAYWRITE) ? O_RDWR : O_RDONLY;
+  return true;
+}
+
+/* vvar and vdso come from the kernel; [vvar_vclock] is the end of vvar. */
+static bool fill_special(VmaEntry *e, const ProcVma *v) {
+  e->flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  e->status = VMA_AREA_REGULAR | VMA_ANON_PRIVATE;
+  if (strcmp(v->path, "[vdso]") == 0)
+    e->status |= VMA_AREA_VDSO;
+  else if (g_str_has_prefix(v->path, "[vvar"))
+    e->status |= VMA_AREA_VVAR;
+  else if (strcmp(v->path, "[vsyscall]") == 0)
+    e->status = VMA_ANON_PRIVATE | VMA_AREA_VSYSCALL;
+  else
+    return false;
+  e->prot &= e->status & VMA_AREA_VSYSCALL ? PROT_EXEC : ~0u;
+  if (e->status & VMA_AREA_VVAR) {
+    e->has_madv = true;
+    e->madv = 1ull << MADV_DONTDUMP;
+  }
+  return true;
+}
+
+static bool merge_vvar(MmEntry *mm, const VmaEntry *e) {
+  VmaEntry *last = mm->n_vmas ? mm->vmas[mm->n_vmas - 1] : NULL;
+  if (!last || !(last->status & e->status & VMA_AREA_VVAR) || last->end != e->start)
+    return false;
+  last->end = e->end;
+  return true;
+}
+
+static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collector *collector, GHashTable *seen, GError **error) {
+  MmEntry *mm = task->model->mm;
+  VmaEntry *e = vma_new(v);
+  const char *cure;
+  bool ok = true, special = fill_special(e, v);
+  const char *why = special ? NULL : refusal(v, &cure);
+  if (why)
+    block_vma(job, task, v, why, cure);
+  else if (!special && (v->flags & VMF_HUGETLB || (!v->inode && !(v->flags & VMF_SHARED))))
+    fill_anonymous(e, v, mm);
+  else if (!special)
+    ok = fill_file(e, task, v, collector, seen, error);
+  if (why || !ok || merge_vvar(mm, e)) {
+    vma_entry__free_unpacked(e, NULL);
+    return ok;
+  }
+  mm->vmas[mm->n_vmas++] = e;
+  return true;
+}
+
+static void note_lock_on_fault(FrozenTask *task, const ProcVma *v) {
+  if (!(v->flags & VMF_LOCKONFAULT))
+    return;
+  CkptTask *x = task->model->extra;
+  x->mlocked_onfault = realloc(x->mlocked_onfault, (x->n_mlocked_onfault + 1) * sizeof *x->mlocked_onfault);
+  CkptRange *r = x->mlocked_onfault[x->n_mlocked_onfault++] = malloc(sizeof *r);
+  ckpt_range__init(r);
+  r->vaddr = v->start;
+  r->nr_pages = (v->end - v->start) / 4096;
+}
+
+bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError **error) {
+  MmEntry *mm = task->model->mm;
+  mm->vmas = calloc(task->vmas->len + 1, sizeof *mm->vmas);
+  g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+  for (guint i = 0; i < task->vmas->len; i++) {
+    const ProcVma *v = &g_array_index(task->vmas, ProcVma, i);
+    note_lock_on_fault(task, v);
+    if (!collect_mapping(job, task, v, collector, seen, error))
+      return false;
+  }
+  return job_poll(job, error);
+}

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Registers, signal masks and pending signals by ptrace; then the agents, in every thread at once. */
+#include "collect.h"
+#include "regs.h"
+#include "sleep.h"
+#include "tracee.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#define XSTATE_MAX 32768
+
+static SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
+  SignalQueueEntry *q = malloc(sizeof *q);
+  signal_queue_entry__init(q);
+  siginfo_t infos[32];
+  for (unsigned from = 0;;) {
+    int n = tracee_peek_signals(tid, shared, from, infos, G_N_ELEMENTS(infos));
+    if (n <= 0)
+      return q;
+    q->signals = realloc(q->signals, (q->n_signals + (size_t)n) * sizeof *q->signals);
+    for (int i = 0; i < n; i++) {
+      SiginfoEntry *e = malloc(sizeof *e);
+      siginfo_entry__init(e);
+      e->siginfo.len = sizeof(siginfo_t);
+      e->siginfo.data = malloc(sizeof(siginfo_t));
+      memcpy(e->siginfo.data, &infos[i], sizeof(siginfo_t));
+      q->signals[q->n_signals++] = e;
+    }
+    from += (unsigned)n;
+  }
+}
+
+static CoreEntry *core_new(bool leader) {
+  CoreEntry *core = malloc(sizeof *core);
+  core_entry__init(core);
+  core->mtype = CORE_ENTRY__MARCH__X86_64;
+  if (leader) {
+    core->tc = malloc(sizeof *core->tc);
+    task_core_entry__init(core->tc);
+    core->tc->task_state = TASK_ALIVE;
+  }
+  core->thread_core = malloc(sizeof *core->thread_core);
+  thread_core_entry__init(core->thread_core);
+  return core;
+}
+
+/* epoll_wait and its like answer -EINTR when they are stopped, though nothing happened to the program: made again. Not so
+ * if a signal is about to be handled, which may be what the program waits for. */
+static void undo_spurious_eintr(StoppedThread *s, bool signal_pending) {
+  struct user_regs_struct *r = &s->regs;
+  if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)r->orig_rax < 0)
+    return;
+  switch (r->orig_rax) {
+  case SYS_epoll_wait:
+  case SYS_epoll_pwait:
+  case SYS_epoll_pwait2:
+  case SYS_io_getevents:
+  case SYS_semop:
+  case SYS_rt_sigtimedwait:
+    r->rax = r->orig_rax;
+    r->rip -= 2;
+    r->orig_rax = (uint64_t)-1;
+  }
+}
+
+static bool has_deliverable(const SignalQueueEntry *q, uint64_t mask) {
+  for (size_t i = 0; q && i < q->n_signals; i++) {
+    siginfo_t info;
+    memcpy(&info, q->signals[i]->siginfo.data, sizeof info);
+    if (info.si_signo > 0 && info.si_signo <= 64 && !(mask & (1ull << (info.si_signo - 1))))
+      return true;
+  }
+  return false;
+}
+
+static bool fail_thread(int e, const FrozenThread *t, const char *what, GError **error) {
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "tid %d: cannot read its %s", (int)t->state.tid, what);
+}
+
+static bool collect_rseq(FrozenThread *t, ThreadCoreEntry *tc, GError **error) {
+  struct rseq_config config;
+  int e = tracee_get_rseq(t->state.tid, &config);
+  if (e == -EIO || e == -EINVAL)
+    return true; /* a kernel without it */
+  if (e < 0)
+    return fail_thread(e, t, "rseq registration", error);
+  if (!config.pointer)
+    return true;
+  RseqEntry *r = tc->rseq_entry = malloc(sizeof *r);
+  rseq_entry__init(r);
+  r->rseq_abi_pointer = config.pointer;
+  r->rseq_abi_size = config.size;
+  r->signature = config.signature;
+  return true;
+}
+
+static void collect_sleep(FrozenTask *task, FrozenThread *t) {
+  sleep_measure(task->pid, t);
+  if (!t->sleep_nr)
+    return;
+  CkptSleep *s = t->model->extra->sleep = malloc(sizeof *s);
+  ckpt_sleep__init(s);
+  s->syscall_nr = t->sleep_nr;
+  s->remaining_nsec = (guint64)MAX(t->sleep_remaining_nsec, 0);
+}
+
+static bool collect_thread(FrozenTask *task, FrozenThread *t, bool leader, void *xstate, GError **error) {
+  CoreEntry *core = core_new(leader);
+  t->model = thread_new(t->state.tid, core);
+  g_ptr_array_add(task->model->threads, t->model);
+  CkptThread *x = t->model->extra = malloc(sizeof *x);
+  ckpt_thread__init(x);
+  x->tid = (guint32)t->state.tid;
+  if (leader)
+    task->model->core = core;
+  int e = tracee_get_regs(t->state.tid, &t->state.regs);
+  if (e < 0)
+    return fail_thread(e, t, "registers", error);
+  ssize_t size = tracee_get_xstate(t->state.tid, xstate, XSTATE_MAX);
+  if (size < 0)
+    return fail_thread((int)size, t, "floating-point state", error);
+  if ((e = tracee_get_sigmask(t->state.tid, &t->state.sigmask)) < 0)
+    return fail_thread(e, t, "signal mask", error);
+  t->state.xstate_size = (size_t)size;
+  t->state.xstate = g_memdup2(xstate, (size_t)size);
+  ThreadCoreEntry *tc = core->thread_core;
+  tc->signals_p = collect_signals(t->state.tid, false);
+  if (leader)
+    core->tc->signals_s = collect_signals(t->state.tid, true);
+  SignalQueueEntry *shared = task->model->core->tc->signals_s;
+  undo_spurious_eintr(&t->state, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
+  collect_sleep(task, t);
+  core->thread_info = regs_encode(&t->state.regs, xstate, (size_t)size);
+  if (regs_needs_raw_xstate(xstate, (size_t)size)) {
+    x->has_xstate = true;
+    x->xstate.len = (size_t)size;
+    x->xstate.data = malloc((size_t)size);
+    memcpy(x->xstate.data, xstate, (size_t)size);
+  }
+  tc->has_blk_sigset = true;
+  tc->blk_sigset = t->state.sigmask;
+  if (leader)
+    core->tc->blk_sigset = t->state.sigmask;
+  return collect_rseq(t, tc, error);
+}
+
+static void collect_zombie(FrozenTask *task) {
+  CoreEntry *core = core_new(true);
+  g_clear_pointer(&core->thread_core, free);
+  task->model->core = core;
+  core->tc->task_state = TASK_ZOMBIE;
+  core->tc->exit_code = (guint32)task->stat.exit_code;
+  core->tc->comm = strdup(task->stat.comm);
+  g_ptr_array_add(task->model->threads, thread_new(task->pid, core));
+}
+
+bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError **error) {
+  g_autofree void *xstate = g_malloc(XSTATE_MAX);
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    PstreeEntry *ps = malloc(sizeof *ps);
+    pstree_entry__init(ps);
+    task->model = task_new();
+    task->model->pstree = ps;
+    ps->pid = (guint32)task->pid;
+    ps->ppid = i ? (guint32)task->stat.ppid : 0;
+    ps->pgid = (guint32)task->stat.pgid;
+    ps->sid = (guint32)task->stat.sid;
+    size_t n = MAX(task->threads->len, 1);
+    ps->threads = calloc(n, sizeof *ps->threads);
+    ps->n_threads = n;
+    for (guint k = 0; k < n; k++)
+      ps->threads[k] = (guint32)(task->zombie ? task->pid : g_array_index(task->threads, FrozenThread, k).state.tid);
+    checkpoint_add_task(checkpoint, task->model);
+    if (task->zombie)
+      collect_zombie(task);
+    for (guint k = 0; k < task->threads->len; k++)
+      if (!collect_thread(task, &g_array_index(task->threads, FrozenThread, k), k == 0, xstate, error))
+        return false;
+    if (!job_poll(job, error))
+      return false;
+  }
+  return true;
+}
+
+static InjectMap *inject_maps(const FrozenTask *task) {
+  InjectMap *maps = g_new0(InjectMap, task->vmas->len);
+  for (guint i = 0; i < task->vmas->len; i++) {
+    const ProcVma *v = &g_array_index(task->vmas, ProcVma, i);
+    maps[i] = (InjectMap){.start = v->start,
+        .end = v->end,
+        .offset = v->offset,
+        .dev = (guint64)v->dev_major << 32 | v->dev_minor,
+        .inode = v->inode,
+        .executable = v->flags & VMF_EXEC,
+        .stack = strcmp(v->path, "[stack]") == 0,
+        .path = v->path};
+  }
+  return maps;
+}
+
+/* An agent in every thread, each with its program prepared before it starts. */
+static bool inject_task(FrozenTask *task, const Program *thread_program, const Program *process_program, GadgetCache *cache, GError **error) {
+  FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
+  size_t room = region_program_size(process_program) + 8192;
+  for (guint k = 0; k < task->threads->len; k++)
+    room += region_program_size(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
+  g_autofree InjectMap *maps = inject_maps(task);
+  task->injection = inject_process(&leader->state, task->threads->len, room, maps, task->vmas->len, cache, error);
+  if (!task->injection)
+    return false;
+  leader->in_agent = true;
+  leader->lane = injection_leader_lane(task->injection);
+  Region *region = injection_region(task->injection);
+  if (!region_load(region, thread_program, NULL, &leader->loaded, error))
+    return false;
+  region_start(region, leader->lane, &leader->loaded);
+  for (guint k = 1; k < task->threads->len; k++) {
+    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    t->lane = inject_thread(task->injection, &t->state, error);
+    if (!t->lane)
+      return false;
+    t->in_agent = true;
+    if (!region_load(region, thread_program, leader->loaded.ops, &t->loaded, error))
+      return false;
+    region_start(region, t->lane, &t->loaded);
+  }
+  return true;
+}
+
+static bool wait_task(FrozenTask *task, const ThreadProgram *tp, GError **error) {
+  Region *region = injection_region(task->injection);
+  for (guint k = 0; k < task->threads->len; k++) {
+    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (!region_wait(region, t->lane, t->state.tid, error) || !thread_program_decode(tp, t, k == 0, error))
+      return false;
+  }
+  return true;
+}
+
+/* The leader's second program, after its thread program: signal actions, timers, limits. */
+static bool run_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
+  FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
+  Region *region = injection_region(task->injection);
+  if (!region_load(region, pp->program, NULL, &task->leader_loaded, error))
+    return false;
+  region_start(region, leader->lane, &task->leader_loaded);
+  return region_wait(region, leader->lane, task->pid, error) && process_program_decode(pp, task, error);
+}
+
+static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram **pps, GadgetCache *cache, GError **error) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    if (task->zombie)
+      continue;
+    if (!(pps[i] = process_program_new(task, error)) || !inject_task(task, thread_program_get(tp), pps[i]->program, cache, error))
+      return false;
+  }
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    if (!task->zombie && (!wait_task(task, tp, error) || !run_process_program(task, pps[i], error)))
+      return false;
+  }
+  return true;
+}
+
+bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
+  ThreadProgram *tp = thread_program_new();
+  GadgetCache *cache = gadget_cache_new();
+  g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
+  bool ok = inject_all(tree, tp, pps, cache, error);
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    process_program_free(pps[i]);
+    for (guint k = 0; k < task->threads->len; k++) {
+      StoppedThread *s = &g_array_index(task->threads, FrozenThread, k).state;
+      g_free((void *)(uintptr_t)s->xstate);
+      s->xstate = NULL;
+    }
+  }
+  thread_program_free(tp);
+  gadget_cache_free(cache);
+  return ok && job_poll(job, error);
+}

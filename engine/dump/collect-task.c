@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What /proc tells about a task. */
+#include "collect.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static const struct {
+  const char *name, *text, *cure;
+} namespaces[] = {
+    {"mnt", "mount", "run the engine inside that mount namespace"},
+    {"pid", "pid", "run the engine inside that pid namespace"},
+    {"pid_for_children", "pid (for its children)", "checkpoint it before it calls unshare(CLONE_NEWPID)"},
+    {"net", "network", "run the engine inside that network namespace"},
+    {"ipc", "ipc", "run the engine inside that ipc namespace"},
+    {"uts", "uts", "run the engine inside that uts namespace"},
+    {"user", "user", "containers with user namespaces are not supported yet"},
+    {"cgroup", "cgroup", "run the engine inside that cgroup namespace"},
+    {"time", "time", "run the engine inside that time namespace"},
+};
+
+static char *task_name(const FrozenTask *task) {
+  return g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm);
+}
+
+static void block_task(Job *job, const FrozenTask *task, const char *kind, const char *reason, const char *cure) {
+  g_autofree char *name = task_name(task);
+  job_block(job, kind, task->pid, -1, name, reason, cure);
+}
+
+static void check_namespaces(Job *job, const FrozenTask *task) {
+  for (size_t i = 0; i < G_N_ELEMENTS(namespaces); i++) {
+    char theirs[64], ours[64];
+    struct stat a, b;
+    g_snprintf(theirs, sizeof theirs, "/proc/%d/ns/%s", (int)task->pid, namespaces[i].name);
+    g_snprintf(ours, sizeof ours, "/proc/self/ns/%s", namespaces[i].name);
+    if (stat(theirs, &a) < 0 || stat(ours, &b) < 0 || a.st_ino == b.st_ino)
+      continue; /* a kernel without that kind has no file */
+    g_autofree char *reason = g_strdup_printf("it has a %s namespace of its own", namespaces[i].text);
+    block_task(job, task, "namespace", reason, namespaces[i].cure);
+  }
+}
+
+static bool shares(pid_t a, pid_t b, int kind) {
+  return syscall(SYS_kcmp, a, b, kind, 0, 0) == 0;
+}
+
+/* Children by clone(2) or vfork(2) that share more than memory pages with their parent. */
+static void check_sharing(Job *job, const FrozenTree *tree, const FrozenTask *task) {
+  static const struct {
+    int kind;
+    const char *what;
+  } kinds[] = {{KCMP_VM, "memory"}, {KCMP_FILES, "descriptor table"}, {KCMP_FS, "working directory"}, {KCMP_SIGHAND, "signal actions"}};
+  const FrozenTask *parent = frozen_tree_find(tree, task->stat.ppid);
+  if (!parent || parent->zombie)
+    return;
+  for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+    if (!shares(parent->pid, task->pid, kinds[i].kind))
+      continue;
+    g_autofree char *reason = g_strdup_printf("it shares its %s with pid %d (%s), as after vfork(2) or clone(2)", kinds[i].what,
+        (int)parent->pid, parent->stat.comm);
+    block_task(job, task, "task", reason, "wait until it has called execve(2), then try again");
+  }
+}
+
+static bool check_seccomp(Job *job, const FrozenTask *task, GError **error) {
+  for (guint i = 0; i < task->threads->len; i++) {
+    ProcStatus s;
+    if (i > 0 && task->threads->len > 64)
+      break; /* filters of other threads are looked at by the leader's only in huge processes: they share them by TSYNC */
+    if (!proc_status(task->pid, g_array_index(task->threads, FrozenThread, i).state.tid, &s, error))
+      return false;
+    int mode = s.seccomp;
+    if (i == 0) {
+      task->model->fs->has_umask = true;
+      task->model->fs->umask = s.umask;
+    }
+    proc_status_clear(&s);
+    if (mode) {
+      block_task(job, task, "task", mode == 1 ? "it runs in strict seccomp mode" : "it has a seccomp filter",
+          "seccomp is not supported yet; start it without the filter");
+      break;
+    }
+  }
+  return true;
+}
+
+static guint64 proc_number(pid_t pid, const char *name, int base, guint64 otherwise) {
+  g_autofree char *text = proc_read(pid, name, NULL, NULL);
+  return text && *text ? (guint64)(gint64)(base == 10 && *text == '-' ? strtoll(text, NULL, 10) : (gint64)strtoull(text, NULL, base)) : otherwise;
+}
+
+static void collect_cgroups(const FrozenTask *task) {
+  g_autofree char *text = proc_read(task->pid, "cgroup", NULL, NULL);
+  g_auto(GStrv) lines = g_strsplit(text ? text : "", "\n", -1);
+  CkptTask *x = task->model->extra;
+  x->cgroups = calloc(g_strv_length(lines) + 1, sizeof *x->cgroups);
+  for (char **l = lines; *l; l++) {
+    g_auto(GStrv) f = g_strsplit(*l, ":", 3);
+    if (g_strv_length(f) != 3)
+      continue;
+    CkptCgroup *c = x->cgroups[x->n_cgroups++] = malloc(sizeof *c);
+    ckpt_cgroup__init(c);
+    c->controllers = strdup(f[1]);
+    c->path = strdup(f[2]);
+  }
+}
+
+static bool collect_auxv(const FrozenTask *task, GError **error) {
+  size_t size;
+  g_autofree char *auxv = proc_read(task->pid, "auxv", &size, error);
+  if (!auxv)
+    return false;
+  MmEntry *mm = task->model->mm;
+  mm->n_mm_saved_auxv = size / 8;
+  mm->mm_saved_auxv = malloc(size ? size : 1);
+  memcpy(mm->mm_saved_auxv, auxv, size / 8 * 8);
+  return true;
+}
+
+static void collect_layout(const FrozenTask *task) {
+  MmEntry *mm = task->model->mm;
+  const ProcStat *s = &task->stat;
+  mm->mm_start_code = s->start_code, mm->mm_end_code = s->end_code;
+  mm->mm_start_data = s->start_data, mm->mm_end_data = s->end_data;
+  mm->mm_start_stack = s->start_stack, mm->mm_start_brk = s->start_brk;
+  mm->mm_arg_start = s->arg_start, mm->mm_arg_end = s->arg_end;
+  mm->mm_env_start = s->env_start, mm->mm_env_end = s->env_end;
+}
+
+static TaskKobjIdsEntry *ids_new(guint n) {
+  TaskKobjIdsEntry *ids = malloc(sizeof *ids);
+  task_kobj_ids_entry__init(ids);
+  ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = n;
+  ids->has_pid_ns_id = ids->has_net_ns_id = ids->has_ipc_ns_id = ids->has_uts_ns_id = true;
+  ids->has_time_ns_id = ids->has_mnt_ns_id = ids->has_user_ns_id = ids->has_cgroup_ns_id = true;
+  ids->pid_ns_id = 1, ids->net_ns_id = 2, ids->ipc_ns_id = 3, ids->uts_ns_id = 4;
+  ids->time_ns_id = 5, ids->mnt_ns_id = 6, ids->user_ns_id = 7, ids->cgroup_ns_id = 8;
+  return ids;
+}
+
+static guint index_of(const FrozenTree *tree, const FrozenTask *task) {
+  guint i = 0;
+  (void)g_ptr_array_find(tree->tasks, task, &i);
+  return i;
+}
+
+bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) {
+  Task *m = task->model;
+  m->extra = malloc(sizeof *m->extra);
+  ckpt_task__init(m->extra);
+  m->extra->pid = (guint32)task->pid;
+  if (task->zombie)
+    return true;
+  m->ids = ids_new(index_of(tree, task) + 2);
+  m->mm = malloc(sizeof *m->mm);
+  mm_entry__init(m->mm);
+  m->fs = malloc(sizeof *m->fs);
+  fs_entry__init(m->fs);
+  check_namespaces(job, task);
+  check_sharing(job, tree, task);
+  if (!check_seccomp(job, task, error) || !collect_auxv(task, error))
+    return false;
+  collect_layout(task);
+  collect_cgroups(task);
+  TaskCoreEntry *tc = m->core->tc;
+  tc->flags = (guint32)task->stat.flags;
+  tc->personality = (guint32)proc_number(task->pid, "personality", 16, 0);
+  tc->has_loginuid = true;
+  tc->loginuid = (guint32)proc_number(task->pid, "loginuid", 10, (guint32)-1);
+  tc->has_oom_score_adj = true;
+  tc->oom_score_adj = (gint32)proc_number(task->pid, "oom_score_adj", 10, 0);
+  m->extra->has_coredump_filter = true;
+  m->extra->coredump_filter = (guint32)proc_number(task->pid, "coredump_filter", 16, 0x33);
+  if (task->stopped) {
+    tc->task_state = TASK_STOPPED;
+    tc->has_stop_signo = true;
+    tc->stop_signo = (guint32)task->stop_signal;
+  }
+  if (task->stat.tty_nr)
+    block_task(job, task, "task", "its session has a controlling terminal",
+        "start it with setsid(1) and its input and output redirected; terminals are not supported yet");
+  task->vmas = proc_vmas(task->pid, error);
+  return task->vmas != NULL;
+}
+
+static bool add_link(FrozenTask *task, Collector *collector, const char *name, guint32 *ret_id, GError **error) {
+  char path[64];
+  g_snprintf(path, sizeof path, "/proc/%d/%s", (int)task->pid, name);
+  int fd = open(path, O_PATH | O_CLOEXEC);
+  if (fd < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open %s", path);
+  g_autofree char *link = proc_readlink(task->pid, name, error);
+  FileProbe probe = {.pid = task->pid, .comm = task->stat.comm, .fd = -1, .local = fd, .pidfd = task->pidfd, .link = link};
+  bool blocked = false, ok = link && fstat(fd, &probe.st) == 0;
+  if (ok)
+    *ret_id = collector_add_path(collector, &probe, &blocked, error);
+  (void)close(fd);
+  return ok && (*ret_id || blocked);
+}
+
+bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error) {
+  Task *m = task->model;
+  return add_link(task, collector, "exe", &m->mm->exe_file_id, error) &&
+         add_link(task, collector, "cwd", &m->fs->cwd_id, error) && add_link(task, collector, "root", &m->fs->root_id, error);
+}

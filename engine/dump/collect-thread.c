@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a thread knows about itself only: asked by a program that its agent runs, one round trip for all of it. */
+#include "collect.h"
+#include "regs.h"
+#include <errno.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#ifndef PR_GET_TID_ADDRESS
+#define PR_GET_TID_ADDRESS 40
+#endif
+#define MAX_GROUPS 1024
+#define AFFINITY_BYTES 128
+#define IOPRIO_WHO_PROCESS 1
+#define LAST_CAP 40 /* CAP_CHECKPOINT_RESTORE */
+
+struct sched_attributes {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+struct ThreadProgram {
+  Program *program;
+  size_t sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
+  size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_ambient, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
+      op_robust, op_sched;
+};
+
+static void add_identity(ThreadProgram *t, Program *p) {
+  t->uids = program_data(p, NULL, 12);
+  PROGRAM_CALL(p, "getresuid", SYS_getresuid, ARG_DATA(t->uids), ARG_DATA(t->uids + 4), ARG_DATA(t->uids + 8));
+  t->gids = program_data(p, NULL, 12);
+  PROGRAM_CALL(p, "getresgid", SYS_getresgid, ARG_DATA(t->gids), ARG_DATA(t->gids + 4), ARG_DATA(t->gids + 8));
+  t->op_fsuid = PROGRAM_CALL(p, "setfsuid -1", SYS_setfsuid, ARG(-1));
+  t->op_fsgid = PROGRAM_CALL(p, "setfsgid -1", SYS_setfsgid, ARG(-1));
+  t->groups = program_data(p, NULL, MAX_GROUPS * 4);
+  t->op_groups = PROGRAM_CALL(p, "getgroups", SYS_getgroups, ARG(MAX_GROUPS), ARG_DATA(t->groups));
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  size_t h = program_data(p, &header, sizeof header);
+  t->capability = program_data(p, NULL, 2 * sizeof(struct __user_cap_data_struct));
+  PROGRAM_CALL(p, "capget", SYS_capget, ARG_DATA(h), ARG_DATA(t->capability));
+  t->op_bounding = program_n_ops(p);
+  for (int cap = 0; cap <= LAST_CAP; cap++)
+    PROGRAM_CALL(p, "prctl CAPBSET_READ", SYS_prctl, ARG(PR_CAPBSET_READ), ARG(cap));
+  t->op_ambient = program_n_ops(p);
+  for (int cap = 0; cap <= LAST_CAP; cap++)
+    PROGRAM_CALL(p, "prctl CAP_AMBIENT", SYS_prctl, ARG(PR_CAP_AMBIENT), ARG(PR_CAP_AMBIENT_IS_SET), ARG(cap));
+  t->op_nnp = PROGRAM_CALL(p, "prctl GET_NO_NEW_PRIVS", SYS_prctl, ARG(PR_GET_NO_NEW_PRIVS));
+  t->op_securebits = PROGRAM_CALL(p, "prctl GET_SECUREBITS", SYS_prctl, ARG(PR_GET_SECUREBITS));
+}
+
+static void add_scheduling(ThreadProgram *t, Program *p) {
+  t->sched = program_data(p, NULL, sizeof(struct sched_attributes));
+  t->op_sched = PROGRAM_CALL(p, "sched_getattr", SYS_sched_getattr, ARG(0), ARG_DATA(t->sched), ARG(sizeof(struct sched_attributes)), ARG(0));
+  t->affinity = program_data(p, NULL, AFFINITY_BYTES);
+  t->op_affinity = PROGRAM_CALL(p, "sched_getaffinity", SYS_sched_getaffinity, ARG(0), ARG(AFFINITY_BYTES), ARG_DATA(t->affinity));
+  program_expect(p, EXPECT_ANY, 0);
+  t->op_ioprio = PROGRAM_CALL(p, "ioprio_get", SYS_ioprio_get, ARG(IOPRIO_WHO_PROCESS), ARG(0));
+  program_expect(p, EXPECT_ANY, 0);
+  t->op_slack = PROGRAM_CALL(p, "prctl GET_TIMERSLACK", SYS_prctl, ARG(PR_GET_TIMERSLACK));
+}
+
+ThreadProgram *thread_program_new(void) {
+  ThreadProgram *t = g_new0(ThreadProgram, 1);
+  Program *p = t->program = program_new();
+  t->sas = program_data(p, NULL, 24);
+  PROGRAM_CALL(p, "sigaltstack", SYS_sigaltstack, ARG(0), ARG_DATA(t->sas));
+  t->tid_address = program_data(p, NULL, 8);
+  PROGRAM_CALL(p, "prctl GET_TID_ADDRESS", SYS_prctl, ARG(PR_GET_TID_ADDRESS), ARG_DATA(t->tid_address));
+  t->pdeath = program_data(p, NULL, 8);
+  PROGRAM_CALL(p, "prctl GET_PDEATHSIG", SYS_prctl, ARG(PR_GET_PDEATHSIG), ARG_DATA(t->pdeath));
+  t->name = program_data(p, NULL, 16);
+  PROGRAM_CALL(p, "prctl GET_NAME", SYS_prctl, ARG(PR_GET_NAME), ARG_DATA(t->name));
+  t->robust = program_data(p, NULL, 16);
+  t->op_robust = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(0), ARG_DATA(t->robust), ARG_DATA(t->robust + 8));
+  program_expect(p, EXPECT_ANY, 0);
+  add_identity(t, p);
+  add_scheduling(t, p);
+  return t;
+}
+
+void thread_program_free(ThreadProgram *p) {
+  if (!p)
+    return;
+  program_free(p->program);
+  g_free(p);
+}
+
+const Program *thread_program_get(const ThreadProgram *p) {
+  return p->program;
+}
+
+static guint64 read_u64(const FrozenThread *t, size_t offset) {
+  guint64 v;
+  memcpy(&v, t->loaded.data + offset, sizeof v);
+  return v;
+}
+
+static guint32 read_u32(const FrozenThread *t, size_t offset) {
+  guint32 v;
+  memcpy(&v, t->loaded.data + offset, sizeof v);
+  return v;
+}
+
+static void set_caps(size_t *n, uint32_t **words, guint64 caps) {
+  *n = 2;
+  *words = malloc(2 * sizeof **words);
+  (*words)[0] = (uint32_t)caps;
+  (*words)[1] = (uint32_t)(caps >> 32);
+}
+
+static guint64 caps_of_ops(const FrozenThread *t, size_t first) {
+  guint64 caps = 0;
+  for (int cap = 0; cap <= LAST_CAP; cap++)
+    if (t->loaded.results[first + (size_t)cap] == 1)
+      caps |= 1ull << cap;
+  return caps;
+}
+
+static guint64 caps_of_data(const FrozenThread *t, size_t offset) {
+  return read_u32(t, offset) | (guint64)read_u32(t, offset + sizeof(struct __user_cap_data_struct)) << 32;
+}
+
+static CredsEntry *decode_creds(const ThreadProgram *p, const FrozenThread *t) {
+  CredsEntry *c = malloc(sizeof *c);
+  creds_entry__init(c);
+  c->uid = read_u32(t, p->uids), c->euid = read_u32(t, p->uids + 4), c->suid = read_u32(t, p->uids + 8);
+  c->gid = read_u32(t, p->gids), c->egid = read_u32(t, p->gids + 4), c->sgid = read_u32(t, p->gids + 8);
+  c->fsuid = (uint32_t)t->loaded.results[p->op_fsuid];
+  c->fsgid = (uint32_t)t->loaded.results[p->op_fsgid];
+  c->secbits = (uint32_t)t->loaded.results[p->op_securebits];
+  c->has_no_new_privs = t->loaded.results[p->op_nnp] != 0;
+  c->no_new_privs = c->has_no_new_privs;
+  size_t eff = p->capability, prm = eff + 4, inh = eff + 8;
+  set_caps(&c->n_cap_eff, &c->cap_eff, caps_of_data(t, eff));
+  set_caps(&c->n_cap_prm, &c->cap_prm, caps_of_data(t, prm));
+  set_caps(&c->n_cap_inh, &c->cap_inh, caps_of_data(t, inh));
+  set_caps(&c->n_cap_bnd, &c->cap_bnd, caps_of_ops(t, p->op_bounding));
+  guint64 ambient = caps_of_ops(t, p->op_ambient);
+  if (ambient)
+    set_caps(&c->n_cap_amb, &c->cap_amb, ambient);
+  size_t n = (size_t)t->loaded.results[p->op_groups];
+  if (n) {
+    c->n_groups = n;
+    c->groups = malloc(n * sizeof *c->groups);
+    memcpy(c->groups, t->loaded.data + p->groups, n * sizeof *c->groups);
+  }
+  return c;
+}
+
+static void decode_scheduling(const ThreadProgram *p, const FrozenThread *t, ThreadCoreEntry *core) {
+  struct sched_attributes a;
+  memcpy(&a, t->loaded.data + p->sched, sizeof a);
+  core->has_sched_nice = core->has_sched_policy = true;
+  core->sched_nice = a.nice;
+  core->sched_policy = a.policy;
+  core->has_sched_prio = a.priority != 0;
+  core->sched_prio = a.priority;
+  CkptThread *x = t->model->extra;
+  x->has_sched_flags = a.flags != 0;
+  x->sched_flags = a.flags;
+  if (a.policy == 6 /* SCHED_DEADLINE */) {
+    x->has_sched_runtime = x->has_sched_deadline = x->has_sched_period = true;
+    x->sched_runtime = a.runtime, x->sched_deadline = a.deadline, x->sched_period = a.period;
+  }
+  gint64 n = t->loaded.results[p->op_affinity];
+  if (n > 0 && n <= AFFINITY_BYTES) {
+    x->has_affinity = true;
+    x->affinity.len = (size_t)n;
+    x->affinity.data = malloc((size_t)n);
+    memcpy(x->affinity.data, t->loaded.data + p->affinity, (size_t)n);
+  }
+  x->has_ioprio = t->loaded.results[p->op_ioprio] >= 0;
+  x->ioprio = (uint32_t)t->loaded.results[p->op_ioprio];
+  x->has_timer_slack_nsec = true;
+  x->timer_slack_nsec = (guint64)t->loaded.results[p->op_slack];
+}
+
+bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader, GError **error) {
+  g_autofree char *who = g_strdup_printf("tid %d", (int)t->state.tid);
+  if (!region_check(t->lane, &t->loaded, who, error))
+    return false;
+  CoreEntry *core = t->model->core;
+  ThreadCoreEntry *tc = core->thread_core;
+  core->thread_info->clear_tid_addr = read_u64(t, p->tid_address);
+  ThreadSasEntry *sas = tc->sas = malloc(sizeof *sas);
+  thread_sas_entry__init(sas);
+  sas->ss_sp = read_u64(t, p->sas);
+  sas->ss_flags = read_u32(t, p->sas + 8);
+  sas->ss_size = read_u64(t, p->sas + 16);
+  guint32 pdeath = read_u32(t, p->pdeath);
+  tc->has_pdeath_sig = pdeath != 0;
+  tc->pdeath_sig = pdeath;
+  tc->comm = strndup((const char *)t->loaded.data + p->name, 16);
+  if (t->loaded.results[p->op_robust] == 0) {
+    tc->futex_rla = read_u64(t, p->robust);
+    tc->futex_rla_len = (uint32_t)read_u64(t, p->robust + 8);
+  }
+  tc->creds = decode_creds(p, t);
+  decode_scheduling(p, t, tc);
+  if (leader)
+    core->tc->comm = strdup(tc->comm);
+  return true;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* Collecting: kernel -> model, while the tree is frozen. */
+
+#include "frozen.h"
+#include "object.h"
+
+/* What every task is asked by its own agents, in one program per thread; the same ops for all, data and results in each
+ * lane. */
+typedef struct ThreadProgram ThreadProgram;
+ThreadProgram *thread_program_new(void);
+void thread_program_free(ThreadProgram *p);
+const Program *thread_program_get(const ThreadProgram *p);
+/* Fills the thread's core entry and extra from what came back. */
+bool thread_program_decode(const ThreadProgram *p, FrozenThread *thread, bool leader, GError **error);
+
+/* Asked once per process, by its leader. */
+typedef struct ProcessProgram {
+  Program *program;
+  size_t sigactions, itimers, rlimits, dumpable, subreaper, thp, brk, keepcaps, fds, timers;
+  GArray *timer_infos; /* PosixTimerInfo */
+  GArray *fd_numbers;  /* int */
+} ProcessProgram;
+ProcessProgram *process_program_new(FrozenTask *task, GError **error);
+void process_program_free(ProcessProgram *p);
+bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **error);
+
+/* Registers, masks, pending signals by ptrace, before agents run; also builds the models of the threads. */
+bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError **error);
+/* Injects agents and runs the programs. */
+bool collect_by_agents(Job *job, FrozenTree *tree, GError **error);
+/* What /proc tells about a task: ids, sessions, memory layout, cgroups, limits. Blockers go to the job. */
+bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
+/* Mappings of a task; files behind them go through the collector. */
+bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError **error);
+/* cwd, root, exe. */
+bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error);
+
+/* Page contents of every task's private memory, and of shared memory objects, into pages-*.img. */
+typedef struct MemoryStats {
+  guint64 pages_scanned, pages_written, pages_zero, bytes_written;
+} MemoryStats;
+bool dump_memory(Job *job, FrozenTree *tree, Checkpoint *checkpoint, const Collector *collector, MemoryStats *stats, GError **error);

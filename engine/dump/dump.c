@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The dump pipeline. Until job_commit() nothing has happened to the tree that thaw_tree() does not undo, and the kernel
+ * and the agents undo it if we die. */
+#include "dump.h"
+#include "collect.h"
+#include "config.h"
+#include "seccomp.pb-c.h"
+#include "timens.pb-c.h"
+#include "image.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct Dump {
+  Job *job;
+  FrozenTree *tree;
+  Checkpoint *checkpoint;
+  Collector *collector;
+  MemoryStats memory;
+  gint64 started;
+} Dump;
+
+static void dump_clear(Dump *d) {
+  collector_free(d->collector);
+  frozen_tree_free(d->tree);
+  checkpoint_free(d->checkpoint);
+}
+
+static bool pid_is_pinned(pid_t pid, int pidfd, GError **error) {
+  if (pidfd < 0 || syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) == 0)
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d does not exist (any more)", (int)pid);
+}
+
+static bool dump_freeze(Dump *d, pid_t pid, int pidfd, GError **error) {
+  job_phase(d->job, "freeze");
+  if (!pid_is_pinned(pid, pidfd, error))
+    return false;
+  d->tree = freeze_tree(d->job, pid, error);
+  /* the pidfd still answers: the frozen one is the one that was meant */
+  return d->tree && pid_is_pinned(pid, pidfd, error) && authorize_tree(d->job, d->tree, error);
+}
+
+static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
+  return collector_visit_task(d->collector, task->pid, task->stat.comm, task->pidfd,
+             (const CollectedFd *)(const void *)task->fds->data, task->fds->len, task->model, error) &&
+         collect_fs(d->job, task, d->collector, error) && collect_mappings(d->job, task, d->collector, error);
+}
+
+static bool dump_collect(Dump *d, GError **error) {
+  job_phase(d->job, "collect");
+  d->checkpoint = checkpoint_new();
+  if (!collect_registers(d->job, d->tree, d->checkpoint, error))
+    return false;
+  for (guint i = 0; i < d->tree->tasks->len; i++)
+    if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))
+      return false;
+  return true;
+}
+
+static bool dump_objects(Dump *d, int images_fd, GError **error) {
+  job_phase(d->job, "objects");
+  d->collector = collector_new(d->job, d->checkpoint, images_fd);
+  for (guint i = 0; i < d->tree->tasks->len; i++) {
+    FrozenTask *task = d->tree->tasks->pdata[i];
+    if (!task->zombie && !collect_files(d, task, error))
+      return false;
+  }
+  return collector_finish(d->collector, error);
+}
+
+static void add_timens(Checkpoint *c) {
+  struct timespec monotonic, boottime;
+  clock_gettime(CLOCK_MONOTONIC, &monotonic);
+  clock_gettime(CLOCK_BOOTTIME, &boottime);
+  TimensEntry *t = malloc(sizeof *t);
+  timens_entry__init(t);
+  t->monotonic = malloc(sizeof *t->monotonic);
+  t->boottime = malloc(sizeof *t->boottime);
+  timespec__init(t->monotonic);
+  timespec__init(t->boottime);
+  t->monotonic->tv_sec = (guint64)monotonic.tv_sec, t->monotonic->tv_nsec = (guint64)monotonic.tv_nsec;
+  t->boottime->tv_sec = (guint64)boottime.tv_sec, t->boottime->tv_nsec = (guint64)boottime.tv_nsec;
+  checkpoint_add_record(c, RECORD_TIMENS, &t->base, NULL);
+  SeccompEntry *s = malloc(sizeof *s);
+  seccomp_entry__init(s);
+  checkpoint_add_record(c, RECORD_SECCOMP, &s->base, NULL);
+}
+
+static InventoryEntry *inventory_new(const Checkpoint *c) {
+  InventoryEntry *i = malloc(sizeof *i);
+  inventory_entry__init(i);
+  i->img_version = 2;
+  i->has_fdinfo_per_id = i->fdinfo_per_id = true;
+  i->has_ns_per_id = i->ns_per_id = true;
+  i->has_lsmtype = true;
+  i->lsmtype = LSMTYPE__NO_LSM;
+  const TaskKobjIdsEntry *root = ((Task *)c->tasks->pdata[0])->ids;
+  TaskKobjIdsEntry *ids = i->root_ids = malloc(sizeof *ids);
+  *ids = *root;
+  ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = 1;
+  return i;
+}
+
+static CkptCreator *creator_new(const Dump *d, const char *name) {
+  const Task *root = d->checkpoint->tasks->pdata[0];
+  CkptCreator *c = malloc(sizeof *c);
+  ckpt_creator__init(c);
+  struct utsname uts;
+  c->program = strdup("checkpointd");
+  c->version = strdup(CHECKPOINTD_VERSION);
+  c->name = name ? strdup(name) : NULL;
+  c->has_created_usec = true;
+  c->created_usec = (guint64)g_get_real_time();
+  const EngineCaller *caller = job_caller(d->job);
+  c->has_uid = true;
+  c->uid = caller ? caller->uid : getuid();
+  c->kernel = uname(&uts) == 0 ? strdup(uts.release) : NULL;
+  c->root_comm = strdup(root->core->tc->comm);
+  c->has_root_pid = c->has_tasks = c->has_threads = c->has_pages = c->has_bytes = true;
+  c->root_pid = root->pstree->pid;
+  c->tasks = d->checkpoint->tasks->len;
+  for (guint i = 0; i < d->checkpoint->tasks->len; i++)
+    c->threads += ((Task *)d->checkpoint->tasks->pdata[i])->threads->len;
+  c->pages = d->memory.pages_written;
+  c->bytes = d->memory.bytes_written;
+  return c;
+}
+
+static bool dump_write(Dump *d, const char *name, GError **error) {
+  job_phase(d->job, "memory");
+  if (!dump_memory(d->job, d->tree, d->checkpoint, d->collector, &d->memory, error))
+    return false;
+  job_phase(d->job, "write");
+  add_timens(d->checkpoint);
+  d->checkpoint->inventory = inventory_new(d->checkpoint);
+  d->checkpoint->creator = creator_new(d, name);
+  guint64 written = 0;
+  if (!job_poll(d->job, error) || !image_store(d->checkpoint, job_images_fd(d->job), job_options(d->job)->durable, &written, error))
+    return false;
+  d->memory.bytes_written += written;
+  return true;
+}
+
+static void dump_finish(Dump *d) {
+  const EngineOptions *o = job_options(d->job);
+  if (!o->leave_running && !o->leave_stopped) {
+    kill_tree(d->tree);
+    return;
+  }
+  if (o->leave_stopped)
+    for (guint i = 0; i < d->tree->tasks->len; i++) {
+      FrozenTask *task = d->tree->tasks->pdata[i];
+      if (!task->zombie)
+        (void)syscall(SYS_pidfd_send_signal, task->pidfd, SIGSTOP, NULL, 0);
+    }
+  thaw_tree(d->job, d->tree);
+}
+
+static void dump_results(const Dump *d) {
+  guint threads = 0;
+  for (guint i = 0; i < d->checkpoint->tasks->len; i++)
+    threads += ((Task *)d->checkpoint->tasks->pdata[i])->threads->len;
+  const Task *root = d->checkpoint->tasks->pdata[0];
+  job_result_u64(d->job, "pid", root->pstree->pid);
+  job_result_text(d->job, "comm", root->core->tc->comm);
+  job_result_u64(d->job, "tasks", d->checkpoint->tasks->len);
+  job_result_u64(d->job, "threads", threads);
+  job_result_u64(d->job, "files", d->checkpoint->files->len);
+  job_result_u64(d->job, "pages", d->memory.pages_written);
+  job_result_u64(d->job, "pages-skipped", d->memory.pages_zero);
+  job_result_u64(d->job, "bytes", d->memory.bytes_written);
+  job_result_u64(d->job, "frozen-usec", (guint64)(d->tree->thawed_at - d->tree->frozen_at));
+  job_result_u64(d->job, "total-usec", (guint64)(g_get_monotonic_time() - d->started));
+}
+
+/* Collects everything; blockers are left in the job. */
+static bool dump_look(Dump *d, pid_t pid, int pidfd, int images_fd, GError **error) {
+  return dump_freeze(d, pid, pidfd, error) && dump_collect(d, error) && collect_by_agents(d->job, d->tree, error) &&
+         dump_objects(d, images_fd, error);
+}
+
+bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) {
+  Dump d = {.job = job, .started = g_get_monotonic_time()};
+  bool ok = dump_look(&d, pid, pidfd, job_images_fd(job), error) && job_check_findings(job, error) && dump_write(&d, name, error);
+  if (ok) {
+    job_commit(job);
+    dump_finish(&d);
+    dump_results(&d);
+  } else if (d.tree) {
+    thaw_tree(job, d.tree);
+  }
+  dump_clear(&d);
+  return ok;
+}
+
+bool dump_explain(Job *job, pid_t pid, int pidfd, GError **error) {
+  Dump d = {.job = job, .started = g_get_monotonic_time()};
+  bool ok = dump_look(&d, pid, pidfd, -1, error);
+  if (d.tree)
+    thaw_tree(job, d.tree);
+  dump_clear(&d);
+  return ok;
+}

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Freezing by ptrace: PTRACE_SEIZE does not disturb the task, PTRACE_INTERRUPT stops it without a signal, and when the
+ * tracer dies the kernel lets all of them run on. */
+#include "frozen.h"
+#include "sleep.h"
+#include "tracee.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void frozen_task_free(void *p) {
+  FrozenTask *t = p;
+  injection_free(t->injection);
+  if (t->pidfd >= 0)
+    (void)close(t->pidfd);
+  g_clear_pointer(&t->vmas, g_array_unref);
+  g_clear_pointer(&t->fds, g_array_unref);
+  g_array_unref(t->threads);
+  g_free(t);
+}
+
+static FrozenTask *frozen_task_new(pid_t pid, pid_t ppid) {
+  FrozenTask *t = g_new0(FrozenTask, 1);
+  t->pid = pid;
+  t->ppid = ppid;
+  t->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  t->threads = g_array_new(FALSE, TRUE, sizeof(FrozenThread));
+  return t;
+}
+
+void frozen_tree_free(FrozenTree *tree) {
+  if (!tree)
+    return;
+  g_ptr_array_unref(tree->tasks);
+  g_free(tree);
+}
+
+FrozenTask *frozen_tree_find(const FrozenTree *tree, pid_t pid) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *t = tree->tasks->pdata[i];
+    if (t->pid == pid)
+      return t;
+  }
+  return NULL;
+}
+
+static bool fail_seize(pid_t pid, pid_t tid, int err, GError **error) {
+  ProcStatus status = {0};
+  pid_t tracer = 0;
+  if (err == -EPERM && proc_status(pid, tid, &status, NULL)) {
+    tracer = status.tracer;
+    proc_status_clear(&status);
+  }
+  if (!tracer)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET, err, "Cannot stop pid %d", (int)pid);
+  char comm[64];
+  proc_comm(tracer, comm);
+  return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
+      "pid %d is traced by pid %d (%s): a traced task cannot be checkpointed; detach that debugger first", (int)tid,
+      (int)tracer, comm);
+}
+
+static bool have_thread(const FrozenTask *task, pid_t tid) {
+  /* ascending, as /proc lists them */
+  guint low = 0, high = task->threads->len;
+  while (low < high) {
+    guint mid = (low + high) / 2;
+    pid_t at = g_array_index(task->threads, FrozenThread, mid).state.tid;
+    if (at == tid)
+      return true;
+    if (at < tid)
+      low = mid + 1;
+    else
+      high = mid;
+  }
+  return false;
+}
+
+/* The stop after PTRACE_INTERRUPT; signals that were on their way take their course first. */
+static int wait_interrupted(pid_t tid, int *stop_signal) {
+  for (;;) {
+    int status, e = tracee_wait_stop(tid, &status);
+    if (e < 0)
+      return e;
+    if (status >> 16 == PTRACE_EVENT_STOP) {
+      *stop_signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+      return 0;
+    }
+    if (ptrace(PTRACE_CONT, tid, NULL, (void *)(uintptr_t)WSTOPSIG(status)) < 0 && errno != ESRCH)
+      return -errno;
+  }
+}
+
+static int compare_threads(gconstpointer a, gconstpointer b) {
+  return ((const FrozenThread *)a)->state.tid - ((const FrozenThread *)b)->state.tid;
+}
+
+/* Seizes the threads that are new; *ret_new tells whether there were any. */
+static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
+  guint before = task->threads->len;
+  for (guint i = 0; i < tids->len; i++) {
+    FrozenThread thread = {.state.tid = g_array_index(tids, pid_t, i)};
+    pid_t tid = thread.state.tid;
+    if (before && have_thread(task, tid))
+      continue;
+    sleep_observe(task->pid, &thread);
+    int e = tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
+    if (e == -ESRCH)
+      continue; /* ended meanwhile */
+    if (e < 0)
+      return fail_seize(task->pid, tid, e, error);
+    g_array_append_val(task->threads, thread);
+    if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 && errno != ESRCH)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot interrupt tid %d", (int)tid);
+  }
+  *ret_new = task->threads->len != before;
+  for (guint i = before; i < task->threads->len;) {
+    FrozenThread *t = &g_array_index(task->threads, FrozenThread, i);
+    int stop_signal = 0, e = wait_interrupted(t->state.tid, &stop_signal);
+    if (e < 0 && e != -ESRCH)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "Cannot wait for tid %d", (int)t->state.tid);
+    if (e < 0) {
+      g_array_remove_index(task->threads, i);
+      continue;
+    }
+    if (stop_signal) {
+      task->stopped = true;
+      task->stop_signal = stop_signal;
+    }
+    i++;
+  }
+  g_array_sort(task->threads, compare_threads);
+  return true;
+}
+
+static bool refuse_special(const FrozenTask *task, GError **error) {
+  const char *why = task->pid == 1                           ? "it is the init process"
+      : task->stat.flags & PROC_PF_KTHREAD                   ? "it is a kernel thread"
+      : task->pid == getpid() || task->pid == getppid()      ? "it is the checkpoint engine itself"
+                                                             : NULL;
+  if (!why)
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET, "pid %d (%s) cannot be checkpointed: %s", (int)task->pid,
+      task->stat.comm, why);
+}
+
+/* One look at one task: its threads and children. */
+static bool freeze_task(FrozenTree *tree, FrozenTask *task, bool *again, GError **error) {
+  g_autoptr(GError) why = NULL;
+  if (!proc_stat(task->pid, &task->stat, &why)) {
+    g_propagate_error(error, g_steal_pointer(&why));
+    return false;
+  }
+  if (!refuse_special(task, error))
+    return false;
+  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  g_autoptr(GArray) children = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  task->zombie = task->stat.state == 'Z';
+  if (!proc_threads(task->pid, tids, error))
+    return false;
+  bool grew = false;
+  if (!task->zombie && !seize_threads(task, tids, &grew, error))
+    return false;
+  *again |= grew;
+  if (!proc_children(task->pid, tids, children, error))
+    return false;
+  for (guint i = 0; i < children->len; i++) {
+    pid_t child = g_array_index(children, pid_t, i);
+    if (frozen_tree_find(tree, child))
+      continue;
+    if (child == getpid())
+      return engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
+          "pid %d (%s) is an ancestor of the checkpoint engine itself", (int)task->pid, task->stat.comm);
+    g_ptr_array_add(tree->tasks, frozen_task_new(child, task->pid));
+    *again = true;
+  }
+  return true;
+}
+
+static bool freeze_all(Job *job, FrozenTree *tree, GError **error) {
+  for (bool again = true; again;) {
+    again = false;
+    for (guint i = 0; i < tree->tasks->len; i++) {
+      FrozenTask *task = tree->tasks->pdata[i];
+      g_autoptr(GError) why = NULL;
+      if (freeze_task(tree, task, &again, &why))
+        continue;
+      if (i > 0 && engine_error_code(why) == ENGINE_ERROR_CODE__NO_SUCH_PROCESS) {
+        g_ptr_array_remove_index(tree->tasks, i--); /* reaped meanwhile */
+        continue;
+      }
+      g_propagate_error(error, g_steal_pointer(&why));
+      return false;
+    }
+    if (!job_poll(job, error))
+      return false;
+  }
+  return true;
+}
+
+static bool check_alive(const FrozenTree *tree, GError **error) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    if (i == 0 && task->zombie)
+      return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d (%s) has ended already (it is a zombie)",
+          (int)task->pid, task->stat.comm);
+    if (!task->zombie && (!task->threads->len || g_array_index(task->threads, FrozenThread, 0).state.tid != task->pid))
+      return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+          "pid %d (%s): its main thread has ended while others go on; such a process cannot be checkpointed yet", (int)task->pid,
+          task->stat.comm);
+  }
+  return true;
+}
+
+FrozenTree *freeze_tree(Job *job, pid_t root, GError **error) {
+  FrozenTree *tree = g_new0(FrozenTree, 1);
+  tree->tasks = g_ptr_array_new_with_free_func(frozen_task_free);
+  g_ptr_array_add(tree->tasks, frozen_task_new(root, 0));
+  tree->frozen_at = g_get_monotonic_time();
+  if (freeze_all(job, tree, error) && check_alive(tree, error))
+    return tree;
+  thaw_tree(job, tree);
+  frozen_tree_free(tree);
+  return NULL;
+}
+
+static void cure_task(Job *job, FrozenTask *task) {
+  g_autoptr(GError) error = NULL;
+  for (guint k = task->threads->len; k-- > 0;) {
+    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (!t->in_agent)
+      continue;
+    bool ok = k ? inject_cure_thread(task->injection, &t->state, &error) : inject_cure_leader(task->injection, &t->state, &error);
+    if (!ok)
+      job_log(job, 3, "%s", error->message);
+    g_clear_error(&error);
+    t->in_agent = false;
+  }
+}
+
+void thaw_tree(Job *job, FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++)
+    cure_task(job, tree->tasks->pdata[i]);
+  for (guint i = tree->tasks->len; i-- > 0;) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = 0; k < task->threads->len; k++)
+      (void)tracee_detach(g_array_index(task->threads, FrozenThread, k).state.tid); /* fails only for the dead */
+  }
+  tree->thawed_at = g_get_monotonic_time();
+}
+
+void kill_tree(FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    if (!task->zombie)
+      (void)syscall(SYS_pidfd_send_signal, task->pidfd, SIGKILL, NULL, 0); /* ESRCH is as good */
+  }
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = task->threads->len; k-- > 0;) {
+      pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
+      while (waitpid(tid, NULL, __WALL) >= 0 || errno == EINTR) /* until ECHILD: dead and gone from us */
+        ;
+    }
+  }
+  tree->thawed_at = g_get_monotonic_time();
+}

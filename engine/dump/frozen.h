@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* The tree while it is frozen: what the stages of a dump hand to each other besides the model. Every thread is in
+ * ptrace-stop, or runs an agent once it was injected. */
+
+#include "checkpoint.h"
+#include "inject.h"
+#include "job.h"
+#include "object.h"
+#include "proc.h"
+
+typedef struct FrozenThread {
+  StoppedThread state; /* tid, registers, mask; xstate only while injecting */
+  bool in_agent;
+  Lane *lane;
+  LoadedProgram loaded;
+  guint64 sleep_nr;             /* the system call it slept in when frozen, 0: none to keep the time of */
+  gint64 sleep_remaining_nsec;  /* what was left of it */
+  Thread *model;                /* borrowed */
+} FrozenThread;
+
+typedef struct FrozenTask {
+  pid_t pid, ppid;
+  int pidfd;
+  ProcStat stat;
+  bool zombie;
+  bool stopped; /* by job control */
+  int stop_signal;
+  GArray *threads; /* FrozenThread; [0] is the leader */
+  GArray *vmas;    /* ProcVma */
+  GArray *fds;     /* CollectedFd, ascending */
+  Injection *injection;
+  LoadedProgram leader_loaded;
+  Task *model; /* borrowed */
+} FrozenTask;
+
+typedef struct FrozenTree {
+  GPtrArray *tasks; /* FrozenTask; parents before children */
+  gint64 frozen_at; /* g_get_monotonic_time() when the last task stood; 0 before */
+  gint64 thawed_at;
+} FrozenTree;
+
+/* Stops every task and thread of the tree of @root (ptrace(2): SEIZE, INTERRUPT) and looks again until nothing new turns
+ * up. NO_SUCH_PROCESS, NOT_PERMITTED_TARGET (kernel thread, pid 1, ourselves), BUSY (traced by somebody else: named).
+ * On failure everything runs again. */
+FrozenTree *freeze_tree(Job *job, pid_t root, GError **error);
+/* Lets every task go that was not killed: agents are taken out first. Errors cannot be cured here and are logged. */
+void thaw_tree(Job *job, FrozenTree *tree);
+/* SIGKILL for every task, and waits until they are dead. */
+void kill_tree(FrozenTree *tree);
+/* Frees; the tree must be thawed or killed. */
+void frozen_tree_free(FrozenTree *tree);
+
+FrozenTask *frozen_tree_find(const FrozenTree *tree, pid_t pid);
+
+/* May the job's caller take every task of this tree? NOT_PERMITTED_TARGET names the first that it may not. */
+bool authorize_tree(Job *job, const FrozenTree *tree, GError **error);

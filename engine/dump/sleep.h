@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* Time left of a sleep. A thread that is stopped in nanosleep(2), poll(2) or futex(2) with a time-out leaves the moment it
+ * would have woken up inside the kernel only. What can be known from outside: when the thread went to sleep
+ * (se.exec_start of /proc/PID/task/TID/sched, before it is disturbed) and how long it asked for (its arguments). */
+
+#include "frozen.h"
+
+/* Before the thread is interrupted: if it sleeps in such a call, notes the call and the moment it began. */
+void sleep_observe(pid_t pid, FrozenThread *thread);
+/* After it was stopped and its registers are known: what is left, into thread->sleep_*. */
+void sleep_measure(pid_t pid, FrozenThread *thread);

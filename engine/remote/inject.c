@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "inject.h"
+#include "frame.h"
+#include "tracee.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PAGE 4096ull
+#define SCAN_LIMIT (16u << 20) /* of code, per mapping */
+
+struct GadgetCache {
+  GHashTable *files; /* GadgetKey -> GadgetPlace */
+};
+
+typedef struct GadgetKey {
+  uint64_t dev, inode, offset;
+} GadgetKey;
+
+typedef struct GadgetPlace {
+  size_t syscall, sigreturn; /* offsets into the mapping, SIZE_MAX: none */
+} GadgetPlace;
+
+struct Injection {
+  pid_t pid;
+  Region *region;
+  Lane *leader_lane;
+  uint64_t syscall_ret, sigreturn, leader_frame;
+};
+
+static guint gadget_key_hash(gconstpointer p) {
+  const GadgetKey *k = p;
+  return (guint)(k->inode * 31 + k->dev * 7 + k->offset);
+}
+
+static gboolean gadget_key_equal(gconstpointer a, gconstpointer b) {
+  return memcmp(a, b, sizeof(GadgetKey)) == 0;
+}
+
+GadgetCache *gadget_cache_new(void) {
+  GadgetCache *c = g_new0(GadgetCache, 1);
+  c->files = g_hash_table_new_full(gadget_key_hash, gadget_key_equal, g_free, g_free);
+  return c;
+}
+
+void gadget_cache_free(GadgetCache *c) {
+  if (!c)
+    return;
+  g_hash_table_unref(c->files);
+  g_free(c);
+}
+
+static GadgetPlace scan_code(pid_t pid, const InjectMap *map) {
+  GadgetPlace place = {SIZE_MAX, SIZE_MAX};
+  size_t size = MIN(map->end - map->start, (uint64_t)SCAN_LIMIT), step = 256 << 10, overlap = 16;
+  g_autofree unsigned char *code = g_malloc(step + overlap);
+  for (size_t at = 0; at < size && (place.syscall == SIZE_MAX || place.sigreturn == SIZE_MAX); at += step) {
+    size_t n = MIN(size - at, step + overlap), s, r;
+    if (tracee_read(pid, map->start + at, code, n) < 0)
+      break;
+    frame_find_gadgets(code, n, &s, &r);
+    if (place.syscall == SIZE_MAX && s != SIZE_MAX)
+      place.syscall = at + s;
+    if (place.sigreturn == SIZE_MAX && r != SIZE_MAX)
+      place.sigreturn = at + r;
+  }
+  return place;
+}
+
+/* A cached place is only believed after a look at the bytes: the mapping may have been modified. */
+static bool place_holds(pid_t pid, const InjectMap *map, const GadgetPlace *place) {
+  unsigned char code[16];
+  size_t s, r;
+  if (place->syscall != SIZE_MAX) {
+    if (tracee_read(pid, map->start + place->syscall, code, 3) < 0)
+      return false;
+    frame_find_gadgets(code, 3, &s, &r);
+    if (s != 0)
+      return false;
+  }
+  if (place->sigreturn != SIZE_MAX) {
+    size_t n = MIN(9, map->end - map->start - place->sigreturn);
+    if (tracee_read(pid, map->start + place->sigreturn, code, n) < 0)
+      return false;
+    frame_find_gadgets(code, n, &s, &r);
+    if (r != 0)
+      return false;
+  }
+  return true;
+}
+
+static GadgetPlace find_place(pid_t pid, const InjectMap *map, GadgetCache *cache) {
+  GadgetKey key = {map->dev, map->inode, map->offset};
+  GadgetPlace *known = map->inode ? g_hash_table_lookup(cache->files, &key) : NULL;
+  if (known && place_holds(pid, map, known))
+    return *known;
+  GadgetPlace place = scan_code(pid, map);
+  if (map->inode)
+    g_hash_table_replace(cache->files, g_memdup2(&key, sizeof key), g_memdup2(&place, sizeof place));
+  return place;
+}
+
+/* libc first: it always has both. */
+static bool find_gadgets(Injection *in, const InjectMap *maps, size_t n, GadgetCache *cache, GError **error) {
+  for (int pass = 0; pass < 2; pass++)
+    for (size_t i = 0; i < n; i++) {
+      const InjectMap *m = &maps[i];
+      bool libc = m->path && strstr(m->path, "libc");
+      if (!m->executable || libc != (pass == 0) || (m->path && g_str_has_prefix(m->path, "[vsyscall]")))
+        continue;
+      GadgetPlace p = find_place(in->pid, m, cache);
+      if (!in->syscall_ret && p.syscall != SIZE_MAX)
+        in->syscall_ret = m->start + p.syscall;
+      if (!in->sigreturn && p.sigreturn != SIZE_MAX)
+        in->sigreturn = m->start + p.sigreturn;
+      if (in->syscall_ret && in->sigreturn)
+        return true;
+    }
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+      "pid %d: its code has no signal return (no C library?), so that it could not be sent back if the engine died", (int)in->pid);
+}
+
+/* The highest address below which a frame may stand. On the process's own stack that is the red zone's end; a thread that
+ * stands elsewhere (a coroutine, a goroutine, an alternate stack) may have no room there, so the never used end of the
+ * process's stack is taken. */
+static bool find_frame_top(const StoppedThread *leader, size_t size, const InjectMap *maps, size_t n, uint64_t *ret, GError **error) {
+  for (size_t i = 0; i < n; i++) {
+    const InjectMap *m = &maps[i];
+    if (!m->stack)
+      continue;
+    if (leader->regs.rsp > m->start + size + PAGE && leader->regs.rsp <= m->end) {
+      *ret = leader->regs.rsp;
+      return true;
+    }
+    if (m->end - m->start >= size + 4 * PAGE) {
+      *ret = m->start + size + PAGE;
+      return true;
+    }
+  }
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "pid %d: its stack has no room for a signal frame of %zu bytes",
+      (int)leader->tid, size);
+}
+
+static bool write_leader_frame(Injection *in, const StoppedThread *leader, const InjectMap *maps, size_t n, GError **error) {
+  size_t size = frame_size(leader->xstate_size);
+  uint64_t top = 0;
+  if (!find_frame_top(leader, size + 128, maps, n, &top, error))
+    return false;
+  g_autofree unsigned char *buffer = g_malloc(size);
+  FrameState state = {&leader->regs, leader->xstate, leader->xstate_size, leader->sigmask};
+  in->leader_frame = frame_build(&state, top, in->sigreturn, buffer, &size);
+  int r = tracee_write(in->pid, in->leader_frame, buffer, size);
+  if (r < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "pid %d: cannot write to its stack", (int)in->pid);
+  return true;
+}
+
+/* Resumes until the next system call stop; signals that cannot be blocked take their course. */
+static int resume_to_syscall(pid_t tid) {
+  int signal = 0;
+  for (;;) {
+    int status;
+    if (ptrace(PTRACE_SYSCALL, tid, NULL, (void *)(uintptr_t)signal) < 0)
+      return -errno;
+    int r = tracee_wait_stop(tid, &status);
+    if (r < 0)
+      return r;
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+      return 0;
+    signal = status >> 16 ? 0 : WSTOPSIG(status);
+  }
+}
+
+static int borrow_syscall(Injection *in, const struct user_regs_struct *base, long nr, const uint64_t args[static 6], int64_t *ret) {
+  struct user_regs_struct r = *base;
+  r.rax = (uint64_t)nr;
+  r.rdi = args[0], r.rsi = args[1], r.rdx = args[2], r.r10 = args[3], r.r8 = args[4], r.r9 = args[5];
+  r.rip = in->syscall_ret;
+  r.rsp = in->leader_frame;
+  r.orig_rax = (uint64_t)-1;
+  r.eflags &= ~0x100ull; /* no single step */
+  int e = tracee_set_regs(in->pid, &r);
+  if (e == 0)
+    e = tracee_set_sigmask(in->pid, ~0ull);
+  for (int stop = 0; e == 0 && stop < 2; stop++)
+    e = resume_to_syscall(in->pid);
+  if (e == 0)
+    e = tracee_get_regs(in->pid, &r);
+  if (e == 0)
+    *ret = (int64_t)r.rax;
+  return e;
+}
+
+/* Mask first: if the coordinator dies in between, the thread still goes home by its frame. */
+static int restore_thread(const StoppedThread *t) {
+  int e = tracee_set_sigmask(t->tid, t->sigmask);
+  return e < 0 ? e : tracee_set_regs(t->tid, &t->regs);
+}
+
+static void *map_region(pid_t pid, uint64_t address, size_t size, GError **error) {
+  char path[96];
+  g_snprintf(path, sizeof path, "/proc/%d/map_files/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", (int)pid, address, address + size);
+  int fd = open(path, O_RDWR | O_CLOEXEC);
+  void *p = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  int err = errno;
+  if (fd >= 0)
+    (void)close(fd);
+  if (p != MAP_FAILED)
+    return p;
+  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, err, "Cannot map %s", path);
+  return NULL;
+}
+
+static void set_home(Injection *in, Lane *lane, uint64_t frame, long nr, uint64_t arg0, uint64_t arg1) {
+  lane->home = LANE_HOME_GO;
+  lane->home_sp = frame;
+  lane->home_ip = in->syscall_ret;
+  lane->home_nr = (uint64_t)nr;
+  lane->home_args[0] = arg0;
+  lane->home_args[1] = arg1;
+}
+
+static int enter_agent(Injection *in, const StoppedThread *t, Lane *lane) {
+  struct user_regs_struct r = t->regs;
+  r.rbx = region_to_remote(in->region, lane);
+  r.rip = region_agent(in->region);
+  r.orig_rax = (uint64_t)-1;
+  r.eflags &= ~0x100ull;
+  int e = tracee_set_regs(t->tid, &r);
+  if (e == 0)
+    e = tracee_set_sigmask(t->tid, ~0ull);
+  return e < 0 ? e : tracee_resume(t->tid, PTRACE_CONT);
+}
+
+static bool start_leader(Injection *in, const StoppedThread *leader, size_t n_threads, uint64_t address, size_t size, GError **error) {
+  void *local = map_region(in->pid, address, size, error);
+  if (!local)
+    return false;
+  in->region = region_new(local, address, size);
+  in->leader_lane = region_add_lane(in->region);
+  if (n_threads == 1)
+    set_home(in, in->leader_lane, in->leader_frame, SYS_munmap, address, size);
+  else
+    set_home(in, in->leader_lane, in->leader_frame, SYS_getpid, 0, 0);
+  int e = enter_agent(in, leader, in->leader_lane);
+  if (e < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: cannot start the agent", (int)in->pid);
+  return true;
+}
+
+Injection *inject_process(const StoppedThread *leader, size_t n_threads, size_t room, const InjectMap *maps, size_t n_maps,
+    GadgetCache *cache, GError **error) {
+  Injection *in = g_new0(Injection, 1);
+  in->pid = leader->tid;
+  if (!find_gadgets(in, maps, n_maps, cache, error) || !write_leader_frame(in, leader, maps, n_maps, error)) {
+    injection_free(in);
+    return NULL;
+  }
+  size_t size = (room + 4 * PAGE + PAGE - 1) & ~(size_t)(PAGE - 1);
+  int64_t address = 0;
+  uint64_t args[6] = {0, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, (uint64_t)-1, 0};
+  int e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
+  bool mapped = e == 0 && (address > 0);
+  if (e == 0 && !mapped)
+    e = (int)address;
+  if (mapped && start_leader(in, leader, n_threads, (uint64_t)address, size, error))
+    return in;
+  if (!mapped)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: cannot map %zu bytes in it", (int)in->pid, size);
+  int64_t ignored;
+  uint64_t undo[6] = {(uint64_t)address, size};
+  if (mapped)
+    (void)borrow_syscall(in, &leader->regs, SYS_munmap, undo, &ignored);
+  (void)restore_thread(leader);
+  injection_free(in);
+  return NULL;
+}
+
+size_t inject_thread_room(size_t xstate_size) {
+  return sizeof(Lane) + frame_size(xstate_size) + 512;
+}
+
+Lane *inject_thread(Injection *in, const StoppedThread *t, GError **error) {
+  Lane *lane = region_add_lane(in->region);
+  size_t size = frame_size(t->xstate_size) + 256;
+  unsigned char *place = lane ? region_alloc(in->region, size) : NULL;
+  if (!place) {
+    engine_fail(error, ENGINE_ERROR_CODE__FAILED, "pid %d: the region is too small for its threads", (int)in->pid);
+    return NULL;
+  }
+  FrameState state = {&t->regs, t->xstate, t->xstate_size, t->sigmask};
+  uint64_t base = region_to_remote(in->region, place);
+  g_autofree unsigned char *buffer = g_malloc(size);
+  uint64_t frame = frame_build(&state, base + size, in->sigreturn, buffer, &size);
+  memcpy(place + (frame - base), buffer, size);
+  set_home(in, lane, frame, SYS_getpid, 0, 0);
+  int e = enter_agent(in, t, lane);
+  if (e == 0)
+    return lane;
+  (void)restore_thread(t);
+  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "tid %d: cannot start the agent", (int)t->tid);
+  return NULL;
+}
+
+Region *injection_region(Injection *in) {
+  return in->region;
+}
+
+Lane *injection_leader_lane(Injection *in) {
+  return in->leader_lane;
+}
+
+bool inject_cure_thread(Injection *in, const StoppedThread *t, GError **error) {
+  int e = tracee_interrupt(t->tid);
+  if (e == 0)
+    e = restore_thread(t);
+  if (e < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "tid %d: cannot take the agent out", (int)t->tid);
+  return true;
+}
+
+bool inject_cure_leader(Injection *in, const StoppedThread *leader, GError **error) {
+  int64_t result = 0;
+  uint64_t args[6] = {region_remote(in->region), region_size(in->region)};
+  int e = tracee_interrupt(leader->tid);
+  if (e == 0)
+    e = borrow_syscall(in, &leader->regs, SYS_munmap, args, &result);
+  int e2 = restore_thread(leader);
+  if (e < 0 || e2 < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e < 0 ? e : e2, "pid %d: cannot take the agent out", (int)in->pid);
+  return true;
+}
+
+void injection_free(Injection *in) {
+  if (!in)
+    return;
+  region_free(in->region);
+  g_free(in);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* Injection: agents in the threads of a stopped process, and the way back. From the first borrowed register on, every
+ * thread has a way home that needs nobody: see agent.S and docs/architecture.md ("a dying engine harms nobody"). */
+
+#include "region.h"
+#include <sys/user.h>
+
+/* Where one kind of code lies, found once per file. */
+typedef struct GadgetCache GadgetCache;
+GadgetCache *gadget_cache_new(void);
+void gadget_cache_free(GadgetCache *cache);
+
+/* A thread in ptrace-stop and what it was doing; the state is only read. */
+typedef struct StoppedThread {
+  pid_t tid;
+  struct user_regs_struct regs;
+  uint64_t sigmask;
+  const void *xstate;
+  size_t xstate_size;
+} StoppedThread;
+
+/* An executable or stack mapping of the target, for finding code and a place for the frame. */
+typedef struct InjectMap {
+  uint64_t start, end, offset, dev, inode;
+  bool executable, stack;
+  const char *path;
+} InjectMap;
+
+typedef struct Injection Injection;
+
+/* Maps a region of at least @room bytes into the process of @leader, which must be its thread group leader in ptrace-stop,
+ * and leaves the leader with an agent that waits. @n_threads: of the whole process; a process of one thread also unmaps the
+ * region on its way home. NOT_SUPPORTED when no way home can be built. On failure the leader is as it was. */
+Injection *inject_process(const StoppedThread *leader, size_t n_threads, size_t room, const InjectMap *maps, size_t n_maps,
+    GadgetCache *cache, GError **error);
+/* Bytes of the region that one more thread takes, without programs. */
+size_t inject_thread_room(size_t xstate_size);
+/* An agent in a further thread. Its lane is returned, NULL with error (the thread is as it was). */
+Lane *inject_thread(Injection *injection, const StoppedThread *thread, GError **error);
+
+Region *injection_region(Injection *injection);
+Lane *injection_leader_lane(Injection *injection);
+
+/* Stops one thread that runs an agent and gives it its registers and mask back; it stays in ptrace-stop. The leader last:
+ * it also unmaps the region (injection_free() only closes the coordinator's side). Exact: interrupted system calls go on
+ * as if they had not been. */
+bool inject_cure_thread(Injection *injection, const StoppedThread *thread, GError **error);
+bool inject_cure_leader(Injection *injection, const StoppedThread *leader, GError **error);
+void injection_free(Injection *injection);
