@@ -18,11 +18,14 @@ typedef struct Loader {
   ImageReader reader; /* of one file after the other */
 } Loader;
 
-/* Opens a file for the reader and checks its digest. */
+/* Opens a file for the reader and checks its digest; one that checkpoint.img lists must be there. */
 static bool loader_open(Loader *l, ImageKindId id, guint64 number, bool *ret_found, GError **error) {
   if (!image_reader_open(&l->reader, l->source, id, number, ret_found, error))
     return false;
-  return !*ret_found || manifest_check(&l->manifest, &l->reader, error);
+  if (*ret_found)
+    return manifest_check(&l->manifest, &l->reader, error);
+  char name[IMAGE_NAME_MAX];
+  return manifest_check_absent(&l->manifest, image_name(name, id, number), error);
 }
 
 static bool loader_require(Loader *l, ImageKindId id, guint64 number, GError **error) {

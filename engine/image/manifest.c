@@ -129,6 +129,10 @@ bool manifest_check(Manifest *m, const ImageReader *r, GError **error) {
   return true;
 }
 
+bool manifest_check_absent(const Manifest *m, const char *name, GError **error) {
+  return !g_hash_table_contains(m->files, name) || file_fail(error, name, "missing, though listed in checkpoint.img");
+}
+
 /* Only ghost files are both unread and hashed. */
 static bool manifest_check_ghost(
     Manifest *m, ImageReader *r, const ImageSource *source, const char *name, GError **error) {

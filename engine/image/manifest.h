@@ -30,6 +30,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Manifest, manifest_deinit)
 bool manifest_load(Manifest *m, ImageReader *r, const ImageSource *source, GError **error);
 /* Compares the file in the reader with what was noted of it. Always right without checkpoint.img. */
 bool manifest_check(Manifest *m, const ImageReader *r, GError **error);
+/* For a file that is not there: an error if it should be. */
+bool manifest_check_absent(const Manifest *m, const char *name, GError **error);
 /* The same for every file that was not read: sizes, and digests where there are some. */
 bool manifest_check_rest(Manifest *m, ImageReader *r, const ImageSource *source, GError **error);
 

@@ -207,10 +207,8 @@ bool image_reader_next(ImageReader *r, ProtobufCMessage **ret_message, GBytes **
   ProtobufCMessage *m = protobuf_c_message_unpack(d, NULL, size, payload);
   if (!m)
     return image_reader_fail(r, error, "%u bytes are no %s", size, d->name);
-  gsize start = r->at;
   r->at += 4 + (gsize)size;
   if (!reader_take_extra(r, m, ret_extra, error)) {
-    r->at = start;
     protobuf_c_message_free_unpacked(m, NULL);
     return false;
   }

@@ -67,9 +67,12 @@ static bool verify_pages(
   guint32 flags = pagemap_entry_flags(e);
   if ((flags & ~(guint32)PE_KNOWN) || ((flags & PE_PARENT) && (flags & PE_PRESENT)))
     return image_invalid(error, id, number, "address %" PRIx64 ": flags %x", e->vaddr, flags);
-  if (flags & PE_PARENT)
+  if (flags & PE_PARENT) {
+    char name[IMAGE_NAME_MAX];
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
-        "pages at %" PRIx64 " lie in an earlier checkpoint, which is not supported", e->vaddr);
+        "%s: address %" PRIx64 ": the pages lie in an earlier checkpoint, which is not supported",
+        image_name(name, id, number), e->vaddr);
+  }
   *ret_end = e->vaddr + n * IMAGE_PAGE_SIZE;
   return true;
 }
