@@ -122,20 +122,16 @@ activation() {
   systemctl --quiet is-active "$unit"
 }
 
-exposure() {
-  local level
-  systemd-analyze security --no-pager "$unit" | tail -n 1
-  level=$(systemd-analyze security --no-pager "$unit" | sed -n 's/.*exposure level for [^:]*: \([0-9.]*\).*/\1/p')
-  [[ -n $level ]] && awk -v level="$level" 'BEGIN { exit !(level <= 2.0) }'
-}
-
-# The process on the bus, as it is: no capabilities, no new privileges, a seccomp filter.
+# The process on the bus confines itself; the unit cannot, since the engines that it starts, and the
+# applications they restore, live in it at first. So the process is looked at, not the unit.
 locked_down() {
-  local pid
+  local pid set
   pid=$(systemctl show -P MainPID "$unit")
   grep -E '^(Cap|NoNewPrivs|Seccomp:)' "/proc/$pid/status"
-  grep -q '^CapEff:[[:space:]]*0*$' "/proc/$pid/status" &&
-    grep -q '^NoNewPrivs:[[:space:]]*1' "/proc/$pid/status" && grep -q '^Seccomp:[[:space:]]*2' "/proc/$pid/status"
+  for set in CapInh CapPrm CapEff CapBnd CapAmb; do
+    grep -q "^$set:[[:space:]]*0*\$" "/proc/$pid/status" || { echo "it has capabilities: $set"; return 1; }
+  done
+  grep -q '^NoNewPrivs:[[:space:]]*1' "/proc/$pid/status" && grep -q '^Seccomp:[[:space:]]*2' "/proc/$pid/status"
 }
 
 # By busctl alone: what a script without our command does.
@@ -192,7 +188,7 @@ RULES
 
 # The service leaves by itself while what it restored lives on, and comes back when called.
 idle_exit() {
-  for _ in {1..90}; do
+  for _ in {1..120}; do # finished jobs stay a minute, then it waits half a minute
     if ! systemctl --quiet is-active "$unit"; then
       [[ $(systemctl show -P Result "$unit") == success ]] || { systemctl status --no-pager "$unit"; return 1; }
       return 0
@@ -214,7 +210,6 @@ all_live() {
 check "the machine runs systemd" grep -qx systemd /proc/1/comm
 check "the service is installed for activation by systemd" test -n "$unit"
 check "the first call activates it" activation
-check "its unit's exposure is 2 or better" exposure
 check "its process on the bus is locked down" locked_down
 check "this system can dump and restore" checkpoint check
 

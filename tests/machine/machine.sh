@@ -17,7 +17,7 @@ build=$(cd "${1:?usage: machine.sh BUILD-DIRECTORY}" && pwd)
 cache=${CHECKPOINTD_CACHE:-/var/cache/checkpointd}
 packages=(systemd systemd-sysv libpam-systemd dbus polkitd pkexec redis-server redis-tools procps python3-minimal
   libprotobuf-c1 libseccomp2 libnl-3-200 libglib2.0-0)
-boot_seconds=240
+boot_seconds=360
 
 skip() {
   echo "1..0 # SKIP $*"
@@ -118,6 +118,8 @@ cleanup() {
 ((EUID == 0)) || skip "needs root"
 [[ -n $(command -v debootstrap) ]] || skip "needs debootstrap"
 [[ -n $(command -v systemd-nspawn) ]] || skip "needs systemd-nspawn"
+prefix=$(meson introspect --buildoptions "$build" | grep -o '"name": "prefix", "value": "[^"]*"' | cut -d'"' -f8)
+[[ $prefix == /usr ]] || fail "$build is configured for ${prefix:-nowhere}, not for --prefix=/usr"
 
 mkdir -p "$cache"
 exec 9>"$cache/lock"

@@ -129,11 +129,12 @@ static int on_object(sd_bus_message *message, void *userdata, sd_bus_error *erro
 static int on_finished(sd_bus_message *reply, void *userdata, sd_bus_error *error) {
   Follow *follow = userdata;
   const Options *options = follow->context->options;
+  const sd_bus_error *failure = sd_bus_message_get_error(reply);
   progress_end(follow->progress);
-  if (sd_bus_message_is_method_error(reply, NULL))
-    return follow_exit(follow, report_bus_error(options->json, follow->doing, sd_bus_message_get_error(reply)));
-  int r = value_read(reply, &follow->result);
   (void)sd_bus_call_method_async(follow->context->bus, NULL, SERVICE, follow->path, JOB, "Release", NULL, NULL, NULL);
+  if (failure)
+    return follow_exit(follow, report_bus_error(options->json, follow->doing, failure));
+  int r = value_read(reply, &follow->result);
   if (r <= 0)
     return follow_exit(follow, report_errno(options->json, "read the job's result", r < 0 ? r : -EBADMSG));
   return follow_exit(follow, 0);

@@ -55,6 +55,7 @@ start_redis() {
   setsid redis-server --port 0 --unixsocket "$work/redis.sock" --save '' --dir "$work" --daemonize no \
     --enable-debug-command yes </dev/null >"$work/redis.log" 2>&1 &
   redis=$!
+  disown "$redis" # its end is no news to this shell
   wait_for ask_redis ping || { cat "$work/redis.log" >&2; fail "redis-server does not start"; }
   ask_redis eval "for i = 1, $keys do redis.call('set', 'key:' .. i, 'value ' .. i) end" 0 >/dev/null
   ask_redis set greeting 'hello from before' >/dev/null

@@ -54,12 +54,12 @@ setup_apt() {
   return "$status"
 }
 
-# setup_build DIR [MESON-OPTION…]: configures DIR once and builds it.
+# setup_build DIR [MESON-OPTION…]: configures DIR once, for Debian's places, and builds it.
 setup_build() {
   local dir=$1
   shift
   if [[ ! -f $dir/build.ninja ]]; then
-    setup_quietly meson setup "$dir" "$top" "$@"
+    setup_quietly meson setup "$dir" "$top" --prefix=/usr --sysconfdir=/etc --localstatedir=/var "$@"
   fi
   setup_quietly ninja -C "$dir"
 }
