@@ -559,14 +559,20 @@ bool collector_finish(Collector *c, GError **error) {
 
 /* --- files without a descriptor, and shared memory --- */
 
-guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, GError **error) {
+guint32 collector_add_path(Collector *c, const FileProbe *given, bool *blocked, GError **error) {
+  FileProbe full = *given;
+  const FileProbe *probe = &full;
+  *blocked = false;
+  full.fd = -1;
+  if (!probe_stat(&full, error))
+    return 0;
+  full.flags = given->flags;
   g_autofree char *key =
       g_strdup_printf("%lu:%lu:%x:%s", probe->st.st_dev, probe->st.st_ino, (guint)probe->flags, probe->link);
   guint32 id = GPOINTER_TO_UINT(g_hash_table_lookup(c->named, key));
   if (id)
     return id;
   id = collector_new_file_id(c);
-  *blocked = false;
   GError *failure = NULL;
   (void)entry_collect(c, object_claim(probe), probe, id, blocked, &failure);
   if (failure) {

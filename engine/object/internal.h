@@ -63,7 +63,8 @@ char *find_outside_holder(const Collector *c, const char *link);
 
 /* --- kinds --- */
 
-extern const ObjectOps reg_ops, pipe_ops, unsupported_ops;
+extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, timerfd_ops, signalfd_ops, memfd_ops;
+extern const ObjectOps unsupported_ops;
 
 /* --- reg.c --- */
 
@@ -88,3 +89,8 @@ int ghost_open(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, GError **
 bool pipe_collect_data(Collector *c, RecordKind kind, guint32 pipe_id, int reader, bool packets, GError **error);
 /* Sets the size and writes the content; @writer is non-blocking. */
 bool pipe_restore_data(Restorer *r, RecordKind kind, guint32 pipe_id, int writer, GError **error);
+
+/* --- memfd.c --- */
+
+/* The seals that would have kept mappings from being made. */
+bool memfd_finish(Restorer *r, GError **error);

@@ -93,9 +93,9 @@ gpointer collector_state(Collector *c, const void *key, gpointer (*make)(void), 
 /* Number of descriptors in the tree that hold a description. */
 guint collector_n_holders(const Collector *c, guint32 file_id);
 /* Makes (or finds) the entry of a file that is mapped, executed, or a directory a task stands in, given an O_PATH or
- * ordinary descriptor of it and its path as the kernel names it. @flags: as for open(2). Returns its file id, 0 on
- * error or when it was blocked (then *blocked is set). Same (inode, path, flags) gives the same id. Takes regular
- * files, directories, memfds and shared memory objects. */
+ * ordinary descriptor of it (@local) and its path as the kernel names it (@link). @fd is -1; @st and @mnt_id need not
+ * be set. @flags: as for open(2). Returns its file id, 0 on error or when it was blocked (then *blocked is set). Same
+ * (inode, path, flags) gives the same id. Takes regular files, directories, memfds and shared memory objects. */
 guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, GError **error);
 /* Shared memory by inode: the shmid of a memfd or shared anonymous mapping; made at the first call. @size in bytes.
  * Content is read through @fd (a duplicate is kept) in the memory stage. */
@@ -130,6 +130,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Restorer, restorer_free)
 /* Opens every description that some task's fdinfo names, and closes what only the making of them needed (the other end
  * of a pipe whose holder is gone). */
 bool restorer_open_all(Restorer *r, GError **error);
+/* The same file with the access mode of @flags (O_RDONLY, O_WRONLY, O_RDWR), for a mapping: the entry of a mapped file
+ * does not say how it was opened, the mapping (VmaEntry.fdflags) does. Borrowed; -1 with error. */
+int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **error);
+/* After all tasks have made their mappings: what would have been in their way (F_SEAL_FUTURE_WRITE of memfds). */
+bool restorer_finish(Restorer *r, GError **error);
 /* Adds the owner and signal of a description (F_SETOWN_EX, F_SETSIG) to its first holder's program; nothing when it has
  * none. @fd is its number there. */
 void restorer_fown_program(const FileEntry *entry, int fd, Program *p);

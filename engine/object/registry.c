@@ -3,8 +3,14 @@
 
 /* The order is that of the questions: the first kind that claims a description has it. The last one claims all. */
 static const ObjectOps *const registry[] = {
-    &pipe_ops,
+    &memfd_ops,
     &reg_ops,
+    &pipe_ops,
+    &fifo_ops,
+    &eventfd_ops,
+    &epoll_ops,
+    &timerfd_ops,
+    &signalfd_ops,
     &unsupported_ops,
     NULL,
 };

@@ -190,6 +190,30 @@ bool restorer_open_all(Restorer *r, GError **error) {
   return true;
 }
 
+int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **error) {
+  int fd = restorer_fd_of(r, file_id, error);
+  int have = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+  flags &= O_ACCMODE;
+  if (have < 0 || (!(have & O_PATH) && ((have & O_ACCMODE) == flags || (have & O_ACCMODE) == O_RDWR)))
+    return fd;
+  guint64 key = ((guint64)1 << 40) | (guint64)file_id << 2 | (guint64)flags; /* apart from the ghosts */
+  int known = restorer_shared_get(r, FD_TYPES__REG, key);
+  if (known >= 0)
+    return known;
+  FdPath path = fd_path(fd);
+  int opened = open(path.text, flags | O_CLOEXEC | O_NOCTTY);
+  if (opened < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open file id %u for its mappings", file_id);
+    return -1;
+  }
+  restorer_shared_put(r, FD_TYPES__REG, key, opened);
+  return opened;
+}
+
+bool restorer_finish(Restorer *r, GError **error) {
+  return memfd_finish(r, error);
+}
+
 bool restorer_set_flags(int fd, guint32 flags, GError **error) {
   int now = fcntl(fd, F_GETFL);
   const int settable = O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK;

@@ -205,7 +205,7 @@ static const char *verify(const Trip *trip, Restorer *r) {
 
 static bool restore(Trip *trip, GError **error) {
   g_autoptr(Restorer) r = restorer_new(trip->job, trip->loaded, trip->images_fd);
-  if (!restorer_open_all(r, error))
+  if (!restorer_open_all(r, error) || !restorer_finish(r, error))
     return false;
   pid_t pid = fork();
   if (pid == 0) {
