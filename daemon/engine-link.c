@@ -2,8 +2,8 @@
 #include "engine-link.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -42,6 +42,12 @@ void engine_link_free(EngineLink *link) {
 
 pid_t engine_link_pid(const EngineLink *link) {
   return link->pid;
+}
+
+bool engine_link_is_alive(const EngineLink *link) {
+  struct pollfd p = {.fd = link->pidfd, .events = POLLIN};
+
+  return poll(&p, 1, 0) == 0; /* a pidfd is readable once its process has ended */
 }
 
 void engine_link_set_handler(EngineLink *link, EngineLinkHandler handler, void *userdata) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 #include <systemd/sd-event.h>
@@ -23,6 +24,8 @@ void engine_link_free(EngineLink *link);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(EngineLink, engine_link_free)
 
 pid_t engine_link_pid(const EngineLink *link);
+/* The process has not ended. */
+bool engine_link_is_alive(const EngineLink *link);
 void engine_link_set_handler(EngineLink *link, EngineLinkHandler handler, void *userdata);
 
 /* @fds stay the caller's; they are what request->fds announces. Negative errno. */

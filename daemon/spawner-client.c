@@ -132,6 +132,8 @@ static bool ask(SpawnerClient *client) {
 }
 
 EngineLink *spawner_client_take(SpawnerClient *client) {
+  if (client->warm && !engine_link_is_alive(client->warm))
+    g_clear_pointer(&client->warm, engine_link_free);
   if (client->warm) {
     engine_link_set_handler(client->warm, NULL, NULL);
     return g_steal_pointer(&client->warm);
