@@ -30,12 +30,11 @@ static bool verify_registers(pid_t tid, const ThreadInfoX86 *info, GError **erro
   const UserX86FpregsEntry *f = info->fpregs;
   const UserX86XsaveEntry empty = USER_X86_XSAVE_ENTRY__INIT;
   const UserX86XsaveEntry *x = f->xsave ?: &empty;
-  size_t xsave = f->xsave ? 1 : 0;
   const Length lengths[] = {
       {"st_space", f->n_st_space, 32, 32},
       {"xmm_space", f->n_xmm_space, 64, 64},
       {"padding", f->n_padding, 0, 24},
-      {"ymmh_space", x->n_ymmh_space, 64 * xsave, 64},
+      {"ymmh_space", x->n_ymmh_space, 0, 64},
       {"bndreg_state", x->n_bndreg_state, 0, 8},
       {"bndcsr_state", x->n_bndcsr_state, 0, 8},
       {"opmask_reg", x->n_opmask_reg, 0, 8},
