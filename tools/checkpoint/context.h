@@ -6,7 +6,7 @@
 #include <sys/types.h>
 #include <systemd/sd-bus.h>
 
-#include "options.h"
+#include "command-options.h"
 #include "sd-cleanup.h"
 
 #define SERVICE "org.criu.Checkpoint"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // checkpoint(1): the bus interface org.criu.Checkpoint for people and scripts.
+#include "command-options.h"
 #include "context.h"
-#include "options.h"
 #include "verbs.h"
 
 #include <locale.h>

@@ -2,8 +2,8 @@
 // explain and check: what would be in the way.
 #include "format.h"
 #include "json.h"
+#include "operand.h"
 #include "report.h"
-#include "target.h"
 #include "value.h"
 #include "verbs.h"
 
@@ -24,7 +24,7 @@ int verb_explain(Context *context, char **arguments) {
   g_autoptr(GVariant) findings = NULL;
   uint32_t pid = 0;
 
-  int r = target_parse_pid(arguments[0], &pid);
+  int r = operand_parse_pid(arguments[0], &pid);
   if (r != 0)
     return r;
   g_autofree char *doing = g_strdup_printf("explain process %u", pid);

@@ -3,8 +3,8 @@
 #include "follow.h"
 #include "format.h"
 #include "json.h"
+#include "operand.h"
 #include "report.h"
-#include "target.h"
 #include "value.h"
 #include "verbs.h"
 
@@ -65,10 +65,10 @@ int verb_dump(Context *context, char **arguments) {
   g_autofree char *name = NULL;
   uint32_t pid = 0;
 
-  int r = target_parse_pid(arguments[0], &pid);
+  int r = operand_parse_pid(arguments[0], &pid);
   if (r != 0)
     return r;
-  name = arguments[1] ? g_strdup(arguments[1]) : target_default_name(pid);
+  name = arguments[1] ? g_strdup(arguments[1]) : operand_default_name(pid);
   r = context_call_new(context, "StartDump", &call);
   if (r == 0 && sd_bus_message_append(call, "us", pid, name) < 0)
     r = report_usage("“%s” cannot be a name", arguments[1]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-#include "target.h"
+#include "operand.h"
 
 #include "report.h"
 
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-int target_parse_pid(const char *text, uint32_t *ret_pid) {
+int operand_parse_pid(const char *text, uint32_t *ret_pid) {
   guint64 number = 0;
   if (!g_ascii_string_to_unsigned(text, 10, 1, INT32_MAX, &number, NULL))
     return report_usage("“%s” is no process id", text);
@@ -15,7 +15,7 @@ int target_parse_pid(const char *text, uint32_t *ret_pid) {
   return 0;
 }
 
-char *target_default_name(uint32_t pid) {
+char *operand_default_name(uint32_t pid) {
   g_autofree char *path = g_strdup_printf("/proc/%u/comm", pid);
   g_autofree char *comm = NULL;
   char date[32] = "";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The command line: options may stand anywhere, and one that means nothing to the verb is an error
 // rather than silently without effect.
-#include "options.h"
+#include "command-options.h"
 
 #include "config.h"
 #include "report.h"

@@ -4,6 +4,6 @@
 #include <stdint.h>
 
 // 0, or an exit status, the reason having been said.
-int target_parse_pid(const char *text, uint32_t *ret_pid);
+int operand_parse_pid(const char *text, uint32_t *ret_pid);
 // COMM-PID-YYYYMMDD-HHMMSS, with what no name may hold replaced.
-char *target_default_name(uint32_t pid);
+char *operand_default_name(uint32_t pid);
