@@ -138,7 +138,7 @@ static void test_config(void) {
   g_assert_cmpuint(o->verbosity, ==, 4);
   g_assert_true(o->leave_running && !o->shell_job);
   /* The command line comes later and wins. */
-  char *const words[] = {"restore", "--no-leave-running", "-D", "/b"};
+  g_auto(GStrv) words = g_strsplit("restore --no-leave-running -D /b", " ", -1);
   g_assert_true(criu_options_parse_args(o, 4, words, NULL));
   g_assert_cmpstr(o->images_dir, ==, "/b");
   g_assert_false(o->leave_running);
