@@ -17,4 +17,5 @@ struct Program {
   GArray *ops;   /* Op */
   GArray *infos; /* OpInfo */
   GByteArray *data;
+  GArray *pointers; /* size_t: places in data that hold an offset and become an address */
 };

@@ -7,6 +7,7 @@ Program *program_new(void) {
   p->ops = g_array_new(FALSE, TRUE, sizeof(Op));
   p->infos = g_array_new(FALSE, TRUE, sizeof(OpInfo));
   p->data = g_byte_array_new();
+  p->pointers = g_array_new(FALSE, FALSE, sizeof(size_t));
   return p;
 }
 
@@ -16,6 +17,7 @@ void program_free(Program *p) {
   g_array_unref(p->ops);
   g_array_unref(p->infos);
   g_byte_array_unref(p->data);
+  g_array_unref(p->pointers);
   g_free(p);
 }
 
@@ -35,6 +37,12 @@ size_t program_data(Program *p, const void *bytes, size_t size) {
 
 size_t program_string(Program *p, const char *text) {
   return program_data(p, text, strlen(text) + 1);
+}
+
+void program_data_pointer(Program *p, size_t at, size_t target) {
+  uint64_t offset = target;
+  memcpy(p->data->data + at, &offset, sizeof offset);
+  g_array_append_val(p->pointers, at);
 }
 
 size_t program_add(Program *p, const char *what, long nr, const Arg *args, size_t n_args) {

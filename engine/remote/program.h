@@ -40,6 +40,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Program, program_free)
 /* Adds data (8-byte aligned; @bytes NULL: zeroes) and returns its offset. */
 size_t program_data(Program *p, const void *bytes, size_t size);
 size_t program_string(Program *p, const char *text);
+/* The eight bytes of data at @at become the address (in the task) of the data at @target. */
+void program_data_pointer(Program *p, size_t at, size_t target);
 /* Adds an op and returns its index. @what is a static string that names it in errors and plans ("epoll_ctl add"). Missing
  * arguments are 0. */
 size_t program_add(Program *p, const char *what, long nr, const Arg *args, size_t n_args);

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Descriptors. Every open file description exists in this process when the root is forked off, so every task has all of
+ * them, at our numbers. What is left to do in a task: move each to its number, and close the rest. */
+#include "stages.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+/* A parallel assignment: a move may only be made when nobody still has to move away from its goal. Cycles are opened by a
+ * temporary number above all others. */
+typedef struct Mover {
+  Program *program;
+  const FdMove *moves;
+  size_t n;
+  int *from;            /* current place of each */
+  bool *done;
+  GHashTable *waiting;  /* number -> GArray of moves that start there */
+  GHashTable *by_goal;  /* number -> index + 1 */
+  int spare;
+} Mover;
+
+static GArray *movers_from(const Mover *m, int fd) {
+  return g_hash_table_lookup(m->waiting, GINT_TO_POINTER(fd));
+}
+
+static void mover_leave(Mover *m, size_t i) {
+  GArray *list = movers_from(m, m->from[i]);
+  for (guint k = 0; k < list->len; k++)
+    if (g_array_index(list, size_t, k) == i) {
+      g_array_remove_index_fast(list, k);
+      return;
+    }
+}
+
+static bool is_free(const Mover *m, int fd, size_t except) {
+  const GArray *list = movers_from(m, fd);
+  if (!list || !list->len)
+    return true;
+  return list->len == 1 && g_array_index(list, size_t, 0) == except;
+}
+
+static void make_move(Mover *m, size_t i) {
+  const FdMove *move = &m->moves[i];
+  if (m->from[i] == move->to)
+    PROGRAM_CALL(m->program, "fcntl F_SETFD", SYS_fcntl, ARG(move->to), ARG(F_SETFD), ARG(move->cloexec ? FD_CLOEXEC : 0));
+  else
+    PROGRAM_CALL(m->program, "dup3", SYS_dup3, ARG(m->from[i]), ARG(move->to), ARG(move->cloexec ? O_CLOEXEC : 0));
+  mover_leave(m, i);
+  m->done[i] = true;
+}
+
+/* Makes a move, then the one that waited for the number it came from, and so on down the chain. */
+static void make_chain(Mover *m, size_t i) {
+  for (;;) {
+    int left = m->from[i];
+    make_move(m, i);
+    gpointer next = g_hash_table_lookup(m->by_goal, GINT_TO_POINTER(left));
+    if (!next || left == m->moves[i].to)
+      return;
+    i = GPOINTER_TO_SIZE(next) - 1;
+    if (m->done[i] || !is_free(m, left, i))
+      return;
+  }
+}
+
+static void open_cycle(Mover *m, size_t i) {
+  int goal = m->moves[i].to;
+  GArray *list = movers_from(m, goal);
+  PROGRAM_CALL(m->program, "dup3 aside", SYS_dup3, ARG(goal), ARG(m->spare), ARG(0));
+  while (list->len) {
+    size_t k = g_array_index(list, size_t, list->len - 1);
+    g_array_set_size(list, list->len - 1);
+    m->from[k] = m->spare;
+    GArray *aside = movers_from(m, m->spare);
+    if (!aside) {
+      aside = g_array_new(FALSE, FALSE, sizeof(size_t));
+      g_hash_table_insert(m->waiting, GINT_TO_POINTER(m->spare), aside);
+    }
+    g_array_append_val(aside, k);
+  }
+  m->spare++;
+}
+
+static void mover_add(Mover *m, size_t i) {
+  int from = m->moves[i].from;
+  m->from[i] = from;
+  GArray *list = movers_from(m, from);
+  if (!list) {
+    list = g_array_new(FALSE, FALSE, sizeof(size_t));
+    g_hash_table_insert(m->waiting, GINT_TO_POINTER(from), list);
+  }
+  g_array_append_val(list, i);
+  g_hash_table_insert(m->by_goal, GINT_TO_POINTER(m->moves[i].to), GSIZE_TO_POINTER(i + 1));
+  m->spare = MAX(m->spare, MAX(from, m->moves[i].to) + 1);
+}
+
+static int compare_ints(gconstpointer a, gconstpointer b) {
+  return *(const int *)a - *(const int *)b;
+}
+
+/* Everything but the goals. */
+static void close_rest(Program *p, const FdMove *moves, size_t n) {
+  g_autofree int *kept = g_new(int, n + 1);
+  for (size_t i = 0; i < n; i++)
+    kept[i] = moves[i].to;
+  if (n)
+    qsort(kept, n, sizeof *kept, compare_ints);
+  int at = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (kept[i] > at)
+      PROGRAM_CALL(p, "close_range", SYS_close_range, ARG(at), ARG(kept[i] - 1), ARG(0));
+    at = kept[i] + 1;
+  }
+  PROGRAM_CALL(p, "close_range", SYS_close_range, ARG(at), ARG(~0u), ARG(0));
+}
+
+void files_plan_moves(Program *p, const FdMove *moves, size_t n, const int *inherited, size_t n_inherited) {
+  Mover m = {.program = p, .moves = moves, .n = n};
+  m.from = g_new0(int, n + 1);
+  m.done = g_new0(bool, n + 1);
+  m.waiting = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_array_unref);
+  m.by_goal = g_hash_table_new(NULL, NULL);
+  for (size_t i = 0; i < n_inherited; i++)
+    m.spare = MAX(m.spare, inherited[i] + 1);
+  for (size_t i = 0; i < n; i++)
+    mover_add(&m, i);
+  for (size_t i = 0; i < n; i++)
+    if (!m.done[i] && is_free(&m, moves[i].to, i))
+      make_chain(&m, i);
+  for (size_t i = 0; i < n; i++)
+    if (!m.done[i]) {
+      if (!is_free(&m, moves[i].to, i))
+        open_cycle(&m, i);
+      make_chain(&m, i);
+    }
+  close_rest(p, moves, n);
+  g_free(m.from);
+  g_free(m.done);
+  g_hash_table_unref(m.waiting);
+  g_hash_table_unref(m.by_goal);
+}
+
+static bool build_fs(Restore *r, const Task *task, Program *p, GError **error) {
+  const FileEntry *root = checkpoint_find_file(r->checkpoint, task->fs->root_id);
+  int cwd = restorer_fd_of(r->restorer, task->fs->cwd_id, error);
+  if (cwd < 0)
+    return false;
+  if (root && root->reg && strcmp(root->reg->name, "/") != 0) {
+    int fd = restorer_fd_of(r->restorer, task->fs->root_id, error);
+    if (fd < 0)
+      return false;
+    size_t dot = program_string(p, ".");
+    PROGRAM_CALL(p, "fchdir to its root", SYS_fchdir, ARG(fd));
+    PROGRAM_CALL(p, "chroot", SYS_chroot, ARG_DATA(dot));
+  }
+  PROGRAM_CALL(p, "fchdir to its working directory", SYS_fchdir, ARG(cwd));
+  if (task->fs->has_umask)
+    PROGRAM_CALL(p, "umask", SYS_umask, ARG(task->fs->umask));
+  return true;
+}
+
+/* The first holder of a description does for it what a task has to do. */
+static bool is_first_holder(const Restore *r, const PlanTask *t, const FdinfoEntry *fd) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *other = r->plan->tasks->pdata[i];
+    if (!other->task)
+      continue;
+    for (guint k = 0; k < other->task->fds->len; k++) {
+      const FdinfoEntry *f = other->task->fds->pdata[k];
+      if (f->id == fd->id)
+        return f == fd;
+    }
+  }
+  return false;
+}
+
+static bool build_bound(Restore *r, PlanTask *t, Program *p, GError **error) {
+  for (guint i = 0; i < t->task->fds->len; i++) {
+    const FdinfoEntry *fd = t->task->fds->pdata[i];
+    const FileEntry *entry = checkpoint_find_file(r->checkpoint, fd->id);
+    const ObjectOps *ops = entry ? object_of_type(entry->type) : NULL;
+    const FownEntry *fown = ops && ops->fown ? ops->fown(entry) : NULL;
+    bool owned = fown && (fown->pid || fown->signum);
+    if (!ops || (!ops->program && !owned) || !is_first_holder(r, t, fd))
+      continue;
+    if (ops->program && !ops->program(r->restorer, entry, t->task, (int)fd->fd, p, error))
+      return false;
+    if (owned)
+      restorer_fown_program(entry, (int)fd->fd, p);
+  }
+  return true;
+}
+
+bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
+  if (!build_fs(r, t->task, p, error))
+    return false;
+  g_autoptr(GArray) moves = g_array_new(FALSE, FALSE, sizeof(FdMove));
+  for (guint i = 0; i < t->task->fds->len; i++) {
+    const FdinfoEntry *fd = t->task->fds->pdata[i];
+    int from = restorer_fd_of(r->restorer, fd->id, error);
+    if (from < 0)
+      return false;
+    FdMove move = {from, (int)fd->fd, (fd->flags & 1) != 0};
+    g_array_append_val(moves, move);
+  }
+  files_plan_moves(p, (const FdMove *)(const void *)moves->data, moves->len, (const int *)(const void *)r->inherited->data, r->inherited->len);
+  return build_bound(r, t, p, error);
+}

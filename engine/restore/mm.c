@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Memory: mappings at their final addresses, pages read straight from the image file into place by the task itself. A task
+ * that was forked from a parent with its memory keeps what is the same, so that both go on sharing those pages. */
+#include "image.h"
+#include "stages.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/prctl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define PAGE 4096ull
+#define TASK_SIZE 0x7ffffffff000ull
+#define ARCH_MAP_VDSO_64 0x2003
+#define MADV_GUARD_INSTALL_ 102
+#define READ_MAX (64ull << 20)
+#define IOV_BATCH 1024u
+#define KEPT_MAP_FLAGS (MAP_PRIVATE | MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | (0x3fu << 26))
+
+bool mm_open_pages(Restore *r, GError **error) {
+  for (guint i = 0; i < r->checkpoint->tasks->len; i++) {
+    const Task *t = r->checkpoint->tasks->pdata[i];
+    if (!t->pages || !page_set_n_present(t->pages) || g_hash_table_contains(r->pages_fds, GUINT_TO_POINTER(t->pages->pages_id)))
+      continue;
+    int fd = image_open_pages(job_images_fd(r->job), t->pages->pages_id, error);
+    if (fd < 0)
+      return false;
+    g_hash_table_insert(r->pages_fds, GUINT_TO_POINTER(t->pages->pages_id), GINT_TO_POINTER(fd + 1));
+  }
+  return true;
+}
+
+static int pages_fd(const Restore *r, const PageSet *pages) {
+  return GPOINTER_TO_INT(g_hash_table_lookup(r->pages_fds, GUINT_TO_POINTER(pages->pages_id))) - 1;
+}
+
+static bool is_special(const VmaEntry *v) {
+  return v->status & (VMA_AREA_VSYSCALL | VMA_AREA_VDSO | VMA_AREA_VVAR);
+}
+
+/* Whether any page of the task is kept in the image for this mapping; @at: a cursor into the entries. */
+static bool has_pages(const Task *t, const VmaEntry *v, guint *at) {
+  const GPtrArray *e = t->pages ? t->pages->entries : NULL;
+  while (e && *at < e->len) {
+    const PagemapEntry *p = e->pdata[*at];
+    if (p->vaddr + pagemap_entry_n_pages(p) * PAGE > v->start)
+      return p->vaddr < v->end;
+    (*at)++;
+  }
+  return false;
+}
+
+static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool writable, Program *p, GError **error) {
+  int fd = -1;
+  if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) {
+    fd = restorer_fd_of(r->restorer, (guint32)v->shmid, error);
+    if (fd < 0) {
+      g_prefix_error(error, "pid %d: mapping at 0x%" G_GINT64_MODIFIER "x: ", (int)t->pid, v->start);
+      return false;
+    }
+  } else if (!(v->status & VMA_ANON_PRIVATE)) {
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "pid %d: the mapping at 0x%" G_GINT64_MODIFIER "x is of a kind (status 0x%x) that cannot be restored yet", (int)t->pid, v->start, v->status);
+  }
+  guint32 prot = v->prot | (writable ? PROT_READ | PROT_WRITE : 0);
+  guint32 flags = (v->flags & KEPT_MAP_FLAGS) | MAP_FIXED_NOREPLACE;
+  PROGRAM_CALL(p, "mmap", SYS_mmap, ARG(v->start), ARG(v->end - v->start), ARG(prot), ARG(flags), ARG((gint64)fd), ARG(v->pgoff));
+  program_expect(p, EXPECT_EQUAL, (gint64)v->start);
+  return true;
+}
+
+/* vvar and vdso, where they were. */
+static void build_vdso(const PlanTask *t, Program *p) {
+  const MmEntry *mm = t->task->mm;
+  guint64 start = 0;
+  for (size_t i = 0; i < mm->n_vmas; i++)
+    if (mm->vmas[i]->status & (VMA_AREA_VVAR | VMA_AREA_VDSO)) {
+      start = mm->vmas[i]->start;
+      break;
+    }
+  if (start)
+    PROGRAM_CALL(p, "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ARCH_MAP_VDSO_64), ARG(start));
+}
+
+/* Collects iovecs and cuts them into preadv(2) calls. */
+typedef struct Reader {
+  Program *program;
+  int fd;
+  guint64 offset;      /* in the pages file, of the batch's start */
+  guint64 bytes;       /* in the batch */
+  struct iovec iov[IOV_BATCH];
+  unsigned n;
+} Reader;
+
+static void reader_flush(Reader *rd) {
+  if (rd->n) {
+    size_t iov = program_data(rd->program, rd->iov, rd->n * sizeof *rd->iov);
+    PROGRAM_CALL(rd->program, "preadv pages", SYS_preadv, ARG(rd->fd), ARG_DATA(iov), ARG(rd->n), ARG(rd->offset), ARG(0));
+    program_expect(rd->program, EXPECT_EQUAL, (gint64)rd->bytes);
+  }
+  rd->offset += rd->bytes;
+  rd->bytes = 0;
+  rd->n = 0;
+}
+
+static void reader_add(Reader *rd, guint64 address, guint64 size) {
+  while (size) {
+    guint64 part = MIN(size, READ_MAX - rd->bytes);
+    struct iovec *last = rd->n ? &rd->iov[rd->n - 1] : NULL;
+    if (last && (uintptr_t)last->iov_base + last->iov_len == address)
+      last->iov_len += part;
+    else
+      rd->iov[rd->n++] = (struct iovec){(void *)(uintptr_t)address, part};
+    rd->bytes += part;
+    address += part;
+    size -= part;
+    if (rd->n == IOV_BATCH || rd->bytes == READ_MAX)
+      reader_flush(rd);
+  }
+}
+
+static void reader_skip(Reader *rd, guint64 size) {
+  reader_flush(rd);
+  rd->offset += size;
+}
+
+/* The first mapping that ends above @address; mm->n_vmas if there is none. */
+static size_t find_vma(const MmEntry *mm, guint64 address) {
+  size_t low = 0, high = mm->n_vmas;
+  while (low < high) {
+    size_t mid = (low + high) / 2;
+    if (mm->vmas[mid]->end > address)
+      high = mid;
+    else
+      low = mid + 1;
+  }
+  return low;
+}
+
+/* Pages of one entry that lie in mappings made by the kernel are not for us. */
+static guint64 special_until(const MmEntry *mm, guint64 address, guint64 end, bool *special) {
+  size_t i = find_vma(mm, address);
+  const VmaEntry *v = i < mm->n_vmas ? mm->vmas[i] : NULL;
+  *special = !v || (address >= v->start && is_special(v));
+  return !v ? end : MIN(end, address >= v->start ? v->end : v->start);
+}
+
+static bool check_entry(const PlanTask *t, const PagemapEntry *e, GError **error) {
+  if (!(pagemap_entry_flags(e) & PE_PARENT))
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+      "pagemap-%d.img refers to pages of an earlier checkpoint (parent); incremental checkpoints cannot be restored yet", (int)t->pid);
+}
+
+static bool build_reads(Restore *r, const PlanTask *t, Program *p, GError **error) {
+  const PageSet *pages = t->task->pages;
+  if (!pages || !page_set_n_present(pages))
+    return true;
+  g_autofree Reader *rd = g_new0(Reader, 1);
+  rd->program = p;
+  rd->fd = pages_fd(r, pages);
+  for (guint i = 0; i < pages->entries->len; i++) {
+    const PagemapEntry *e = pages->entries->pdata[i];
+    if (!check_entry(t, e, error))
+      return false;
+    guint64 at = e->vaddr, end = at + pagemap_entry_n_pages(e) * PAGE;
+    while (at < end) {
+      bool special;
+      guint64 until = special_until(t->task->mm, at, end, &special);
+      if (special)
+        reader_skip(rd, until - at);
+      else
+        reader_add(rd, at, until - at);
+      at = until;
+    }
+    r->pages_restored += pagemap_entry_n_pages(e);
+  }
+  reader_flush(rd);
+  return true;
+}
+
+static bool build_fresh(Restore *r, PlanTask *t, Program *p, GError **error) {
+  const MmEntry *mm = t->task->mm;
+  guint at = 0;
+  if (t->parent) { /* forked from a parent that has memory already */
+    guint64 end = r->plan->region_start + r->plan->region_size;
+    PROGRAM_CALL(p, "munmap below", SYS_munmap, ARG(0x10000), ARG(r->plan->region_start - 0x10000));
+    PROGRAM_CALL(p, "munmap above", SYS_munmap, ARG(end), ARG(TASK_SIZE - end));
+  }
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    if (!is_special(v) && !build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error))
+      return false;
+  }
+  build_vdso(t, p);
+  return build_reads(r, t, p, error);
+}
+
+/* Where the pages of an address space lie in its pages file. */
+typedef struct PageCursor {
+  const PageSet *set;
+  const unsigned char *bytes; /* the pages file, mapped */
+  size_t size;
+  guint entry;
+  guint64 index; /* of the entry's first page in the file */
+} PageCursor;
+
+static bool cursor_open(PageCursor *c, const Restore *r, const PageSet *set, GError **error) {
+  *c = (PageCursor){.set = set};
+  if (!set || !page_set_n_present(set))
+    return true;
+  c->size = page_set_n_present(set) * PAGE;
+  void *m = mmap(NULL, c->size, PROT_READ, MAP_SHARED, pages_fd(r, set), 0);
+  if (m == MAP_FAILED)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot map pages-%u.img", set->pages_id);
+  c->bytes = m;
+  return true;
+}
+
+static void cursor_close(PageCursor *c) {
+  if (c->bytes)
+    munmap((void *)(uintptr_t)c->bytes, c->size);
+}
+
+/* The page at @address (ascending calls), NULL when it is not kept; @ret_index its place in the file. */
+static const unsigned char *cursor_page(PageCursor *c, guint64 address, guint64 *ret_index) {
+  const GPtrArray *e = c->set ? c->set->entries : NULL;
+  while (e && c->entry < e->len) {
+    const PagemapEntry *p = e->pdata[c->entry];
+    guint64 n = pagemap_entry_n_pages(p), end = p->vaddr + n * PAGE;
+    if (address < p->vaddr)
+      return NULL;
+    if (address < end && (pagemap_entry_flags(p) & PE_PRESENT)) {
+      *ret_index = c->index + (address - p->vaddr) / PAGE;
+      return c->bytes + *ret_index * PAGE;
+    }
+    if (address < end)
+      return NULL;
+    c->index += pagemap_entry_flags(p) & PE_PRESENT ? n : 0;
+    c->entry++;
+  }
+  return NULL;
+}
+
+/* The parent has made its pages writable for good or ill; what the child lacks is dropped, what differs is read. */
+static void build_difference(Restore *r, const VmaEntry *v, PageCursor *child, PageCursor *parent, Reader *rd, Program *p) {
+  guint64 drop = 0;
+  for (guint64 at = v->start; at <= v->end; at += PAGE) {
+    guint64 ci = 0, pi = 0;
+    const unsigned char *c = at < v->end ? cursor_page(child, at, &ci) : NULL;
+    const unsigned char *q = at < v->end ? cursor_page(parent, at, &pi) : NULL;
+    bool dropped = !c && q;
+    if (dropped && !drop)
+      drop = at;
+    if (!dropped && drop) {
+      PROGRAM_CALL(p, "madvise DONTNEED", SYS_madvise, ARG(drop), ARG(at - drop), ARG(MADV_DONTNEED));
+      drop = 0;
+    }
+    if (!c)
+      continue;
+    if (q && memcmp(c, q, PAGE) == 0) {
+      r->pages_shared++;
+      continue;
+    }
+    if (rd->offset + rd->bytes != ci * PAGE) {
+      reader_flush(rd);
+      rd->offset = ci * PAGE;
+    }
+    reader_add(rd, at, PAGE);
+    r->pages_restored++;
+  }
+}
+
+static const VmaEntry *same_in_parent(const VmaEntry *v, const MmEntry *parent) {
+  size_t i = find_vma(parent, v->start);
+  return i < parent->n_vmas && !is_special(v) && plan_vma_shared(v, parent->vmas[i]) ? parent->vmas[i] : NULL;
+}
+
+static bool same_vdso(const MmEntry *a, const MmEntry *b) {
+  guint64 x = 0, y = 0;
+  for (size_t i = 0; i < a->n_vmas && !x; i++)
+    x = a->vmas[i]->status & (VMA_AREA_VVAR | VMA_AREA_VDSO) ? a->vmas[i]->start : 0;
+  for (size_t i = 0; i < b->n_vmas && !y; i++)
+    y = b->vmas[i]->status & (VMA_AREA_VVAR | VMA_AREA_VDSO) ? b->vmas[i]->start : 0;
+  return x == y;
+}
+
+/* Unmaps everything that is not kept from the parent: the gaps between the kept mappings and the region. */
+static void build_unmap(const Restore *r, const PlanTask *t, const MmEntry *parent, Program *p) {
+  const MmEntry *mm = t->task->mm;
+  guint64 at = 0x10000;
+  bool vdso = same_vdso(mm, parent), region_done = false;
+  for (size_t i = 0; i <= mm->n_vmas; i++) {
+    const VmaEntry *v = i < mm->n_vmas ? mm->vmas[i] : NULL;
+    guint64 start = v ? v->start : TASK_SIZE, end = v ? v->end : TASK_SIZE;
+    bool kept = !v || same_in_parent(v, parent) || (vdso && is_special(v));
+    if (!region_done && start >= r->plan->region_start) {
+      region_done = true;
+      if (r->plan->region_start > at)
+        PROGRAM_CALL(p, "munmap", SYS_munmap, ARG(at), ARG(r->plan->region_start - at));
+      at = r->plan->region_start + r->plan->region_size;
+    }
+    if (!kept || start > TASK_SIZE)
+      continue;
+    if (start > at)
+      PROGRAM_CALL(p, "munmap", SYS_munmap, ARG(at), ARG(start - at));
+    at = MAX(at, end);
+  }
+}
+
+static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error) {
+  const MmEntry *mm = t->task->mm, *parent = t->parent->task->mm;
+  PageCursor child, theirs;
+  build_unmap(r, t, parent, p);
+  if (!same_vdso(mm, parent))
+    build_vdso(t, p);
+  if (!cursor_open(&child, r, t->task->pages, error))
+    return false;
+  bool ok = cursor_open(&theirs, r, t->parent->task->pages, error);
+  guint at = 0;
+  for (size_t i = 0; ok && i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    if (!is_special(v) && !same_in_parent(v, parent))
+      ok = build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error);
+    else if (!is_special(v) && has_pages(t->task, v, &at) && !(v->prot & PROT_WRITE))
+      PROGRAM_CALL(p, "mprotect to fill", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot | PROT_READ | PROT_WRITE));
+  }
+  g_autofree Reader *rd = g_new0(Reader, 1);
+  rd->program = p;
+  rd->fd = t->task->pages && page_set_n_present(t->task->pages) ? pages_fd(r, t->task->pages) : -1;
+  PageCursor none = {.set = NULL};
+  for (size_t i = 0; ok && i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    if (!is_special(v) && (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)))
+      build_difference(r, v, &child, same_in_parent(v, parent) ? &theirs : &none, rd, p);
+  }
+  reader_flush(rd);
+  cursor_close(&child);
+  cursor_close(&theirs);
+  return ok;
+}
+
+bool mm_build(Restore *r, PlanTask *t, Program *p, GError **error) {
+  return t->late ? build_inherited(r, t, p, error) : build_fresh(r, t, p, error);
+}
+
+static void build_advice(const VmaEntry *v, Program *p) {
+  static const int advices[] = {MADV_DONTFORK, MADV_MERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_WIPEONFORK,
+      MADV_SEQUENTIAL, MADV_RANDOM};
+  for (size_t i = 0; v->has_madv && i < G_N_ELEMENTS(advices); i++)
+    if (v->madv & (1ull << advices[i])) {
+      PROGRAM_CALL(p, "madvise", SYS_madvise, ARG(v->start), ARG(v->end - v->start), ARG(advices[i]));
+      program_expect(p, EXPECT_ANY, 0); /* advice only: a kernel without THP or KSM refuses it */
+    }
+}
+
+static bool is_locked_on_fault(const Task *t, const VmaEntry *v) {
+  for (size_t i = 0; t->extra && i < t->extra->n_mlocked_onfault; i++)
+    if (t->extra->mlocked_onfault[i]->vaddr == v->start)
+      return true;
+  return false;
+}
+
+static void build_vma_finish(const PlanTask *t, const VmaEntry *v, bool filled, Program *p) {
+  if (t->late || (filled && (v->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)))
+    PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
+  build_advice(v, p);
+  if (v->flags & MAP_LOCKED)
+    PROGRAM_CALL(p, "mlock2", SYS_mlock2, ARG(v->start), ARG(v->end - v->start), ARG(is_locked_on_fault(t->task, v) ? 1 : 0));
+}
+
+static bool build_mm_map(Restore *r, PlanTask *t, Program *p, GError **error) {
+  const MmEntry *mm = t->task->mm;
+  int exe = restorer_fd_of(r->restorer, mm->exe_file_id, error);
+  if (exe < 0)
+    return false;
+  size_t auxv = program_data(p, mm->mm_saved_auxv, mm->n_mm_saved_auxv * 8);
+  struct prctl_mm_map map = {.start_code = mm->mm_start_code, .end_code = mm->mm_end_code, .start_data = mm->mm_start_data,
+      .end_data = mm->mm_end_data, .start_brk = mm->mm_start_brk, .brk = mm->mm_brk, .start_stack = mm->mm_start_stack,
+      .arg_start = mm->mm_arg_start, .arg_end = mm->mm_arg_end, .env_start = mm->mm_env_start, .env_end = mm->mm_env_end,
+      .auxv_size = (guint32)(mm->n_mm_saved_auxv * 8), .exe_fd = (guint32)exe};
+  size_t at = program_data(p, &map, sizeof map);
+  program_data_pointer(p, at + offsetof(struct prctl_mm_map, auxv), auxv);
+  PROGRAM_CALL(p, "prctl SET_MM_MAP", SYS_prctl, ARG(PR_SET_MM), ARG(PR_SET_MM_MAP), ARG_DATA(at), ARG(sizeof map), ARG(0));
+  if (mm->has_thp_disabled && mm->thp_disabled)
+    PROGRAM_CALL(p, "prctl SET_THP_DISABLE", SYS_prctl, ARG(PR_SET_THP_DISABLE), ARG(1), ARG(0), ARG(0), ARG(0));
+  return true;
+}
+
+bool mm_build_finish(Restore *r, PlanTask *t, Program *p, GError **error) {
+  const MmEntry *mm = t->task->mm;
+  guint at = 0;
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    if (!is_special(v))
+      build_vma_finish(t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && (t->late || has_pages(t->task, v, &at)), p);
+  }
+  for (size_t i = 0; t->task->extra && i < t->task->extra->n_guard; i++) {
+    const CkptRange *g = t->task->extra->guard[i];
+    PROGRAM_CALL(p, "madvise GUARD_INSTALL", SYS_madvise, ARG(g->vaddr), ARG(g->nr_pages * PAGE), ARG(MADV_GUARD_INSTALL_));
+  }
+  return build_mm_map(r, t, p, error);
+}

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "plan.h"
+#include "proc.h"
+#include <string.h>
+#include <unistd.h>
+
+#define GAP_LOW 0x10000000ull
+#define GAP_HIGH 0x7ff000000000ull
+
+typedef struct Span {
+  uint64_t start, end;
+} Span;
+
+static void plan_task_free(void *p) {
+  PlanTask *t = p;
+  g_ptr_array_unref(t->children);
+  g_array_unref(t->threads);
+  g_free(t);
+}
+
+static PlanTask *plan_task_new(pid_t pid) {
+  PlanTask *t = g_new0(PlanTask, 1);
+  t->pid = pid;
+  t->children = g_ptr_array_new();
+  t->threads = g_array_new(FALSE, TRUE, sizeof(PlanThread));
+  return t;
+}
+
+void plan_free(Plan *plan) {
+  if (!plan)
+    return;
+  g_ptr_array_unref(plan->tasks);
+  g_free(plan);
+}
+
+static PlanTask *find_task(const Plan *plan, pid_t pid) {
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    PlanTask *t = plan->tasks->pdata[i];
+    if (t->pid == pid)
+      return t;
+  }
+  return NULL;
+}
+
+bool plan_vma_shared(const VmaEntry *c, const VmaEntry *p) {
+  return c->start == p->start && c->end == p->end && c->pgoff == p->pgoff && c->flags == p->flags && c->shmid == p->shmid &&
+         (c->status & ~(guint32)VMA_AREA_HEAP) == (p->status & ~(guint32)VMA_AREA_HEAP) &&
+         (c->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) &&
+         !(p->has_madv && p->madv & (1ull << 10 /* MADV_DONTFORK */ | 1ull << 18 /* MADV_WIPEONFORK */));
+}
+
+static bool shares_memory(const Task *child, const Task *parent) {
+  const MmEntry *c = child->mm, *p = parent->mm;
+  if (!c || !p)
+    return false;
+  for (size_t i = 0, k = 0; i < c->n_vmas && k < p->n_vmas;) {
+    const VmaEntry *a = c->vmas[i], *b = p->vmas[k];
+    if ((a->status & (VMA_AREA_VSYSCALL | VMA_AREA_VVAR)) == 0 && (a->prot & 2) && plan_vma_shared(a, b))
+      return true;
+    if (a->start <= b->start)
+      i++;
+    else
+      k++;
+  }
+  return false;
+}
+
+static void add_threads(PlanTask *t) {
+  for (guint i = 0; i < t->task->threads->len; i++) {
+    PlanThread thread = {.thread = t->task->threads->pdata[i], .op_sleep = -1};
+    g_array_append_val(t->threads, thread);
+  }
+}
+
+static bool add_task(Plan *plan, const Task *task, GError **error) {
+  PlanTask *t = plan_task_new(task_pid(task));
+  t->task = task;
+  t->zombie = task_is_zombie(task);
+  t->sid = (pid_t)task->pstree->sid;
+  t->pgid = (pid_t)task->pstree->pgid;
+  if (plan->tasks->len)
+    t->parent = find_task(plan, (pid_t)task->pstree->ppid);
+  g_ptr_array_add(plan->tasks, t);
+  if (plan->tasks->len > 1 && (!t->parent || t->parent->zombie))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "pstree.img: pid %d has no living parent in the tree", (int)t->pid);
+  if (!t->zombie)
+    add_threads(t);
+  if (!t->parent)
+    return true;
+  g_ptr_array_add(t->parent->children, t);
+  t->late = !t->zombie && shares_memory(task, t->parent->task);
+  return true;
+}
+
+/* An outside session becomes the root's own; so does the outside group. */
+static void map_session(Plan *plan, const EngineOptions *options) {
+  PlanTask *root = plan->tasks->pdata[0];
+  pid_t outside = root->sid;
+  if (find_task(plan, outside))
+    return;
+  plan->foreign_session = true;
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    PlanTask *t = plan->tasks->pdata[i];
+    if (t->sid != outside)
+      continue;
+    bool outside_group = t->pgid == root->pgid && !find_task(plan, t->pgid);
+    t->sid = options->shell_job ? 0 : root->pid;
+    if (i == 0 || outside_group)
+      t->pgid = options->shell_job ? (outside_group ? 0 : t->pgid) : root->pid;
+  }
+}
+
+static bool check_sessions(Plan *plan, GError **error) {
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    PlanTask *t = plan->tasks->pdata[i];
+    t->setsid = t->sid == t->pid;
+    const PlanTask *p = t->parent;
+    bool inherited = p && (p->sid == t->sid || (p->setsid && p->parent && p->parent->sid == t->sid));
+    if (p && !t->setsid && !inherited)
+      return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+          "pid %d is in session %d, whose leader has died; such sessions cannot be made again yet", (int)t->pid, (int)t->sid);
+  }
+  return true;
+}
+
+/* A group whose leader died needs somebody with its pid for a moment. */
+static void add_helpers(Plan *plan) {
+  guint n = plan->tasks->len;
+  for (guint i = 0; i < n; i++) {
+    PlanTask *t = plan->tasks->pdata[i];
+    if (!t->pgid || t->pgid == t->pid || t->zombie || find_task(plan, t->pgid))
+      continue;
+    PlanTask *h = plan_task_new(t->pgid);
+    h->helper = true;
+    h->parent = t;
+    h->sid = t->sid;
+    h->pgid = h->pid;
+    g_ptr_array_add(plan->tasks, h);
+  }
+}
+
+static uint64_t estimate_region(const Plan *plan) {
+  uint64_t size = 256 << 10;
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    const PlanTask *t = plan->tasks->pdata[i];
+    size += 32 << 10;
+    if (!t->task || !t->task->mm)
+      continue;
+    size += t->task->mm->n_vmas * 1024 + t->task->fds->len * 768;
+    size += t->task->pages ? t->task->pages->entries->len * 192ull : 0;
+    for (guint k = 0; k < t->task->threads->len; k++) {
+      const Thread *th = t->task->threads->pdata[k];
+      const SignalQueueEntry *q = th->core->thread_core ? th->core->thread_core->signals_p : NULL;
+      size += (16 << 10) + (q ? q->n_signals * 384 : 0);
+      q = th->core->tc ? th->core->tc->signals_s : NULL;
+      size += q ? q->n_signals * 384 : 0;
+    }
+  }
+  return (size + 0xffff) & ~0xffffull;
+}
+
+static void occupy(GArray *used, uint64_t start, uint64_t end) {
+  Span r = {start, end};
+  g_array_append_val(used, r);
+}
+
+static int compare_ranges(gconstpointer a, gconstpointer b) {
+  const Span *x = a, *y = b;
+  return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* A hole in every address space of the tree, and in ours, through which the tasks are made. */
+static bool find_hole(Plan *plan, GError **error) {
+  g_autoptr(GArray) used = g_array_new(FALSE, FALSE, sizeof(Span));
+  g_autoptr(GArray) ours = proc_vmas(getpid(), error);
+  if (!ours)
+    return false;
+  for (guint i = 0; i < ours->len; i++)
+    occupy(used, g_array_index(ours, ProcVma, i).start, g_array_index(ours, ProcVma, i).end);
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    const PlanTask *t = plan->tasks->pdata[i];
+    for (size_t k = 0; t->task && t->task->mm && k < t->task->mm->n_vmas; k++) {
+      const VmaEntry *v = t->task->mm->vmas[k];
+      /* stacks grow, and the kernel keeps a guard gap below them */
+      occupy(used, v->start - (v->flags & 0x100 ? MIN(v->start, 16ull << 20) : 0), v->end);
+    }
+    if (t->task && t->task->mm) /* room for the heap to grow is not needed before the release */
+      occupy(used, t->task->mm->mm_start_brk, t->task->mm->mm_brk);
+  }
+  g_array_sort(used, compare_ranges);
+  uint64_t at = GAP_LOW;
+  for (guint i = 0; i <= used->len; i++) {
+    uint64_t start = i < used->len ? g_array_index(used, Span, i).start : GAP_HIGH;
+    if (start > at && start - at >= plan->region_size + (2 << 20)) {
+      plan->region_start = (at + (1 << 20)) & ~0xffffull;
+      return plan->region_start + plan->region_size < GAP_HIGH;
+    }
+    if (i < used->len)
+      at = MAX(at, g_array_index(used, Span, i).end);
+  }
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "No hole of %" G_GUINT64_FORMAT " bytes is free in all address spaces of the tree",
+      plan->region_size);
+}
+
+Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, GError **error) {
+  g_autoptr(Plan) plan = g_new0(Plan, 1);
+  plan->checkpoint = checkpoint;
+  plan->tasks = g_ptr_array_new_with_free_func(plan_task_free);
+  for (guint i = 0; i < checkpoint->tasks->len; i++)
+    if (!add_task(plan, checkpoint->tasks->pdata[i], error))
+      return NULL;
+  if (!plan->tasks->len || ((PlanTask *)plan->tasks->pdata[0])->zombie) {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "pstree.img: the root task is not alive");
+    return NULL;
+  }
+  map_session(plan, options);
+  if (!check_sessions(plan, error))
+    return NULL;
+  add_helpers(plan);
+  plan->region_size = estimate_region(plan);
+  if (!find_hole(plan, error))
+    return NULL;
+  return g_steal_pointer(&plan);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* The plan of a restore: who is made by whom and when, where the agents live. Pure: made from the model alone. */
+
+#include "checkpoint.h"
+#include "job.h"
+#include "region.h"
+
+typedef struct PlanThread {
+  const Thread *thread;
+  Lane *lane;
+  LoadedProgram loaded;
+  long op_sleep; /* index of the op that re-arms an interrupted sleep; -1: none */
+} PlanThread;
+
+typedef struct PlanTask {
+  const Task *task; /* NULL for a helper: a process group leader that died before the dump and is needed for a moment */
+  pid_t pid, sid, pgid; /* as they will be: an outside session is mapped */
+  struct PlanTask *parent;
+  GPtrArray *children; /* PlanTask, borrowed */
+  bool zombie, helper;
+  bool setsid; /* becomes leader of a session of its own */
+  bool late;   /* made after its parent's memory, because pages are shared with it */
+  bool created;
+  Lane *lane;
+  GArray *threads; /* PlanThread; [0] is the leader */
+} PlanTask;
+
+typedef struct Plan {
+  const Checkpoint *checkpoint;
+  GPtrArray *tasks; /* PlanTask; parents before children; helpers last */
+  uint64_t region_start, region_size; /* free in every task and in this process */
+  bool foreign_session;               /* the root's session leader is outside: it gets a session of its own */
+} Plan;
+
+/* IMAGE_INVALID or NOT_SUPPORTED for trees that cannot be built. */
+Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, GError **error);
+void plan_free(Plan *plan);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Plan, plan_free)
+/* The same private mapping in both, so that pages may be shared copy-on-write. */
+bool plan_vma_shared(const VmaEntry *child, const VmaEntry *parent);

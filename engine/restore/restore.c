@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The restore pipeline. Tasks that exist but are not released die with us. */
+#include "restore.h"
+#include "guardian.h"
+#include "image.h"
+#include "stages.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+static void restore_clear(Restore *r) {
+  region_free(r->region);
+  plan_free(r->plan);
+  restorer_free(r->restorer);
+  if (r->pages_fds) {
+    GHashTableIter iter;
+    gpointer value;
+    g_hash_table_iter_init(&iter, r->pages_fds);
+    while (g_hash_table_iter_next(&iter, NULL, &value))
+      (void)close(GPOINTER_TO_INT(value) - 1);
+    g_hash_table_unref(r->pages_fds);
+  }
+  g_clear_pointer(&r->inherited, g_array_unref);
+  g_clear_pointer(&r->programs, g_ptr_array_unref);
+  checkpoint_free(r->checkpoint);
+}
+
+typedef struct StageEntry {
+  PlanTask *task;
+  Program *program;
+  LoadedProgram loaded;
+} StageEntry;
+
+static void stage_entry_clear(void *p) {
+  program_free(((StageEntry *)p)->program);
+}
+
+static bool stage_start(Restore *r, PlanTask *t, GArray *entries, BuildFunc build, GError **error) {
+  StageEntry e = {.task = t, .program = program_new()};
+  if (!build(r, t, e.program, error)) {
+    program_free(e.program);
+    return false;
+  }
+  if (!program_n_ops(e.program)) {
+    program_free(e.program);
+    return true;
+  }
+  bool ok = region_load(r->region, e.program, NULL, &e.loaded, error);
+  g_array_append_val(entries, e);
+  if (ok)
+    region_start(r->region, t->lane, &e.loaded);
+  return ok;
+}
+
+bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, GError **error) {
+  g_autoptr(GArray) entries = g_array_new(FALSE, TRUE, sizeof(StageEntry));
+  g_array_set_clear_func(entries, stage_entry_clear);
+  size_t mark = region_mark(r->region);
+  for (guint i = 0; i < tasks->len; i++)
+    if (!stage_start(r, tasks->pdata[i], entries, build, error))
+      return false;
+  for (guint i = 0; i < entries->len; i++) {
+    StageEntry *e = &g_array_index(entries, StageEntry, i);
+    g_autofree char *who = g_strdup_printf("pid %d (%s)", (int)e->task->pid, name);
+    if (!region_wait(r->region, e->task->lane, e->task->pid, error) || !region_check(e->task->lane, &e->loaded, who, error))
+      return false;
+  }
+  region_release(r->region, mark); /* all programs have run */
+  return job_poll(r->job, error);
+}
+
+static bool restore_load(Restore *r, GError **error) {
+  job_phase(r->job, "restore-load");
+  r->checkpoint = image_load(job_images_fd(r->job), error);
+  if (!r->checkpoint)
+    return false;
+  r->plan = plan_new(r->checkpoint, job_options(r->job), error);
+  return r->plan != NULL;
+}
+
+static guint64 total_bytes(const Checkpoint *c) {
+  guint64 pages = 0;
+  for (guint i = 0; i < c->tasks->len; i++)
+    pages += page_set_n_present(((Task *)c->tasks->pdata[i])->pages);
+  return pages * 4096;
+}
+
+/* Descriptors for mappings, directories and programs are opened before the root exists, so that it has them. */
+static bool open_for_task(Restore *r, const Task *t, GError **error) {
+  if (!t->mm)
+    return true;
+  for (size_t i = 0; i < t->mm->n_vmas; i++) {
+    const VmaEntry *v = t->mm->vmas[i];
+    if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && restorer_fd_of(r->restorer, (guint32)v->shmid, error) < 0)
+      return false;
+  }
+  return restorer_fd_of(r->restorer, t->mm->exe_file_id, error) >= 0 && restorer_fd_of(r->restorer, t->fs->cwd_id, error) >= 0 &&
+         restorer_fd_of(r->restorer, t->fs->root_id, error) >= 0;
+}
+
+static GArray *own_descriptors(void) {
+  GArray *fds = g_array_new(FALSE, FALSE, sizeof(int));
+  DIR *dir = opendir("/proc/self/fd");
+  for (struct dirent *e; dir && (e = readdir(dir));) {
+    int fd = atoi(e->d_name);
+    if (e->d_name[0] != '.' && fd != dirfd(dir))
+      g_array_append_val(fds, fd);
+  }
+  if (dir)
+    (void)closedir(dir);
+  return fds;
+}
+
+static bool restore_files(Restore *r, GError **error) {
+  job_phase(r->job, "restore-files");
+  job_set_total(r->job, total_bytes(r->checkpoint));
+  r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
+  if (!restorer_open_all(r->restorer, error))
+    return false;
+  for (guint i = 0; i < r->checkpoint->tasks->len; i++)
+    if (!open_for_task(r, r->checkpoint->tasks->pdata[i], error))
+      return false;
+  r->pages_fds = g_hash_table_new(NULL, NULL);
+  if (!mm_open_pages(r, error))
+    return false;
+  r->inherited = own_descriptors();
+  return true;
+}
+
+static bool make_region(Restore *r, GError **error) {
+  void *at = mmap((void *)(uintptr_t)r->plan->region_start, r->plan->region_size, PROT_READ | PROT_WRITE | PROT_EXEC,
+      MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (at == MAP_FAILED)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot map the agents' region");
+  r->region = region_new(at, r->plan->region_start, r->plan->region_size);
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    t->lane = region_add_lane(r->region);
+    for (guint k = 0; k < t->threads->len; k++)
+      g_array_index(t->threads, PlanThread, k).lane = k ? region_add_lane(r->region) : t->lane;
+  }
+  return true;
+}
+
+/* Waves: a task, its early children, their memory, then the children that inherit it. */
+static bool restore_tasks(Restore *r, GError **error) {
+  job_phase(r->job, "restore-tasks");
+  if (!skeleton_check_pids(r, error) || !make_region(r, error) || !skeleton_make_root(r, error))
+    return false;
+  g_autoptr(GPtrArray) wave = g_ptr_array_new();
+  g_ptr_array_add(wave, r->plan->tasks->pdata[0]);
+  while (wave->len) {
+    for (guint i = 0; i < wave->len; i++) { /* grows */
+      g_autoptr(GPtrArray) one = g_ptr_array_new();
+      PlanTask *t = wave->pdata[i];
+      g_ptr_array_add(one, t);
+      if (!t->zombie && !stage_run(r, one, "making its children", skeleton_build_early, error))
+        return false;
+      for (guint k = 0; k < t->children->len; k++)
+        if (((PlanTask *)t->children->pdata[k])->created)
+          g_ptr_array_add(wave, t->children->pdata[k]);
+    }
+    g_autoptr(GPtrArray) living = g_ptr_array_new();
+    for (guint i = 0; i < wave->len; i++)
+      if (!((PlanTask *)wave->pdata[i])->zombie)
+        g_ptr_array_add(living, wave->pdata[i]);
+    if (!stage_run(r, living, "memory", mm_build, error) || !stage_run(r, living, "making its children", skeleton_build_late, error))
+      return false;
+    g_ptr_array_set_size(wave, 0);
+    for (guint i = 0; i < living->len; i++) {
+      PlanTask *t = living->pdata[i];
+      for (guint k = 0; k < t->children->len; k++)
+        if (((PlanTask *)t->children->pdata[k])->late)
+          g_ptr_array_add(wave, t->children->pdata[k]);
+    }
+  }
+  return true;
+}
+
+static GPtrArray *select_tasks(const Restore *r, bool zombies, bool helpers) {
+  GPtrArray *tasks = g_ptr_array_new();
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    if ((zombies || !t->zombie) && (helpers || !t->helper))
+      g_ptr_array_add(tasks, t);
+  }
+  return tasks;
+}
+
+static bool restore_groups(Restore *r, GError **error) {
+  g_autoptr(GPtrArray) living = select_tasks(r, false, false), leaders = g_ptr_array_new(), members = g_ptr_array_new();
+  if (!stage_run(r, living, "helpers", skeleton_build_helpers, error))
+    return false;
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    g_ptr_array_add(t->pgid == t->pid ? leaders : members, t);
+  }
+  return stage_run(r, leaders, "process group", skeleton_build_group, error) &&
+         stage_run(r, members, "process group", skeleton_build_group, error) && skeleton_end_dead(r, error);
+}
+
+static bool restore_rest(Restore *r, GError **error) {
+  g_autoptr(GPtrArray) living = select_tasks(r, false, false);
+  if (!stage_run(r, living, "memory", mm_build_finish, error) || !stage_run(r, living, "files", files_build, error) ||
+      !stage_run(r, living, "threads", threads_build_clones, error))
+    return false;
+  for (guint i = 0; i < living->len; i++)
+    if (!attributes_write_proc(r, living->pdata[i], error))
+      return false;
+  return stage_run(r, living, "attributes", attributes_build, error) && threads_run(r, error);
+}
+
+static void make_guardian(Restore *r) {
+  if (r->plan->tasks->len < 2)
+    return; /* of one process the kernel kills all or nothing */
+  g_autofree pid_t *pids = g_new(pid_t, r->plan->tasks->len);
+  for (guint i = 0; i < r->plan->tasks->len; i++)
+    pids[i] = ((PlanTask *)r->plan->tasks->pdata[i])->pid;
+  r->guardian = guardian_new(pids, r->plan->tasks->len);
+}
+
+static void restore_results(const Restore *r, gint64 started) {
+  guint threads = 0;
+  for (guint i = 0; i < r->checkpoint->tasks->len; i++)
+    threads += ((Task *)r->checkpoint->tasks->pdata[i])->threads->len;
+  job_result_u64(r->job, "pid", (guint64)r->root);
+  job_result_u64(r->job, "tasks", r->checkpoint->tasks->len);
+  job_result_u64(r->job, "threads", threads);
+  job_result_u64(r->job, "pages", r->pages_restored);
+  job_result_u64(r->job, "pages-shared", r->pages_shared);
+  job_result_u64(r->job, "bytes", r->pages_restored * 4096);
+  job_result_u64(r->job, "total-usec", (guint64)(g_get_monotonic_time() - started));
+}
+
+static bool restore_build(Restore *r, GError **error) {
+  if (!restore_load(r, error) || !skeleton_check_pids(r, error) || !restore_files(r, error) || !restore_tasks(r, error) ||
+      !restore_groups(r, error) || !restore_rest(r, error))
+    return false;
+  job_phase(r->job, "restore-release");
+  make_guardian(r);
+  return release_tree(r, error);
+}
+
+bool restore_run(Job *job, pid_t *ret_pid, GError **error) {
+  gint64 started = g_get_monotonic_time();
+  Restore r = {.job = job, .programs = g_ptr_array_new_with_free_func((GDestroyNotify)program_free)};
+  int subreaper = 0;
+  (void)prctl(PR_GET_CHILD_SUBREAPER, &subreaper);
+  (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+  bool ok = restore_build(&r, error);
+  if (!ok)
+    skeleton_kill_all(&r);
+  (void)prctl(PR_SET_CHILD_SUBREAPER, (unsigned long)subreaper);
+  guardian_disarm(r.guardian);
+  if (ok) {
+    *ret_pid = r.root;
+    restore_results(&r, started);
+  }
+  restore_clear(&r);
+  return ok;
+}
+
+bool restore_plan_print(Job *job, FILE *out, GError **error) {
+  Restore r = {.job = job};
+  bool ok = restore_load(&r, error);
+  for (guint i = 0; ok && i < r.plan->tasks->len; i++) {
+    const PlanTask *t = r.plan->tasks->pdata[i];
+    (void)fprintf(out, "task %d: parent %d, session %d, group %d, %u threads%s%s%s%s\n", (int)t->pid, t->parent ? (int)t->parent->pid : 0,
+        (int)t->sid, (int)t->pgid, t->threads->len, t->setsid ? ", setsid" : "", t->late ? ", inherits memory" : "",
+        t->zombie ? ", zombie" : "", t->helper ? ", helper" : "");
+  }
+  restore_clear(&r);
+  return ok;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Making the tasks: the root by clone3(2) with set_tid out of this process, all others by their parents' programs. */
+#include "proc.h"
+#include "stages.h"
+#include <errno.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define TASK_SIZE 0x7ffffffff000ull
+#define MASK_ALL_BUT_CHLD (~(1ull << (SIGCHLD - 1)))
+
+static bool pid_in_use(pid_t pid, GError **error) {
+  char path[32], comm[64];
+  g_snprintf(path, sizeof path, "/proc/%d", (int)pid);
+  if (access(path, F_OK) < 0)
+    return false;
+  proc_comm(pid, comm);
+  engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,
+      "pid %d is in use by a running process (%s); the checkpoint needs it: end that process, or restore in a pid namespace of "
+      "its own",
+      (int)pid, comm);
+  return true;
+}
+
+bool skeleton_check_pids(Restore *r, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    if (pid_in_use(t->pid, error))
+      return false;
+    for (guint k = 1; k < t->threads->len; k++)
+      if (pid_in_use(g_array_index(t->threads, PlanThread, k).thread->tid, error))
+        return false;
+  }
+  return true;
+}
+
+/* A pid without a process can still be taken as the id of a group or session. */
+static bool fail_clone(pid_t pid, int err, GError **error) {
+  if (err != EEXIST)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, err, "Cannot make a process with pid %d%s", (int)pid,
+        err == EPERM ? " (this needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN)" : "");
+  GError *in_use = NULL;
+  if (pid_in_use(pid, &in_use)) {
+    g_propagate_error(error, in_use);
+    return false;
+  }
+  return engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE, "pid %d is in use as the id of a process group or session", (int)pid);
+}
+
+/* The child of clone3: off to the agent, for good. Nothing of C may happen here. */
+static _Noreturn void enter_agent(uint64_t agent, uint64_t lane) {
+  __asm__ volatile("movq %1, %%rbx\n\tjmp *%0" : : "r"(agent), "r"(lane) : "rbx", "memory");
+  __builtin_unreachable();
+}
+
+static long clone_root(const PlanTask *root, const Region *region, bool sibling) {
+  pid_t set_tid[1] = {root->pid};
+  struct clone_args args = {.flags = CLONE_CLEAR_SIGHAND | (sibling ? CLONE_PARENT : 0),
+      .exit_signal = sibling ? 0 : SIGCHLD,
+      .set_tid = (uintptr_t)set_tid,
+      .set_tid_size = 1};
+  uint64_t agent = region_agent(region), lane = region_to_remote(region, root->lane);
+  long pid = syscall(SYS_clone3, &args, sizeof args);
+  if (pid == 0)
+    enter_agent(agent, lane);
+  return pid < 0 ? -errno : pid;
+}
+
+bool skeleton_make_root(Restore *r, GError **error) {
+  PlanTask *root = r->plan->tasks->pdata[0];
+  uint64_t blocked = MASK_ALL_BUT_CHLD, before;
+  (void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, &before, sizeof blocked);
+  long pid = clone_root(root, r->region, job_options(r->job)->restore_sibling);
+  (void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
+  if (pid < 0)
+    return fail_clone(root->pid, (int)-pid, error);
+  root->created = true;
+  r->root = (pid_t)pid;
+  return true;
+}
+
+/* What the root has from this process and must lose: rseq area, memory, signal actions. */
+static void build_reset(const Restore *r, Program *p) {
+#ifdef RSEQ_SIG
+  if (__rseq_size) {
+    uint64_t area = (uint64_t)(uintptr_t)__builtin_thread_pointer() + (uint64_t)__rseq_offset;
+    PROGRAM_CALL(p, "rseq unregister", SYS_rseq, ARG(area), ARG(32), ARG(1 /* RSEQ_FLAG_UNREGISTER */), ARG(RSEQ_SIG));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+#endif
+  uint64_t start = r->plan->region_start, end = start + r->plan->region_size;
+  PROGRAM_CALL(p, "munmap below", SYS_munmap, ARG(0x10000), ARG(start - 0x10000));
+  PROGRAM_CALL(p, "munmap above", SYS_munmap, ARG(end), ARG(TASK_SIZE - end));
+  uint64_t action[4] = {0};
+  size_t at = program_data(p, action, sizeof action);
+  for (int s = 1; s <= 64; s++)
+    if (s != SIGKILL && s != SIGSTOP)
+      PROGRAM_CALL(p, "rt_sigaction default", SYS_rt_sigaction, ARG(s), ARG_DATA(at), ARG(0), ARG(8));
+  PROGRAM_CALL(p, "prctl SET_PDEATHSIG", SYS_prctl, ARG(PR_SET_PDEATHSIG), ARG(0));
+}
+
+static void build_clone(const Restore *r, const PlanTask *child, Program *p) {
+  struct clone_args args = {.exit_signal = SIGCHLD, .set_tid_size = 1};
+  uint64_t tid = (uint64_t)child->pid;
+  size_t data = program_data(p, &args, sizeof args);
+  size_t set_tid = program_data(p, &tid, sizeof tid);
+  /* the address of set_tid is only known in the lane: see program_data_pointer() */
+  program_data_pointer(p, data + offsetof(struct clone_args, set_tid), set_tid);
+  PROGRAM_CALL(p, "clone3", SYS_clone3, ARG_DATA(data), ARG(sizeof args));
+  program_child_lane(p, region_to_remote(r->region, child->lane));
+  program_expect(p, EXPECT_EQUAL, child->pid);
+}
+
+static void build_children(const Restore *r, const PlanTask *t, Program *p, bool late, bool before_setsid) {
+  for (guint i = 0; i < t->children->len; i++) {
+    PlanTask *c = t->children->pdata[i];
+    bool needs_old_session = t->setsid && !c->setsid && c->sid != t->sid;
+    if (c->late == late && needs_old_session == before_setsid) {
+      build_clone(r, c, p);
+      c->created = true;
+    }
+  }
+}
+
+bool skeleton_build_early(Restore *r, PlanTask *t, Program *p, GError **error) {
+  if (!t->parent)
+    build_reset(r, p);
+  for (guint i = 0; i < t->children->len; i++) {
+    PlanTask *c = t->children->pdata[i];
+    if (t->setsid && !c->setsid && c->sid != t->sid)
+      c->late = false; /* its session is more important than its shared pages */
+  }
+  build_children(r, t, p, false, true);
+  if (t->setsid) {
+    PROGRAM_CALL(p, "setsid", SYS_setsid);
+    program_expect(p, EXPECT_EQUAL, t->pid);
+  }
+  build_children(r, t, p, false, false);
+  return true;
+}
+
+bool skeleton_build_late(Restore *r, PlanTask *t, Program *p, GError **error) {
+  build_children(r, t, p, true, false);
+  return true;
+}
+
+bool skeleton_build_helpers(Restore *r, PlanTask *t, Program *p, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *h = r->plan->tasks->pdata[i];
+    if (h->helper && h->parent == t) {
+      build_clone(r, h, p);
+      h->created = true;
+    }
+  }
+  return true;
+}
+
+bool skeleton_build_group(Restore *r, PlanTask *t, Program *p, GError **error) {
+  if (!t->pgid || t->setsid)
+    return true;
+  PROGRAM_CALL(p, "setpgid", SYS_setpgid, ARG(0), ARG(t->pgid));
+  return true;
+}
+
+static bool build_end(Restore *r, PlanTask *t, Program *p, GError **error) {
+  unsigned code = t->task ? t->task->core->tc->exit_code : 0;
+  int signal = (int)(code & 0x7f);
+  if (t->task) {
+    size_t name = program_string(p, t->task->core->tc->comm);
+    PROGRAM_CALL(p, "prctl SET_NAME", SYS_prctl, ARG(PR_SET_NAME), ARG_DATA(name));
+  }
+  if (!signal) {
+    PROGRAM_CALL(p, "exit_group", SYS_exit_group, ARG((code >> 8) & 0xff));
+    return true;
+  }
+  uint64_t none = 0, no_core[2] = {0, 0};
+  size_t limit = program_data(p, no_core, sizeof no_core), mask = program_data(p, &none, sizeof none);
+  PROGRAM_CALL(p, "prlimit64 CORE", SYS_prlimit64, ARG(0), ARG(4 /* RLIMIT_CORE */), ARG_DATA(limit), ARG(0));
+  PROGRAM_CALL(p, "kill itself", SYS_kill, ARG(t->pid), ARG(signal));
+  PROGRAM_CALL(p, "rt_sigprocmask", SYS_rt_sigprocmask, ARG(SIG_SETMASK), ARG_DATA(mask), ARG(0), ARG(8));
+  return true;
+}
+
+/* The parents see to it: a zombie is waited for without reaping, a helper is reaped. */
+static bool build_wait(Restore *r, PlanTask *t, Program *p, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *dead = r->plan->tasks->pdata[i];
+    if (dead->parent != t || !(dead->zombie || dead->helper))
+      continue;
+    size_t info = program_data(p, NULL, sizeof(siginfo_t));
+    PROGRAM_CALL(p, "waitid", SYS_waitid, ARG(P_PID), ARG(dead->pid), ARG_DATA(info),
+        ARG(WEXITED | (dead->helper ? 0 : WNOWAIT)), ARG(0));
+  }
+  return true;
+}
+
+static bool start_end(Restore *r, PlanTask *t, GError **error) {
+  g_autoptr(Program) p = program_new();
+  LoadedProgram loaded;
+  if (!build_end(r, t, p, error) || !region_load(r->region, p, NULL, &loaded, error))
+    return false;
+  region_start(r->region, t->lane, &loaded); /* never done */
+  return true;
+}
+
+bool skeleton_end_dead(Restore *r, GError **error) {
+  g_autoptr(GPtrArray) living = g_ptr_array_new();
+  bool any = false;
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    if (!t->zombie && !t->helper)
+      g_ptr_array_add(living, t);
+    else if (!start_end(r, t, error))
+      return false;
+    else
+      any = true;
+  }
+  return !any || stage_run(r, living, "zombies", build_wait, error);
+}
+
+/* A planned pid may have gone to a stranger; ours has the planned parent, or us since that one died. */
+static bool is_ours(const PlanTask *t) {
+  ProcStat stat;
+  if (!t->created || !t->parent)
+    return t->created;
+  return proc_stat(t->pid, &stat, NULL) && (stat.ppid == t->parent->pid || stat.ppid == getpid());
+}
+
+void skeleton_kill_all(Restore *r) {
+  for (guint i = 0; r->plan && i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    t->created = is_ours(t);
+    if (t->created)
+      (void)kill(t->pid, SIGKILL);
+  }
+  /* orphans come to us, as their subreaper; the root is our child, or our sibling */
+  for (guint i = 0; r->plan && i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    for (int patience = 0; t->created && patience < 200; patience++) {
+      if (waitpid(t->pid, NULL, __WALL | WNOHANG) == t->pid || (kill(t->pid, 0) < 0 && errno == ESRCH))
+        break;
+      g_usleep(1000);
+    }
+  }
+}

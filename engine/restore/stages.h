@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* What the stages of a restore hand to each other. */
+
+#include "object.h"
+#include "plan.h"
+
+typedef struct Restore {
+  Job *job;
+  Checkpoint *checkpoint;
+  Restorer *restorer;
+  Plan *plan;
+  Region *region;
+  GHashTable *pages_fds; /* pages id -> descriptor + 1, inherited by every task */
+  GArray *inherited;     /* int: every descriptor open in this process when the root was made */
+  pid_t root;
+  guint64 pages_restored, pages_shared;
+  GPtrArray *programs;  /* Program: those of threads, until the end */
+  struct Guardian *guardian;
+} Restore;
+
+/* Not a result of any system call: the op has not run yet. */
+#define RESULT_PENDING INT64_MIN
+
+/* Builds, loads and runs one program in the agent of a task, and checks its results. */
+typedef bool (*BuildFunc)(Restore *r, PlanTask *task, Program *program, GError **error);
+/* The same stage for many tasks: all are started, then all are waited for. NULL entries are skipped. */
+bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, GError **error);
+
+/* --- skeleton.c --- */
+/* PidInUse, before anything is made. */
+bool skeleton_check_pids(Restore *r, GError **error);
+/* The root task, out of this process, emptied down to its agent. */
+bool skeleton_make_root(Restore *r, GError **error);
+/* BuildFuncs: leave what was inherited from this process; the children that have to be there before the memory; those
+ * after it; process groups in two rounds; ends of zombies and helpers. */
+bool skeleton_build_early(Restore *r, PlanTask *task, Program *p, GError **error);
+bool skeleton_build_late(Restore *r, PlanTask *task, Program *p, GError **error);
+bool skeleton_build_helpers(Restore *r, PlanTask *task, Program *p, GError **error);
+bool skeleton_build_group(Restore *r, PlanTask *task, Program *p, GError **error);
+/* Zombies end, helpers end and are reaped. */
+bool skeleton_end_dead(Restore *r, GError **error);
+/* Kills whatever was made. */
+void skeleton_kill_all(Restore *r);
+
+/* --- mm.c --- */
+bool mm_open_pages(Restore *r, GError **error);
+bool mm_build(Restore *r, PlanTask *task, Program *p, GError **error);
+/* Protections, advice, locks, guards, the mm fields: when nobody inherits from it any more. */
+bool mm_build_finish(Restore *r, PlanTask *task, Program *p, GError **error);
+
+/* --- files.c --- */
+bool files_build(Restore *r, PlanTask *task, Program *p, GError **error);
+/* Descriptors by number, each from where it is now; moves in an order that loses none. Exposed for tests. */
+typedef struct FdMove {
+  int from, to;
+  bool cloexec;
+} FdMove;
+void files_plan_moves(Program *p, const FdMove *moves, size_t n, const int *inherited, size_t n_inherited);
+
+/* --- attributes.c --- */
+bool attributes_build(Restore *r, PlanTask *task, Program *p, GError **error);
+/* What can only be written to /proc by this process. */
+bool attributes_write_proc(Restore *r, PlanTask *task, GError **error);
+
+/* --- threads.c --- */
+bool threads_build_clones(Restore *r, PlanTask *task, Program *p, GError **error);
+/* Runs every thread's own program; the sleeping ones are left asleep. */
+bool threads_run(Restore *r, GError **error);
+
+/* --- creds.c --- */
+void creds_build(Restore *r, const CredsEntry *creds, const MmEntry *mm_if_leader, Program *p);
+
+/* --- release.c --- */
+/* Registers for every thread, agents out, all go. */
+bool release_tree(Restore *r, GError **error);

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Threads: made by their leader's program, then each runs a program of its own. */
+#include "stages.h"
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/sched.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#define IOPRIO_WHO_PROCESS 1
+#define NSEC 1000000000ull
+
+struct sched_attributes {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
+  for (guint k = 1; k < t->threads->len; k++) {
+    const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+    struct clone_args args = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, .set_tid_size = 1};
+    uint64_t tid = (uint64_t)th->thread->tid;
+    size_t data = program_data(p, &args, sizeof args), set_tid = program_data(p, &tid, sizeof tid);
+    program_data_pointer(p, data + offsetof(struct clone_args, set_tid), set_tid);
+    PROGRAM_CALL(p, "clone3 thread", SYS_clone3, ARG_DATA(data), ARG(sizeof args));
+    program_child_lane(p, region_to_remote(r->region, th->lane));
+    program_expect(p, EXPECT_EQUAL, th->thread->tid);
+  }
+  return true;
+}
+
+static void build_scheduling(const ThreadCoreEntry *tc, const CkptThread *x, Program *p) {
+  struct sched_attributes a = {.size = sizeof a, .policy = tc->sched_policy, .nice = tc->sched_nice, .priority = tc->sched_prio};
+  if (x && x->has_sched_flags)
+    a.flags = x->sched_flags & 7; /* reset-on-fork, reclaim, overrun */
+  if (x && x->has_sched_runtime)
+    a.runtime = x->sched_runtime, a.deadline = x->sched_deadline, a.period = x->sched_period;
+  size_t at = program_data(p, &a, sizeof a);
+  PROGRAM_CALL(p, "sched_setattr", SYS_sched_setattr, ARG(0), ARG_DATA(at), ARG(0));
+  if (x && x->has_affinity && x->affinity.len) {
+    size_t mask = program_data(p, x->affinity.data, x->affinity.len);
+    PROGRAM_CALL(p, "sched_setaffinity", SYS_sched_setaffinity, ARG(0), ARG(x->affinity.len), ARG_DATA(mask));
+    program_expect(p, EXPECT_ANY, 0); /* another machine may have other processors */
+  }
+  if (x && x->has_ioprio && x->ioprio)
+    PROGRAM_CALL(p, "ioprio_set", SYS_ioprio_set, ARG(IOPRIO_WHO_PROCESS), ARG(0), ARG(x->ioprio));
+  if (x && x->has_timer_slack_nsec && x->timer_slack_nsec)
+    PROGRAM_CALL(p, "prctl SET_TIMERSLACK", SYS_prctl, ARG(PR_SET_TIMERSLACK), ARG(x->timer_slack_nsec), ARG(0), ARG(0), ARG(0));
+}
+
+static void build_areas(const CoreEntry *core, const ThreadCoreEntry *tc, Program *p) {
+  PROGRAM_CALL(p, "set_tid_address", SYS_set_tid_address, ARG(core->thread_info->clear_tid_addr));
+  if (tc->futex_rla_len)
+    PROGRAM_CALL(p, "set_robust_list", SYS_set_robust_list, ARG(tc->futex_rla), ARG(tc->futex_rla_len));
+  const ThreadSasEntry *sas = tc->sas;
+  if (sas && !(sas->ss_flags & SS_DISABLE)) {
+    /* SS_ONSTACK only says where it stands; the mode bit SS_AUTODISARM stays */
+    struct {
+      uint64_t sp;
+      uint32_t flags, pad;
+      uint64_t size;
+    } ss = {sas->ss_sp, sas->ss_flags & ~1u, 0, sas->ss_size};
+    size_t at = program_data(p, &ss, sizeof ss);
+    PROGRAM_CALL(p, "sigaltstack", SYS_sigaltstack, ARG_DATA(at), ARG(0));
+  }
+  const RseqEntry *q = tc->rseq_entry;
+  if (q && q->rseq_abi_pointer)
+    PROGRAM_CALL(p, "rseq", SYS_rseq, ARG(q->rseq_abi_pointer), ARG(q->rseq_abi_size), ARG(0), ARG(q->signature));
+}
+
+static bool build_signals(pid_t pid, pid_t tid, const SignalQueueEntry *q, Program *p, GError **error) {
+  for (size_t i = 0; q && i < q->n_signals; i++) {
+    siginfo_t info;
+    if (q->signals[i]->siginfo.len != sizeof info)
+      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "core-%d.img: a pending signal of %zu bytes", (int)tid, q->signals[i]->siginfo.len);
+    memcpy(&info, q->signals[i]->siginfo.data, sizeof info);
+    size_t at = program_data(p, &info, sizeof info);
+    PROGRAM_CALL(p, "rt_tgsigqueueinfo", SYS_rt_tgsigqueueinfo, ARG(pid), ARG(tid), ARG(info.si_signo), ARG_DATA(at));
+  }
+  return true;
+}
+
+/* The interrupted sleep is begun anew with what was left; it will be interrupted, too, but then its end lies in the kernel
+ * as it did before the dump. */
+static void build_sleep(PlanThread *th, Program *p) {
+  const CkptSleep *s = th->thread->extra ? th->thread->extra->sleep : NULL;
+  const UserX86RegsEntry *g = th->thread->core->thread_info->gpregs;
+  if (!s || (gint64)g->ax != -516)
+    return;
+  struct timespec left = {(time_t)(s->remaining_nsec / NSEC), (long)(s->remaining_nsec % NSEC)};
+  size_t at = program_data(p, &left, sizeof left);
+  guint64 msec = (s->remaining_nsec + 999999) / 1000000;
+  switch (s->syscall_nr) {
+  case SYS_nanosleep:
+    th->op_sleep = (long)PROGRAM_CALL(p, "nanosleep", SYS_nanosleep, ARG_DATA(at), ARG(g->si));
+    break;
+  case SYS_clock_nanosleep:
+    th->op_sleep = (long)PROGRAM_CALL(p, "clock_nanosleep", SYS_clock_nanosleep, ARG(g->di), ARG(0), ARG_DATA(at), ARG(g->r10));
+    break;
+  case SYS_poll:
+    th->op_sleep = (long)PROGRAM_CALL(p, "poll", SYS_poll, ARG(g->di), ARG(g->si), ARG(msec));
+    break;
+  case SYS_futex:
+    th->op_sleep = (long)PROGRAM_CALL(p, "futex", SYS_futex, ARG(g->di), ARG(g->si), ARG(g->dx), ARG_DATA(at), ARG(g->r8), ARG(g->r9));
+    break;
+  default:
+    return;
+  }
+  program_expect(p, EXPECT_ANY, 0);
+}
+
+static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, Program *p, GError **error) {
+  const CoreEntry *core = th->thread->core;
+  const ThreadCoreEntry *tc = core->thread_core;
+  if (!tc || !core->thread_info || !tc->creds)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "core-%d.img has no thread state", (int)th->thread->tid);
+  const char *comm = tc->comm ? tc->comm : t->task->core->tc->comm;
+  size_t name = program_string(p, comm);
+  PROGRAM_CALL(p, "prctl SET_NAME", SYS_prctl, ARG(PR_SET_NAME), ARG_DATA(name));
+  build_areas(core, tc, p);
+  build_scheduling(tc, th->thread->extra, p);
+  if (!build_signals(t->pid, th->thread->tid, tc->signals_p, p, error))
+    return false;
+  creds_build(r, tc->creds, leader ? t->task->mm : NULL, p);
+  if (tc->has_pdeath_sig && tc->pdeath_sig)
+    PROGRAM_CALL(p, "prctl SET_PDEATHSIG", SYS_prctl, ARG(PR_SET_PDEATHSIG), ARG(tc->pdeath_sig), ARG(0), ARG(0), ARG(0));
+  if (th->thread->extra && leader && t->task->extra && t->task->extra->has_keepcaps && t->task->extra->keepcaps)
+    PROGRAM_CALL(p, "prctl SET_KEEPCAPS", SYS_prctl, ARG(PR_SET_KEEPCAPS), ARG(1), ARG(0), ARG(0), ARG(0));
+  build_sleep(th, p);
+  return true;
+}
+
+static bool start_thread(Restore *r, PlanTask *t, guint k, GError **error) {
+  PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+  Program *p = program_new();
+  g_ptr_array_add(r->programs, p);
+  if (!build_thread(r, t, th, k == 0, p, error) || !region_load(r->region, p, NULL, &th->loaded, error))
+    return false;
+  for (size_t i = 0; i < program_n_ops(p); i++)
+    th->loaded.results[i] = RESULT_PENDING;
+  region_start(r->region, th->lane, &th->loaded);
+  return true;
+}
+
+/* A sleeping thread is ready when it has come to its sleep: the op before has a result, and it is no error. */
+static bool wait_sleeper(PlanThread *th, GError **error) {
+  const volatile int64_t *before = &th->loaded.results[th->op_sleep - 1];
+  for (int patience = 0; *before == RESULT_PENDING; patience++) {
+    if (region_is_done(th->lane) || patience > 20000)
+      return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "tid %d: its program stopped after %" G_GUINT64_FORMAT " system calls",
+          (int)th->thread->tid, th->lane->stopped);
+    g_usleep(patience < 10 ? 20 : 500);
+  }
+  return true;
+}
+
+static bool wait_thread(Restore *r, PlanTask *t, PlanThread *th, GError **error) {
+  g_autofree char *who = g_strdup_printf("tid %d", (int)th->thread->tid);
+  if (th->op_sleep < 0)
+    return region_wait(r->region, th->lane, th->thread->tid, error) && region_check(th->lane, &th->loaded, who, error);
+  return wait_sleeper(th, error);
+}
+
+bool threads_run(Restore *r, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = t->threads->len; k-- > 0;)
+      if (!start_thread(r, t, k, error))
+        return false;
+  }
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = 0; k < t->threads->len; k++)
+      if (!wait_thread(r, t, &g_array_index(t->threads, PlanThread, k), error))
+        return false;
+  }
+  return job_poll(r->job, error);
+}
