@@ -22,6 +22,8 @@ static bool content_visit_pages(ImageWriter *w, const ImageSource *source, const
   if (d.size != wanted)
     return image_invalid(error, IMAGE_PAGES, pages->pages_id,
         "%" G_GUINT64_FORMAT " bytes, its pagemap asks for %" G_GUINT64_FORMAT, d.size, wanted);
+  d.hashed = pages->has_xxh64;
+  d.xxh64 = pages->xxh64;
   if (w)
     g_array_append_val(w->digests, d);
   return true;

@@ -10,5 +10,6 @@
 /* Every pages file must be there with exactly the size its pagemap asks for, every ghost file that a remap names must
  * exist. */
 bool content_check(const ImageSource *source, const Checkpoint *checkpoint, GError **error);
-/* The same, and notes them for checkpoint.img: sizes of pages files, sizes and (up to 16 MiB) digests of ghosts. */
+/* The same, and notes them for checkpoint.img: sizes of pages files, with the digest that the page set
+ * has, sizes and (up to 16 MiB) digests of ghosts. */
 bool content_note(ImageWriter *w, const Checkpoint *checkpoint, GError **error);

@@ -37,6 +37,10 @@ bool image_store(const Checkpoint *checkpoint, int dir_fd, bool durable, guint64
 int image_create_pages(int dir_fd, guint32 pages_id, GError **error);
 int image_open_pages(int dir_fd, guint32 pages_id, GError **error);
 
+/* Compares the bytes of a pages file with PageSet.xxh64; true at once if it has none. Reads the whole file once, at
+ * some GB/s; may run in a thread of its own beside whatever else reads it. */
+bool image_check_pages(int dir_fd, const PageSet *pages, GError **error);
+
 /* ghost-file-%x.img: the content of a deleted file; @ghost is a GhostFileEntry. Creation copies @size bytes of what
  * @content_fd refers to (-1: no content, for a FIFO or a symbolic link); holes are kept. The position of @content_fd is
  * not moved and it need not be readable: it is opened anew through /proc. @ghost is borrowed. A failure leaves no file.

@@ -54,8 +54,10 @@ static PageSet *load_pages(Loader *l, ImageKindId id, guint64 number, GError **e
   PageSet *set = page_set_new(((PagemapHead *)m)->pages_id);
   protobuf_c_message_free_unpacked(m, NULL);
   while (image_reader_next(&l->reader, &m, NULL, error)) {
-    if (!m)
+    if (!m) {
+      manifest_give_pages(&l->manifest, set);
       return set;
+    }
     g_ptr_array_add(set->entries, m);
   }
   page_set_free(set);

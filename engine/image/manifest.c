@@ -129,11 +129,18 @@ bool manifest_check(Manifest *m, const ImageReader *r, GError **error) {
   return true;
 }
 
+void manifest_give_pages(const Manifest *m, PageSet *pages) {
+  char name[IMAGE_NAME_MAX];
+  const ManifestFile *f = g_hash_table_lookup(m->files, image_name(name, IMAGE_PAGES, pages->pages_id));
+  pages->has_xxh64 = f && f->hashed;
+  pages->xxh64 = pages->has_xxh64 ? f->xxh64 : 0;
+}
+
 bool manifest_check_absent(const Manifest *m, const char *name, GError **error) {
   return !g_hash_table_contains(m->files, name) || file_fail(error, name, "missing, though listed in checkpoint.img");
 }
 
-/* Only ghost files are both unread and hashed. */
+/* Besides pages, whose time comes later, only ghost files are both unread and hashed. */
 static bool manifest_check_ghost(
     Manifest *m, ImageReader *r, const ImageSource *source, const char *name, GError **error) {
   const ImageKind *kind = image_kind(IMAGE_GHOST);
@@ -160,7 +167,8 @@ static bool manifest_check_unread(
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r_size, "%s: stat", name);
   if (!file_check_size(f, name, size, error))
     return false;
-  return !f->hashed || manifest_check_ghost(m, r, source, name, error);
+  return !f->hashed || g_str_has_prefix(name, image_kind(IMAGE_PAGES)->name) ||
+         manifest_check_ghost(m, r, source, name, error);
 }
 
 bool manifest_check_rest(Manifest *m, ImageReader *r, const ImageSource *source, GError **error) {

@@ -30,9 +30,11 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Manifest, manifest_deinit)
 bool manifest_load(Manifest *m, ImageReader *r, const ImageSource *source, GError **error);
 /* Compares the file in the reader with what was noted of it. Always right without checkpoint.img. */
 bool manifest_check(Manifest *m, const ImageReader *r, GError **error);
+/* Gives a page set the digest of its file, if there is one. */
+void manifest_give_pages(const Manifest *m, PageSet *pages);
 /* For a file that is not there: an error if it should be. */
 bool manifest_check_absent(const Manifest *m, const char *name, GError **error);
-/* The same for every file that was not read: sizes, and digests where there are some. */
+/* The same for every file that was not read: sizes, and digests where there are some, of pages not. */
 bool manifest_check_rest(Manifest *m, ImageReader *r, const ImageSource *source, GError **error);
 
 /* Writes checkpoint.img with the digests that the writer has noted. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "digest.h"
 #include "error.h"
 #include "fixture.h"
 #include "image.h"
@@ -150,11 +151,38 @@ static void test_strange_files(void) {
   fixture_remove(path, dir);
 }
 
+/* Pages whose digest was taken when they were written are checked when somebody asks. */
+static void test_pages_are_checked_on_demand(void) {
+  g_autoptr(Checkpoint) c = fixture_rich();
+  g_autoptr(GError) error = NULL;
+  char *path;
+  int dir = fixture_directory(&path);
+  fixture_content(c, dir);
+  PageSet *set = ((Task *)c->tasks->pdata[0])->pages;
+  g_autofree guint8 *zeros = g_malloc0(page_set_n_present(set) * 4096);
+  set->has_xxh64 = true;
+  set->xxh64 = digest_xxh64(zeros, page_set_n_present(set) * 4096);
+  g_assert_true(image_store(c, dir, false, NULL, &error));
+  g_autoptr(Checkpoint) again = image_load(dir, &error);
+  g_assert_no_error(error);
+  set = ((Task *)again->tasks->pdata[0])->pages;
+  g_assert_true(set->has_xxh64);
+  g_assert_true(image_check_pages(dir, set, &error));
+  g_assert_true(image_check_pages(dir, ((Task *)again->tasks->pdata[1])->pages, &error)); /* has none */
+  int fd = openat(dir, "pages-3.img", O_WRONLY | O_CLOEXEC);
+  g_assert_cmpint(pwrite(fd, "x", 1, 70000), ==, 1);
+  (void)close(fd);
+  g_assert_false(image_check_pages(dir, set, &error));
+  assert_names(error->message, "pages-3.img");
+  fixture_remove(path, dir);
+}
+
 int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/image/damage/flips-are-found", test_flips_are_found);
   g_test_add_func("/image/damage/cuts-are-found", test_cuts_are_found);
   g_test_add_func("/image/damage/foreign-damage-is-survived", test_foreign_damage_is_survived);
+  g_test_add_func("/image/damage/pages-are-checked-on-demand", test_pages_are_checked_on_demand);
   g_test_add_func("/image/damage/mixed-checkpoints", test_mixed_checkpoints);
   g_test_add_func("/image/damage/strange-files", test_strange_files);
   return g_test_run();

@@ -18,6 +18,22 @@ static void test_vectors(void) {
     g_assert_cmphex(digest_xxh64(vectors[i].text, strlen(vectors[i].text)), ==, vectors[i].hash);
 }
 
+/* However the data are cut. */
+static void test_pieces(void) {
+  guint8 data[1000];
+  for (gsize i = 0; i < sizeof data; i++)
+    data[i] = (guint8)(i * 7);
+  for (gsize piece = 1; piece < 200; piece++) {
+    Digest d;
+    digest_init(&d);
+    for (gsize at = 0; at < sizeof data; at += piece) {
+      g_assert_cmphex(digest_value(&d), ==, digest_xxh64(data, at));
+      digest_update(&d, data + at, MIN(piece, sizeof data - at));
+    }
+    g_assert_cmphex(digest_value(&d), ==, digest_xxh64(data, sizeof data));
+  }
+}
+
 static void test_every_bit_counts(void) {
   guint8 data[97];
   for (gsize size = 1; size <= sizeof data; size++) {
@@ -34,6 +50,7 @@ static void test_every_bit_counts(void) {
 int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/image/digest/vectors", test_vectors);
+  g_test_add_func("/image/digest/pieces", test_pieces);
   g_test_add_func("/image/digest/every-bit-counts", test_every_bit_counts);
   return g_test_run();
 }
