@@ -23,6 +23,10 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 calls = []
 
 
+FINDINGS = [{"object": f"pid 7 (x) fd {fd}: socket", "reason": "its peer is outside", "cure": "close it"}
+            for fd in (3, 4)]
+
+
 class Refusal(dbus.DBusException):
     def __init__(self, name, message):
         super().__init__(message, name=name)
@@ -68,6 +72,9 @@ class Job(dbus.service.Object):
                                    Rate=dbus.UInt64(1 << 30))
         elif self.name == "fails":
             self.finish(Refusal(NAME + ".Error.NotSupported", "pid 7 (x) fd 3: a socket"))
+        elif self.name == "blocked":
+            self.Finished("failed", {"findings": dbus.Array(FINDINGS, signature="a{sv}")})
+            self.finish(Refusal(NAME + ".Error.NotSupported", "two things"))
         elif self.name == "dies":
             loop.quit()
         else:
@@ -115,6 +122,10 @@ class Job(dbus.service.Object):
 
     @dbus.service.signal(JOB, signature="us")
     def LogMessage(self, priority, line):
+        pass
+
+    @dbus.service.signal(JOB, signature="sa{sv}")
+    def Finished(self, result, details):
         pass
 
     @dbus.service.signal(JOB, signature="sstsa{sv}")
@@ -180,8 +191,7 @@ class Manager(dbus.service.Object):
             refuse("NoSuchProcess", "there is no process 404")
         if pid != 7:
             return dbus.Array([], signature="a{sv}")
-        return [{"object": f"pid 7 (x) fd {fd}: socket", "reason": "its peer is outside", "cure": "close it"}
-                for fd in (3, 4)]
+        return FINDINGS
 
     @dbus.service.method(MANAGER, in_signature="a{sv}", out_signature="ba{sv}")
     def Check(self, options):

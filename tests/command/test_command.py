@@ -216,6 +216,14 @@ class Errors(CommandCase):
         self.assertIn("cannot dump process 42: pid 7 (x) fd 3: a socket", done.stderr)
         self.assertIn("checkpoint explain", done.stderr)
 
+    def test_everything_in_the_way_is_told(self):
+        done = self.run_command("dump", "42", "blocked")
+        self.assertEqual(done.returncode, 7)
+        for fd in (3, 4):
+            self.assertIn(f"pid 7 (x) fd {fd}: socket\n  its peer is outside\n  cure: close it\n", done.stderr)
+        done = self.run_command("dump", "42", "blocked", "--json")
+        self.assertEqual(len(json.loads(done.stdout)["error"]["findings"]), 2)
+
     def test_json_error(self):
         done = self.run_command("dump", "404", "mine", "--json")
         self.assertEqual(done.returncode, 5)

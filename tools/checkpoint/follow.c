@@ -29,7 +29,8 @@ typedef struct Follow {
   char *path;
   GVariant *properties; // a{sv}, the last seen
   GVariant *result;
-  bool asked; // a GetAll is under way
+  GVariant *findings; // what came with a failure, or NULL
+  bool asked;         // a GetAll is under way
   bool cancelling;
 } Follow;
 
@@ -38,6 +39,7 @@ static void follow_deinit(Follow *follow) {
   g_clear_pointer(&follow->progress, progress_free);
   g_clear_pointer(&follow->properties, g_variant_unref);
   g_clear_pointer(&follow->result, g_variant_unref);
+  g_clear_pointer(&follow->findings, g_variant_unref);
   g_free(follow->path);
 }
 
@@ -126,6 +128,19 @@ static int on_object(sd_bus_message *message, void *userdata, sd_bus_error *erro
   return 0;
 }
 
+// The signal tells more about a failure than the error that Wait answers with, and comes first.
+static int on_finished_signal(sd_bus_message *message, void *userdata, sd_bus_error *error) {
+  Follow *follow = userdata;
+  g_autoptr(GVariant) details = NULL;
+  const char *result = NULL;
+  if (g_strcmp0(sd_bus_message_get_path(message), follow->path) != 0 ||
+      sd_bus_message_read(message, "s", &result) < 0 || value_read(message, &details) <= 0 ||
+      !g_variant_is_of_type(details, G_VARIANT_TYPE_VARDICT) || follow->findings)
+    return 0;
+  follow->findings = value_dictionaries(details, "findings");
+  return 0;
+}
+
 static int on_finished(sd_bus_message *reply, void *userdata, sd_bus_error *error) {
   Follow *follow = userdata;
   const Options *options = follow->context->options;
@@ -133,7 +148,7 @@ static int on_finished(sd_bus_message *reply, void *userdata, sd_bus_error *erro
   progress_end(follow->progress);
   (void)sd_bus_call_method_async(follow->context->bus, NULL, SERVICE, follow->path, JOB, "Release", NULL, NULL, NULL);
   if (failure)
-    return follow_exit(follow, report_bus_error(options->json, follow->doing, failure));
+    return follow_exit(follow, report_job_error(options->json, follow->doing, failure, follow->findings));
   int r = value_read(reply, &follow->result);
   if (r <= 0)
     return follow_exit(follow, report_errno(options->json, "read the job's result", r < 0 ? r : -EBADMSG));
@@ -208,6 +223,8 @@ static int prepare(Follow *follow) {
     r = sd_bus_match_signal(bus, NULL, SERVICE, NULL, JOB, "LogMessage", on_log, follow);
   if (r >= 0)
     r = sd_bus_match_signal(bus, NULL, SERVICE, NULL, JOB, "ObjectHandled", on_object, follow);
+  if (r >= 0)
+    r = sd_bus_match_signal(bus, NULL, SERVICE, NULL, JOB, "Finished", on_finished_signal, follow);
   return r;
 }
 

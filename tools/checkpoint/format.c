@@ -68,6 +68,16 @@ char *format_safe(const char *text) {
   return g_string_free(out, FALSE);
 }
 
+char *format_safe_lines(const char *text) {
+  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+  for (char **line = lines; *line; line++) {
+    char *safe = format_safe(*line);
+    g_free(*line);
+    *line = safe;
+  }
+  return g_strjoinv("\n  ", lines);
+}
+
 char *format_count(uint64_t n, const char *one, const char *many) {
   return g_strdup_printf("%" G_GUINT64_FORMAT " %s", n, n == 1 ? one : many);
 }

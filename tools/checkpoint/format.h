@@ -6,11 +6,12 @@
 #include <stdint.h>
 
 // All return new strings.
-char *format_bytes(uint64_t bytes);   // "1.4 MiB"
-char *format_duration(uint64_t usec); // "830 µs", "3.1 ms", "2.4 s", "3 min 10 s"
-char *format_time(uint64_t usec);     // CLOCK_REALTIME, as local time
-char *format_user(uint32_t uid);      // a name, or the number
-char *format_safe(const char *text);  // without what a terminal would obey
+char *format_bytes(uint64_t bytes);        // "1.4 MiB"
+char *format_duration(uint64_t usec);      // "830 µs", "3.1 ms", "2.4 s", "3 min 10 s"
+char *format_time(uint64_t usec);          // CLOCK_REALTIME, as local time
+char *format_user(uint32_t uid);           // a name, or the number
+char *format_safe(const char *text);       // without what a terminal would obey
+char *format_safe_lines(const char *text); // the same, but lines stay lines, indented from the second on
 char *format_count(uint64_t n, const char *one, const char *many);
 
 // Whether box drawing and block characters come out right.

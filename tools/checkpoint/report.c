@@ -2,8 +2,10 @@
 // Errors: one table gives every D-Bus error name its exit status and what to do about it.
 #include "report.h"
 
+#include "format.h"
 #include "json.h"
 #include "sd-cleanup.h"
+#include "value.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -65,7 +67,7 @@ const char *report_hint_of(const char *error_name) {
   return NULL;
 }
 
-static void print_json(const char *name, const char *message, const char *hint) {
+static void print_json(const char *name, const char *message, const char *hint, GVariant *findings) {
   g_autoptr(GString) out = g_string_new("{\"error\":{\"name\":");
   json_append_string(out, name);
   g_string_append(out, ",\"message\":");
@@ -74,7 +76,23 @@ static void print_json(const char *name, const char *message, const char *hint) 
     g_string_append(out, ",\"hint\":");
     json_append_string(out, hint);
   }
+  if (findings) {
+    g_string_append(out, ",\"findings\":");
+    json_append(out, findings);
+  }
   printf("%s}}\n", out->str);
+}
+
+void report_findings(FILE *file, GVariant *findings) {
+  for (gsize i = 0; i < g_variant_n_children(findings); i++) {
+    g_autoptr(GVariant) finding = g_variant_get_child_value(findings, i);
+    g_autofree char *object = format_safe(value_text(finding, "object"));
+    g_autofree char *reason = format_safe(value_text(finding, "reason"));
+    g_autofree char *cure = format_safe(value_text(finding, "cure"));
+    fprintf(file, "%s\n  %s\n", *object ? object : "(an object without a name)", reason);
+    if (*cure)
+      fprintf(file, "  cure: %s\n", cure);
+  }
 }
 
 int report_usage(const char *format, ...) {
@@ -93,22 +111,29 @@ int report_failure(bool json, const char *format, ...) {
   va_end(arguments);
   fprintf(stderr, "checkpoint: %s\n", text);
   if (json)
-    print_json(OURS "Failed", text, NULL);
+    print_json(OURS "Failed", text, NULL, NULL);
   return STATUS_FAILED;
 }
 
-int report_bus_error(bool json, const char *doing, const sd_bus_error *error) {
+int report_job_error(bool json, const char *doing, const sd_bus_error *error, GVariant *findings) {
   const char *name = error->name ? error->name : OURS "Failed";
   const char *message = error->message ? error->message : "no reason given";
-  const char *hint = report_hint_of(name);
+  const char *hint = findings ? NULL : report_hint_of(name);
+  g_autofree char *safe = format_safe_lines(message);
 
-  fprintf(stderr, "checkpoint: cannot %s: %s\n", doing, message);
+  fprintf(stderr, "checkpoint: cannot %s: %s\n", doing, findings ? "something is in the way" : safe);
   fprintf(stderr, "  (%s)\n", name);
+  if (findings)
+    report_findings(stderr, findings);
   if (hint)
     fprintf(stderr, "  %s\n", hint);
   if (json)
-    print_json(name, message, hint);
+    print_json(name, message, hint, findings);
   return report_status_of(name);
+}
+
+int report_bus_error(bool json, const char *doing, const sd_bus_error *error) {
+  return report_job_error(json, doing, error, NULL);
 }
 
 int report_errno(bool json, const char *doing, int r) {

@@ -3,6 +3,7 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <systemd/sd-bus.h>
 
 // Exit statuses, documented in checkpoint(1).
@@ -25,8 +26,14 @@ int report_usage(const char *format, ...) G_GNUC_PRINTF(1, 2);
 int report_failure(bool json, const char *format, ...) G_GNUC_PRINTF(2, 3);
 // @doing: what was tried, as in "cannot <doing>".
 int report_bus_error(bool json, const char *doing, const sd_bus_error *error);
+// The same for a job, with the @findings (aa{sv}, or NULL) that came with its end: they are told
+// one by one instead of in the message.
+int report_job_error(bool json, const char *doing, const sd_bus_error *error, GVariant *findings);
 // The same for a negative errno of libsystemd.
 int report_errno(bool json, const char *doing, int r);
+
+// Prints what is in the way of a dump: object, reason and cure of each finding (aa{sv}).
+void report_findings(FILE *file, GVariant *findings);
 
 // The exit status that belongs to a D-Bus error name.
 int report_status_of(const char *error_name);

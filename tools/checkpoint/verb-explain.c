@@ -9,15 +9,6 @@
 
 #include <stdio.h>
 
-static void print_finding(GVariant *finding) {
-  g_autofree char *object = format_safe(value_text(finding, "object"));
-  g_autofree char *reason = format_safe(value_text(finding, "reason"));
-  g_autofree char *cure = format_safe(value_text(finding, "cure"));
-  printf("%s\n  %s\n", *object ? object : "(an object without a name)", reason);
-  if (*cure)
-    printf("  cure: %s\n", cure);
-}
-
 int verb_explain(Context *context, char **arguments) {
   g_autoptr(sd_bus_message) call = NULL;
   g_autoptr(sd_bus_message) reply = NULL;
@@ -47,10 +38,7 @@ int verb_explain(Context *context, char **arguments) {
   }
   if (n == 0)
     printf("nothing is in the way of a dump of process %u\n", pid);
-  for (gsize i = 0; i < n; i++) {
-    g_autoptr(GVariant) finding = g_variant_get_child_value(findings, i);
-    print_finding(finding);
-  }
+  report_findings(stdout, findings);
   return n > 0 ? STATUS_NOT_SUPPORTED : 0;
 }
 
