@@ -27,6 +27,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   g_autoptr(GError) unfit = NULL;
   if (criu_options_check(options, &unfit) != (unfit == NULL))
     abort();
-  g_autofree char *idle = criu_options_idle(options);
+  g_free(criu_options_idle(options));
   return 0;
 }
