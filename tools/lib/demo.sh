@@ -51,8 +51,19 @@ is_gone() {
   [[ ! -d /proc/$redis ]]
 }
 
+# detached COMMAND…: in a session of its own, with no file open but what it opens itself: whatever
+# this shell inherited would be a file that the application shares with somebody outside.
+detached() {
+  local fd
+  for fd in /proc/"$BASHPID"/fd/*; do
+    fd=${fd##*/}
+    ((fd <= 2)) || eval "exec $fd>&-"
+  done
+  exec setsid "$@"
+}
+
 start_redis() {
-  setsid redis-server --port 0 --unixsocket "$work/redis.sock" --save '' --dir "$work" --daemonize no \
+  detached redis-server --port 0 --unixsocket "$work/redis.sock" --save '' --dir "$work" --daemonize no \
     --enable-debug-command yes </dev/null >"$work/redis.log" 2>&1 &
   redis=$!
   disown "$redis" # its end is no news to this shell
