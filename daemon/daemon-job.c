@@ -175,7 +175,7 @@ static void on_error(Job *job, const EngineError *e) {
 
   if (e->n_findings > 0)
     job->findings = g_variant_ref_sink(values_from_findings(e->findings, e->n_findings));
-  if (e->code == ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET && !job->any_target)
+  if (e->code == ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET && !job->any_target && !strstr(text, "org.criu.Checkpoint."))
     finish(job, g_error_new(DAEMON_ERROR, (int)e->code, "%s (this needs the action org.criu.Checkpoint.%s-any)", text,
                     job->operation == ENGINE_OPERATION__RESTORE ? "restore" : "dump"));
   else

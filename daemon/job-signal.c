@@ -29,8 +29,8 @@ static void on_changed(Job *job, unsigned what, void *userdata) {
   if (due <= 0)
     bus_job_flush(bus_job);
   else
-    (void)sd_event_add_time_relative(bus_job->manager->event, &bus_job->signal_timer, CLOCK_MONOTONIC, (uint64_t)due, 0,
-        on_signal_timer, bus_job);
+    (void)sd_event_add_time_relative(bus_job->manager->event, &bus_job->signal_timer, CLOCK_MONOTONIC, (uint64_t)due,
+        SIGNAL_INTERVAL_USEC / 10, on_signal_timer, bus_job);
 }
 
 static sd_bus_message *new_signal(const BusJob *bus_job, const char *member) {

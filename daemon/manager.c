@@ -222,7 +222,8 @@ int manager_run(Manager *manager) {
     r = sd_event_add_signal(manager->event, &interrupt, SIGINT, on_terminate, manager);
   if (r >= 0)
     r = sd_event_add_time_relative(
-        manager->event, &manager->idle_timer, CLOCK_MONOTONIC, manager->idle_usec, 0, on_idle_timer, manager);
+        manager->event, &manager->idle_timer, CLOCK_MONOTONIC, manager->idle_usec,
+        manager->idle_usec / 100, on_idle_timer, manager);
   if (r >= 0)
     r = sd_event_add_post(manager->event, &post, on_any_event, manager);
   if (r >= 0)

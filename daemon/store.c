@@ -56,7 +56,7 @@ Store *store_new(const char *path, GError **error) {
 
   store->usage = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL, g_free);
   store->fd = -EBADF;
-  if (mkdir(path, 0700) < 0 && errno != EEXIST)
+  if (mkdirat(AT_FDCWD, path, 0700) < 0 && errno != EEXIST)
     return daemon_error_set_errno(error, errno, path), NULL;
   store->fd = file_tree_open(AT_FDCWD, path);
   if (store->fd < 0)
