@@ -9,36 +9,57 @@
 
 #include <stdio.h>
 
-// How many keys of @details are told elsewhere than under "More".
-static const char *const told[] = {
-    "name", "owner", "created", "pid", "comm", "bytes", "pages", "tasks", "task-count", "mappings", "files", NULL};
+static char *as_number(uint64_t value) {
+  return g_strdup_printf("%" G_GUINT64_FORMAT, value);
+}
+
+static char *as_user(uint64_t value) {
+  return format_user((uint32_t)value);
+}
+
+// The head, line by line; numbers only. Keys that are not listed come after it as they are.
+static const struct {
+  const char *key;
+  const char *label;
+  char *(*format)(uint64_t value);
+} head[] = {
+    {"pid", "process", as_number},
+    {"created", "created", format_time},
+    {"owner", "owner", as_user},
+    {"tasks", "tasks", as_number},
+    {"threads", "threads", as_number},
+    {"bytes", "size", format_bytes},
+    {"disk-bytes", "on disk", format_bytes},
+    {"pages", "pages", as_number},
+    {"pages-skipped", "skipped", as_number},
+    {"frozen-usec", "frozen for", format_duration},
+    {"total-usec", "took", format_duration},
+};
+
+// Told elsewhere.
+static const char *const told[] = {"name", "comm", "tasks", "mappings", "files", NULL};
+
+static bool in_head(const char *key) {
+  for (size_t i = 0; i < G_N_ELEMENTS(head); i++)
+    if (g_str_equal(head[i].key, key))
+      return true;
+  return g_strv_contains(told, key);
+}
 
 static void print_head(const char *name, GVariant *details) {
   g_autofree char *safe = format_safe(name);
   g_autofree char *comm = format_safe(value_text(details, "comm"));
-  g_autofree char *size = format_bytes(value_u64(details, "bytes", 0));
-  printf("%s\n", safe);
-  if (value_has(details, "pid"))
-    printf("  process   %" G_GUINT64_FORMAT "%s%s%s\n", value_u64(details, "pid", 0), *comm ? " (" : "", comm,
-        *comm ? ")" : "");
-  if (value_has(details, "created")) {
-    g_autofree char *when = format_time(value_u64(details, "created", 0));
-    printf("  created   %s\n", when);
-  }
-  if (value_has(details, "owner")) {
-    g_autofree char *who = format_user((uint32_t)value_u64(details, "owner", 0));
-    printf("  owner     %s\n", who);
-  }
-  if (value_has(details, "bytes"))
-    printf("  size      %s\n", size);
-  if (value_has(details, "pages")) {
-    g_autofree char *pages = format_count(value_u64(details, "pages", 0), "page", "pages");
-    printf("  memory    %s\n", pages);
-  }
-  if (!value_has(details, "tasks"))
-    return;
   g_autoptr(GVariant) tasks = value_dictionaries(details, "tasks");
-  printf("  tasks     %" G_GUINT64_FORMAT "\n", tasks ? g_variant_n_children(tasks) : value_u64(details, "tasks", 0));
+  printf("%s\n", safe);
+  if (*comm)
+    printf("  %-11s %s\n", "program", comm);
+  for (size_t i = 0; i < G_N_ELEMENTS(head); i++) {
+    if (!value_has(details, head[i].key))
+      continue;
+    bool counted = tasks && g_str_equal(head[i].key, "tasks");
+    g_autofree char *text = head[i].format(counted ? g_variant_n_children(tasks) : value_u64(details, head[i].key, 0));
+    printf("  %-11s %s\n", head[i].label, text);
+  }
 }
 
 static void print_more(GVariant *details) {
@@ -47,12 +68,12 @@ static void print_more(GVariant *details) {
   GVariant *value = NULL;
   g_variant_iter_init(&iter, details);
   while (g_variant_iter_loop(&iter, "{&sv}", &key, &value)) {
-    if (g_strv_contains(told, key))
+    if (in_head(key))
       continue;
     g_autofree char *text = value_to_text(value);
     g_autofree char *safe_key = format_safe(key);
     g_autofree char *safe = format_safe(text);
-    printf("  %-9s %s\n", safe_key, safe);
+    printf("  %-11s %s\n", safe_key, safe);
   }
 }
 
@@ -142,8 +163,8 @@ static void print_all(const char *name, GVariant *details) {
   if (files)
     print_by_pid(files, "Open files", file_columns, add_file);
   if (!tasks || !mappings || !files)
-    printf("\nThis service does not tell:%s%s%s\n", tasks ? "" : " the tree of tasks.",
-        mappings ? "" : " the mappings.", files ? "" : " the open files.");
+    printf("\nNot told by this service:%s%s%s\n", tasks ? "" : " the tree of tasks.", mappings ? "" : " the mappings.",
+        files ? "" : " the open files.");
 }
 
 int verb_show(Context *context, char **arguments) {
