@@ -64,7 +64,7 @@ char *find_outside_holder(const Collector *c, const char *link);
 /* --- kinds --- */
 
 extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, timerfd_ops, signalfd_ops, memfd_ops;
-extern const ObjectOps unsupported_ops;
+extern const ObjectOps unix_ops, inet_ops, unsupported_ops;
 
 /* --- reg.c --- */
 

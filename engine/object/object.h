@@ -145,6 +145,8 @@ int restorer_images_fd(const Restorer *r);
 /* The description behind a file id, opened at need, in the engine; borrowed; -1 with error. For kinds that refer to
  * other files (epoll targets, a FIFO's path, memfd mappings). */
 int restorer_fd_of(Restorer *r, guint32 file_id, GError **error);
+/* The first task that has a description, NULL if none has. */
+const Task *restorer_holder_of(Restorer *r, guint32 file_id);
 /* A place for groups: maps (kind, key) to a descriptor that the restorer owns and closes at the end. get: -1 if there
  * is none; take: the same and hands it over to the caller. */
 void restorer_shared_put(Restorer *r, FdTypes kind, guint64 key, int fd);

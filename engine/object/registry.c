@@ -11,6 +11,8 @@ static const ObjectOps *const registry[] = {
     &epoll_ops,
     &timerfd_ops,
     &signalfd_ops,
+    &unix_ops,
+    &inet_ops,
     &unsupported_ops,
     NULL,
 };

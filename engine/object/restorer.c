@@ -103,6 +103,22 @@ gpointer restorer_state(Restorer *r, const void *key, gpointer (*make)(void), GD
   return s->state;
 }
 
+static gpointer holders_new(void) {
+  return g_hash_table_new(NULL, NULL);
+}
+
+const Task *restorer_holder_of(Restorer *r, guint32 file_id) {
+  static const char key;
+  GHashTable *holders = restorer_state(r, &key, holders_new, (GDestroyNotify)g_hash_table_unref);
+  const GPtrArray *tasks = r->checkpoint->tasks;
+  for (guint t = g_hash_table_size(holders) ? 0 : tasks->len; t > 0; t--) {
+    const Task *task = tasks->pdata[t - 1];
+    for (guint i = 0; i < task->fds->len; i++)
+      g_hash_table_insert(holders, GUINT_TO_POINTER(((FdinfoEntry *)task->fds->pdata[i])->id), (gpointer)task);
+  }
+  return g_hash_table_lookup(holders, GUINT_TO_POINTER(file_id));
+}
+
 void restorer_shared_put(Restorer *r, FdTypes kind, guint64 key, int fd) {
   SharedKey k = {.kind = kind, .key = key};
   g_hash_table_replace(r->shared, g_memdup2(&k, sizeof k), GINT_TO_POINTER(fd));

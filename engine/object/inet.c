@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* TCP and UDP sockets over IPv4 and IPv6: those that listen, are bound, or are not connected at all, and connected UDP
+ * sockets. TCP connections block: they need the TCP_REPAIR machinery and the network locked. What is queued in a UDP
+ * socket is dropped, as a network may. */
+
+#include "sk-inet.pb-c.h"
+#include "sockopts.h"
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+/* inet_sk_entry.state, as in the kernel's tcp_states.h */
+enum { INET_ESTABLISHED = 1, INET_CLOSE = 7, INET_LISTEN = 10 };
+
+typedef union InetAddress {
+  struct sockaddr sa;
+  struct sockaddr_in in;
+  struct sockaddr_in6 in6;
+} InetAddress;
+
+static char *address_text(const InetAddress *a) {
+  char text[INET6_ADDRSTRLEN] = "?";
+  if (a->sa.sa_family == AF_INET6) {
+    (void)inet_ntop(AF_INET6, &a->in6.sin6_addr, text, sizeof text);
+    return g_strdup_printf("[%s]:%u", text, ntohs(a->in6.sin6_port));
+  }
+  (void)inet_ntop(AF_INET, &a->in.sin_addr, text, sizeof text);
+  return g_strdup_printf("%s:%u", text, ntohs(a->in.sin_port));
+}
+
+static bool inet_claims(const FileProbe *probe) {
+  if (!S_ISSOCK(probe->st.st_mode) || probe->st.st_dev != kernel_devs()->sockets || probe->flags & O_PATH)
+    return false;
+  int family = sockopt_get(probe->local, SOL_SOCKET, SO_DOMAIN, -1);
+  return family == AF_INET || family == AF_INET6;
+}
+
+/* --- collect --- */
+
+static guint16 address_to_words(const InetAddress *a, size_t *ret_n, guint32 **ret_words) {
+  bool six = a->sa.sa_family == AF_INET6;
+  size_t n = six ? 4 : 1;
+  *ret_words = g_new0(guint32, n);
+  *ret_n = n;
+  memcpy(*ret_words, six ? (const void *)&a->in6.sin6_addr : (const void *)&a->in.sin_addr, n * 4);
+  return ntohs(six ? a->in6.sin6_port : a->in.sin_port);
+}
+
+static void collect_addresses(InetSkEntry *i, int fd, int family, InetAddress *local, InetAddress *remote) {
+  socklen_t size = sizeof *local;
+  *local = *remote = (InetAddress){.sa.sa_family = (sa_family_t)family};
+  if (getsockname(fd, &local->sa, &size) < 0)
+    *local = (InetAddress){.sa.sa_family = (sa_family_t)family};
+  size = sizeof *remote;
+  if (getpeername(fd, &remote->sa, &size) < 0)
+    *remote = (InetAddress){.sa.sa_family = (sa_family_t)family};
+  i->src_port = address_to_words(local, &i->n_src_addr, &i->src_addr);
+  i->dst_port = address_to_words(remote, &i->n_dst_addr, &i->dst_addr);
+  if (family == AF_INET6 && local->in6.sin6_scope_id) {
+    char name[IF_NAMESIZE];
+    if (if_indextoname(local->in6.sin6_scope_id, name))
+      i->ifname = g_strdup(name);
+  }
+}
+
+static void collect_state(InetSkEntry *i, int fd, const InetAddress *remote, guint32 *ret_waiting) {
+  struct tcp_info info = {0};
+  socklen_t size = sizeof info;
+  if (i->proto != IPPROTO_TCP) {
+    i->state = i->dst_port || remote->sa.sa_family == AF_UNSPEC ? INET_ESTABLISHED : INET_CLOSE;
+    return;
+  }
+  i->state = getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_state : INET_CLOSE;
+  if (i->state != INET_LISTEN)
+    return;
+  i->backlog = info.tcpi_sacked;    /* of a listening socket: how many connections may wait, */
+  *ret_waiting = info.tcpi_unacked; /* and how many do */
+}
+
+static void collect_ip_options(InetSkEntry *i, int fd, int family) {
+  i->ip_opts = MESSAGE_NEW(IpOptsEntry, ip_opts_entry__init);
+  int level = family == AF_INET6 ? SOL_IPV6 : SOL_IP;
+  int freebind = sockopt_get(fd, SOL_IP, IP_FREEBIND, 0);
+  i->ip_opts->has_freebind = i->ip_opts->freebind = freebind > 0;
+  int info = sockopt_get(fd, level, family == AF_INET6 ? IPV6_RECVPKTINFO : IP_PKTINFO, 0);
+  i->ip_opts->has_pktinfo = i->ip_opts->pktinfo = info > 0;
+  int tos = sockopt_get(fd, SOL_IP, IP_TOS, 0);
+  i->ip_opts->has_tos = tos > 0;
+  i->ip_opts->tos = tos > 0 ? (guint32)tos : 0;
+  if (family == AF_INET6) {
+    i->has_v6only = true;
+    i->v6only = sockopt_get(fd, SOL_IPV6, IPV6_V6ONLY, 0) > 0;
+  }
+}
+
+/* What accepted connections inherit. */
+static void collect_tcp_options(InetSkEntry *i, int fd) {
+  int nodelay = sockopt_get(fd, IPPROTO_TCP, TCP_NODELAY, 0), cork = sockopt_get(fd, IPPROTO_TCP, TCP_CORK, 0);
+  if (i->proto != IPPROTO_TCP || (!nodelay && !cork))
+    return;
+  i->tcp_opts = MESSAGE_NEW(TcpOptsEntry, tcp_opts_entry__init);
+  i->tcp_opts->has_nodelay = i->tcp_opts->nodelay = nodelay > 0;
+  i->tcp_opts->has_cork = i->tcp_opts->cork = cork > 0;
+}
+
+/* false: it blocks. */
+static bool check_supported(Collector *c, const FileProbe *probe, const InetSkEntry *i, guint32 waiting,
+    const InetAddress *local, const InetAddress *remote) {
+  g_autofree char *from = address_text(local), *to = address_text(remote);
+  g_autofree char *what = NULL, *reason = NULL;
+  if (i->proto != IPPROTO_TCP && i->proto != IPPROTO_UDP && i->proto != IPPROTO_UDPLITE) {
+    what = g_strdup_printf("socket of IP protocol %u", i->proto);
+    collector_block(c, probe, what, "only TCP and UDP sockets are supported", "close it before the dump");
+    return false;
+  }
+  if (i->proto != IPPROTO_TCP || i->state == INET_CLOSE)
+    return true;
+  if (i->state != INET_LISTEN) {
+    what = g_strdup_printf("TCP connection from %s to %s", from, to);
+    collector_block(c, probe, what, "established TCP connections cannot be brought back yet",
+        "close it before the dump (the option tcp-established will be the way to keep it)");
+    return false;
+  }
+  if (!waiting)
+    return true;
+  what = g_strdup_printf("TCP socket listening at %s", from);
+  reason = g_strdup_printf("%u connections wait to be accepted", waiting);
+  collector_block(c, probe, what, reason, "try again in a moment");
+  return false;
+}
+
+static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
+  int fd = probe->local, family = sockopt_get(fd, SOL_SOCKET, SO_DOMAIN, AF_INET);
+  InetSkEntry *i = MESSAGE_NEW(InetSkEntry, inet_sk_entry__init);
+  entry->isk = i;
+  i->id = entry->id;
+  i->ino = (guint32)probe->st.st_ino;
+  i->family = (guint32)family;
+  i->type = (guint32)sockopt_get(fd, SOL_SOCKET, SO_TYPE, 0);
+  i->proto = (guint32)sockopt_get(fd, SOL_SOCKET, SO_PROTOCOL, 0);
+  i->flags = (guint32)probe->flags;
+  i->fown = collector_fown(probe);
+  InetAddress local, remote;
+  guint32 waiting = 0;
+  collect_addresses(i, fd, family, &local, &remote);
+  collect_state(i, fd, &remote, &waiting);
+  i->opts = sockopts_collect(fd, family, (int)i->proto, error);
+  if (!i->opts)
+    return false;
+  collect_ip_options(i, fd, family);
+  collect_tcp_options(i, fd);
+  (void)check_supported(c, probe, i, waiting, &local, &remote);
+  return true;
+}
+
+/* --- restore --- */
+
+static bool words_to_address(
+    const InetSkEntry *i, size_t n, const guint32 *words, guint32 port, InetAddress *ret, socklen_t *ret_size) {
+  *ret = (InetAddress){.sa.sa_family = (sa_family_t)i->family};
+  if (i->family == AF_INET6 && n == 4) {
+    memcpy(&ret->in6.sin6_addr, words, 16);
+    ret->in6.sin6_port = htons((guint16)port);
+    if (i->ifname && IN6_IS_ADDR_LINKLOCAL(&ret->in6.sin6_addr))
+      ret->in6.sin6_scope_id = if_nametoindex(i->ifname);
+    *ret_size = sizeof ret->in6;
+    return true;
+  }
+  if (i->family == AF_INET && n >= 1) {
+    memcpy(&ret->in.sin_addr, words, 4);
+    ret->in.sin_port = htons((guint16)port);
+    *ret_size = sizeof ret->in;
+    return true;
+  }
+  return false;
+}
+
+static bool set_option(int fd, int level, int option, int value, GError **error) {
+  return setsockopt(fd, level, option, &value, sizeof value) == 0 ||
+         engine_fail_errno(
+             error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot set the socket option %d/%d to %d", level, option, value);
+}
+
+/* What bind(2) looks at. SO_REUSEADDR in any case: connections of the dumped process may still be in TIME_WAIT. */
+static bool before_bind(const InetSkEntry *i, int fd, GError **error) {
+  const SkOptsEntry *o = i->opts;
+  if (i->proto == IPPROTO_TCP && !set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1, error))
+    return false;
+  if (i->proto != IPPROTO_TCP && o->reuseaddr && !set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1, error))
+    return false;
+  if (o->so_reuseport && !set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1, error))
+    return false;
+  if (i->has_v6only && !set_option(fd, SOL_IPV6, IPV6_V6ONLY, i->v6only, error))
+    return false;
+  if (i->ip_opts && i->ip_opts->freebind && !set_option(fd, SOL_IP, IP_FREEBIND, 1, error))
+    return false;
+  if (o->so_bound_dev &&
+      setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, o->so_bound_dev, (socklen_t)strlen(o->so_bound_dev)) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno,
+        "Cannot bind a socket to the network device %s", o->so_bound_dev);
+  return true;
+}
+
+static bool after_bind(const InetSkEntry *i, int fd, GError **error) {
+  bool six = i->family == AF_INET6;
+  if (i->ip_opts && i->ip_opts->pktinfo &&
+      !set_option(fd, six ? SOL_IPV6 : SOL_IP, six ? IPV6_RECVPKTINFO : IP_PKTINFO, 1, error))
+    return false;
+  if (i->ip_opts && i->ip_opts->has_tos && !set_option(fd, SOL_IP, IP_TOS, (int)i->ip_opts->tos, error))
+    return false;
+  if (!i->tcp_opts || i->proto != IPPROTO_TCP)
+    return true;
+  return (!i->tcp_opts->nodelay || set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1, error)) &&
+         (!i->tcp_opts->cork || set_option(fd, IPPROTO_TCP, TCP_CORK, 1, error));
+}
+
+static bool address_fail(const char *what, const InetAddress *a, int reason, GError **error) {
+  g_autofree char *text = address_text(a);
+  if (reason == EADDRINUSE)
+    return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
+        "The address %s is in use by another process; stop it first (ss -lnp shows which)", text);
+  if (reason == EADDRNOTAVAIL)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "This machine does not have the address %s", text);
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot %s %s", what, text);
+}
+
+static bool bind_and_listen(const InetSkEntry *i, int fd, GError **error) {
+  InetAddress local;
+  socklen_t size;
+  if (!words_to_address(i, i->n_src_addr, i->src_addr, i->src_port, &local, &size))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A socket address has the wrong length");
+  bool any = !i->src_port;
+  for (size_t k = 0; k < i->n_src_addr; k++)
+    any = any && !i->src_addr[k];
+  if (!any && bind(fd, &local.sa, size) < 0)
+    return address_fail("bind to", &local, errno, error);
+  if (i->state == INET_LISTEN && listen(fd, (int)i->backlog) < 0)
+    return address_fail("listen at", &local, errno, error);
+  return true;
+}
+
+static bool connect_udp(const InetSkEntry *i, int fd, GError **error) {
+  InetAddress remote;
+  socklen_t size;
+  if (i->proto == IPPROTO_TCP || i->state != INET_ESTABLISHED)
+    return true;
+  if (!words_to_address(i, i->n_dst_addr, i->dst_addr, i->dst_port, &remote, &size))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A socket address has the wrong length");
+  return connect(fd, &remote.sa, size) == 0 || address_fail("connect to", &remote, errno, error);
+}
+
+static bool check_entry(const InetSkEntry *i, GError **error) {
+  if (!i || !i->opts)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no inet_sk_entry");
+  if (i->proto == IPPROTO_TCP && i->state != INET_LISTEN && i->state != INET_CLOSE)
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "TCP connections cannot be restored yet (port %u to %u)", i->src_port, i->dst_port);
+  if (i->src_port > G_MAXUINT16 || i->dst_port > G_MAXUINT16)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A port number is out of range");
+  return true;
+}
+
+static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
+  const InetSkEntry *i = entry->isk;
+  if (!check_entry(i, error))
+    return -1;
+  _cleanup_fd_ int fd = socket((int)i->family, (int)i->type | SOCK_CLOEXEC, (int)i->proto);
+  if (fd < 0) {
+    engine_fail_errno(
+        error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot make a socket of protocol %u", i->proto);
+    return -1;
+  }
+  if (!before_bind(i, fd, error) || !bind_and_listen(i, fd, error) || !connect_udp(i, fd, error) ||
+      !after_bind(i, fd, error) || !sockopts_restore(fd, i->opts, error) || !restorer_set_flags(fd, i->flags, error))
+    return -1;
+  return fd_take(&fd);
+}
+
+static const FownEntry *inet_fown(const FileEntry *entry) {
+  return entry->isk ? entry->isk->fown : NULL;
+}
+
+const ObjectOps inet_ops = {
+    .name = "internet socket",
+    .type = FD_TYPES__INETSK,
+    .claims = inet_claims,
+    .collect = inet_collect,
+    .open = inet_open,
+    .fown = inet_fown,
+};
