@@ -85,7 +85,8 @@ static guint32 memfd_inode(Collector *c, const FileProbe *probe, const char *nam
   inode->gid = probe->st.st_gid;
   inode->size = (guint64)probe->st.st_size;
   inode->shmid =
-      (guint32)collector_shmem_of(c, probe->st.st_dev, probe->st.st_ino, (guint64)probe->st.st_size, probe->local);
+      (guint32)(inode->size ? collector_shmem_of(c, probe->st.st_dev, probe->st.st_ino, inode->size, probe->local)
+                            : collector_new_shmid(c)); /* nothing to write */
   inode->seals = (guint32)seals;
   inode->inode_id = id;
   inode->has_mode = (probe->st.st_mode & 07777) != DEFAULT_MODE;
@@ -162,6 +163,21 @@ static int make_memfd(const MemfdInodeEntry *inode, GError **error) {
   return fd;
 }
 
+/* Whether some task still has to map the inode for writing. */
+static bool is_mapped_writable(Restorer *r, guint32 inode_id) {
+  const Checkpoint *checkpoint = restorer_checkpoint(r);
+  for (guint t = 0; t < checkpoint->tasks->len; t++) {
+    const MmEntry *mm = ((const Task *)checkpoint->tasks->pdata[t])->mm;
+    for (size_t i = 0; mm && i < mm->n_vmas; i++) {
+      const VmaEntry *v = mm->vmas[i];
+      const FileEntry *file = v->status & VMA_FILE_SHARED ? checkpoint_find_file(checkpoint, (guint32)v->shmid) : NULL;
+      if (file && file->memfd && file->memfd->inode_id == inode_id)
+        return true;
+    }
+  }
+  return false;
+}
+
 static bool memfd_fill(Restorer *r, const MemfdInodeEntry *inode, int fd, GError **error) {
   if (ftruncate(fd, (off_t)inode->size) < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno,
@@ -173,9 +189,9 @@ static bool memfd_fill(Restorer *r, const MemfdInodeEntry *inode, int fd, GError
     return engine_fail_errno(
         error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot set owner and mode of the memfd %s", inode->name);
   /* Mappings that were writable before this seal still have to be made: restorer_finish() adds it. */
-  unsigned int seals = inode->seals & ~(unsigned int)F_SEAL_FUTURE_WRITE;
-  if (seals != inode->seals)
-    seals &= ~(unsigned int)F_SEAL_SEAL;
+  unsigned int seals = inode->seals;
+  if (seals & F_SEAL_FUTURE_WRITE && is_mapped_writable(r, (guint32)inode->inode_id))
+    seals &= ~(unsigned int)(F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
   if (seals && inode->seals != F_SEAL_SEAL && fcntl(fd, F_ADD_SEALS, seals) < 0)
     return engine_fail_errno(
         error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot seal the memfd %s with 0x%x", inode->name, seals);
@@ -238,7 +254,7 @@ bool memfd_finish(Restorer *r, GError **error) {
   for (guint i = 0; i < records->len; i++) {
     const MemfdInodeEntry *inode = (const MemfdInodeEntry *)((Record *)records->pdata[i])->message;
     int fd = restorer_shared_get(r, FD_TYPES__MEMFD, inode->inode_id);
-    if (fd < 0 || !(inode->seals & F_SEAL_FUTURE_WRITE))
+    if (fd < 0 || !(inode->seals & F_SEAL_FUTURE_WRITE) || fcntl(fd, F_GET_SEALS) == (int)inode->seals)
       continue;
     if (fcntl(fd, F_ADD_SEALS, inode->seals) < 0)
       return engine_fail_errno(

@@ -24,7 +24,7 @@ typedef struct ObjectCase {
   const char *blocked;
   /* The restore must fail, with this text in the error. */
   const char *unrestorable;
-  bool racy; /* verify() changes what another task may look at: not for the programs */
+  bool racy; /* not for the programs: verify() can run once only, or /proc shows a difference that does not matter */
 } ObjectCase;
 
 /* The cases of one file, ended by one without a name. */

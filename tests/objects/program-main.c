@@ -33,7 +33,7 @@ static bool write_file(const char *state, const char *suffix, const char *text) 
 
 static int finish(const char *state, const char *failure) {
   char text[1024];
-  (void)snprintf(text, sizeof text, failure ? "FAIL: %s\n" : "PASS\n", failure);
+  (void)snprintf(text, sizeof text, failure ? "FAIL: %s" : "PASS", failure);
   return write_file(state, "result", text) && !failure ? 0 : 1;
 }
 
