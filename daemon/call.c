@@ -61,10 +61,12 @@ static GError *refusal(const Call *call, PolkitAnswer answer, const char *why) {
   bool interactive = sd_bus_message_get_allow_interactive_authorization(call->message) > 0;
 
   if (answer == POLKIT_UNAVAILABLE)
-    return g_error_new(DAEMON_ERROR, denied, "%snot authorized for %s: polkit cannot be asked: %s", option, action, why);
+    return g_error_new(
+        DAEMON_ERROR, denied, "%snot authorized for %s: polkit cannot be asked: %s", option, action, why);
   if (answer == POLKIT_CHALLENGE && !interactive)
     return g_error_new(DAEMON_ERROR, DAEMON_ERROR_INTERACTION_REQUIRED,
-        "%s%s needs somebody to authenticate, and the call does not allow to ask (interactive authorization)", option, action);
+        "%s%s needs somebody to authenticate, and the call does not allow to ask (interactive authorization)", option,
+        action);
   return g_error_new(DAEMON_ERROR, denied, "%suid %u is not authorized for %s", option, call->caller->uid, action);
 }
 
@@ -91,8 +93,8 @@ static int on_caller_gone(sd_bus_track *track, void *userdata) {
 static void call_ask(Call *call) {
   g_autofree char *pid = g_strdup_printf("%d", call->target ? (int)call->target->pid : 0);
   g_autofree char *uid = g_strdup_printf("%u", call->target ? call->target->uids[0] : call->owner);
-  PolkitDetail details[] = {{"method", call->handler->member}, {"uid", uid}, {call->target ? "pid" : "name", NULL}, {NULL, NULL},
-      {NULL, NULL}};
+  PolkitDetail details[] = {{"method", call->handler->member}, {"uid", uid}, {call->target ? "pid" : "name", NULL},
+      {NULL, NULL}, {NULL, NULL}};
   const PolkitQuestion question = {
       .subject = call->caller->name,
       .action = call->pending_actions[call->next_action],

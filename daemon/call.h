@@ -32,11 +32,11 @@ struct Call {
   const AccessRow *row;
   Caller *caller;
   JobOptions options;
-  Target *target;     /* dump, explain */
-  char *name;         /* a checkpoint's, or a property's */
-  uid_t owner;        /* whose checkpoint or job */
-  uint64_t job_id;    /* Job interface */
-  bool any;           /* more than the caller's own is asked for: row->any_action */
+  Target *target;  /* dump, explain */
+  char *name;      /* a checkpoint's, or a property's */
+  uid_t owner;     /* whose checkpoint or job */
+  uint64_t job_id; /* Job interface */
+  bool any;        /* more than the caller's own is asked for: row->any_action */
   const char *pending_actions[2];
   unsigned n_actions, next_action;
   struct PolkitPending *question;

@@ -71,8 +71,8 @@ Caller *caller_new(sd_bus_message *message, GError **error) {
   if (!sender)
     return g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__ACCESS_DENIED, "The message has no sender"), NULL;
   caller->name = g_strdup(sender);
-  r = sd_bus_message_new_method_call(bus, &call, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
-      "GetConnectionCredentials");
+  r = sd_bus_message_new_method_call(
+      bus, &call, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetConnectionCredentials");
   if (r >= 0)
     r = sd_bus_message_append(call, "s", sender);
   if (r >= 0)

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <glib.h>
-#include <systemd/sd-bus.h>
 #include <sys/types.h>
+#include <systemd/sd-bus.h>
 
 /* Who sent a message, as the bus itself vouches for it. */
 typedef struct Caller {

@@ -39,7 +39,7 @@ static const struct {
     {DAEMON_ERROR_LIMITS_EXCEEDED, SD_BUS_ERROR_LIMITS_EXCEEDED, ENOBUFS},
 };
 
-G_DEFINE_QUARK(checkpoint-daemon-error, daemon_error)
+G_DEFINE_QUARK(checkpoint_daemon_error, daemon_error)
 
 static size_t error_row(int code) {
   for (size_t i = 0; i < G_N_ELEMENTS(error_table); i++)

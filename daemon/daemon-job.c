@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 #include "daemon-error.h"
-#include "service-limits.h"
 #include "sd-auto.h"
+#include "service-limits.h"
 #include "values.h"
 
 #define CANCEL_STEP_USEC (5 * G_USEC_PER_SEC)
@@ -217,8 +217,8 @@ static void on_progress(Job *job, const EngineProgress *progress) {
 }
 
 static int on_no_obituary(sd_event_source *source, uint64_t usec, void *userdata) {
-  finish(userdata, g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__ENGINE_CRASHED,
-                       "The engine stopped talking before it was done"));
+  finish(userdata,
+      g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__ENGINE_CRASHED, "The engine stopped talking before it was done"));
   return 0;
 }
 
@@ -338,7 +338,8 @@ void job_run(Job *job, EngineLink *link, int error_number) {
   job->begin_time = g_get_monotonic_time();
   job->link = link;
   if (!link) {
-    finish(job, g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__FAILED, "Cannot start an engine: %s", g_strerror(-error_number)));
+    finish(job,
+        g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__FAILED, "Cannot start an engine: %s", g_strerror(-error_number)));
     return;
   }
   job->engine_pid = engine_link_pid(link);

@@ -130,8 +130,8 @@ static int send_packet(EngineLink *link, const ProtobufCMessage *message, const 
   if (n_fds > 0) {
     msg.msg_control = &control;
     msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-    control.header = (struct cmsghdr){
-        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
+    control.header =
+        (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
     memcpy(CMSG_DATA(&control.header), fds, n_fds * sizeof(int));
   }
   return sendmsg(link->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;

@@ -187,8 +187,7 @@ BusJob *bus_job_new(Manager *manager, Job *job, const char *owner_name) {
   bus_job->waiters = g_ptr_array_new_with_free_func(waiter_free);
   job->observer_data = bus_job;
   g_hash_table_insert(manager->jobs, &job->id, bus_job);
-  if (job->options.cancel_on_disconnect &&
-      sd_bus_track_new(manager->bus, &bus_job->track, on_owner_gone, bus_job) >= 0)
+  if (job->options.cancel_on_disconnect && sd_bus_track_new(manager->bus, &bus_job->track, on_owner_gone, bus_job) >= 0)
     (void)sd_bus_track_add_name(bus_job->track, owner_name);
   return bus_job;
 }
@@ -280,7 +279,8 @@ static BusJob *find_again(Call *call, GError **error) {
   BusJob *bus_job = bus_job_find(call->manager, call->job_id);
 
   if (!bus_job)
-    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_JOB, "There is no job %" PRIu64 " any more", call->job_id);
+    g_set_error(
+        error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_JOB, "There is no job %" PRIu64 " any more", call->job_id);
   return bus_job;
 }
 
@@ -322,7 +322,8 @@ static bool parse_property(Call *call, GError **error) {
   const char *interface, *property = NULL;
 
   if (sd_bus_message_read(call->message, "s", &interface) < 0 ||
-      (g_str_equal(sd_bus_message_get_member(call->message), "Get") && sd_bus_message_read(call->message, "s", &property) < 0)) {
+      (g_str_equal(sd_bus_message_get_member(call->message), "Get") &&
+          sd_bus_message_read(call->message, "s", &property) < 0)) {
     g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "The message cannot be read");
     return false;
   }
@@ -396,7 +397,8 @@ static int on_message(sd_bus_message *message, void *userdata, sd_bus_error *err
   return call_begin(manager, message, &property_handler);
 }
 
-static int find_job(sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret, sd_bus_error *error) {
+static int find_job(
+    sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret, sd_bus_error *error) {
   uint64_t id;
 
   if (!g_str_has_prefix(path, JOB_PATH_PREFIX "/") ||
@@ -417,8 +419,8 @@ static const sd_bus_vtable job_vtable[] = {
     SD_BUS_METHOD_WITH_ARGS("Wait", SD_BUS_NO_ARGS, SD_BUS_RESULT("a{sv}", result), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("Cancel", SD_BUS_ARGS("a{sv}", options), SD_BUS_NO_RESULT, on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("Release", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_method, ANYONE),
-    SD_BUS_SIGNAL_WITH_ARGS("ObjectHandled",
-        SD_BUS_ARGS("s", plugin, "s", kind, "t", id, "s", action, "a{sv}", details), 0),
+    SD_BUS_SIGNAL_WITH_ARGS(
+        "ObjectHandled", SD_BUS_ARGS("s", plugin, "s", kind, "t", id, "s", action, "a{sv}", details), 0),
     SD_BUS_SIGNAL_WITH_ARGS("LogMessage", SD_BUS_ARGS("u", priority, "s", line), 0),
     SD_BUS_SIGNAL_WITH_ARGS("Finished", SD_BUS_ARGS("s", result, "a{sv}", details), 0),
     PROPERTY("Id", "t", CONSTANT),

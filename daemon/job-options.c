@@ -156,7 +156,8 @@ static bool read_option(JobOptions *options, sd_bus_message *message, unsigned m
   if (*seen & (UINT64_C(1) << i))
     return refuse(error, name, "given twice");
   *seen |= UINT64_C(1) << i;
-  if (sd_bus_message_peek_type(message, &type, &contents) < 0 || type != 'v' || !g_str_equal(contents, row->signature)) {
+  if (sd_bus_message_peek_type(message, &type, &contents) < 0 || type != 'v' ||
+      !g_str_equal(contents, row->signature)) {
     g_autofree char *why = g_strdup_printf("must be of type '%s'", row->signature);
     return refuse(error, name, why);
   }

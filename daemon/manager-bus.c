@@ -35,16 +35,16 @@ static int get_features(sd_bus *bus, const char *path, const char *interface, co
   return sd_bus_message_append(reply, "as", 4, "explain", "progress", "replace", "durable");
 }
 
-static int get_limit(sd_bus *bus, const char *path, const char *interface, const char *property,
-    sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+static int get_limit(sd_bus *bus, const char *path, const char *interface, const char *property, sd_bus_message *reply,
+    void *userdata, sd_bus_error *error) {
   const Manager *manager = userdata;
   bool per_user = g_str_equal(property, "MaxJobsPerUser");
 
   return sd_bus_message_append(reply, "u", per_user ? manager->limits.jobs_per_user : manager->limits.jobs_running);
 }
 
-static int get_count(sd_bus *bus, const char *path, const char *interface, const char *property,
-    sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+static int get_count(sd_bus *bus, const char *path, const char *interface, const char *property, sd_bus_message *reply,
+    void *userdata, sd_bus_error *error) {
   const Manager *manager = userdata;
   bool running = g_str_equal(property, "JobsRunning");
 
@@ -63,8 +63,8 @@ void manager_bus_update_counts(Manager *manager) {
     return;
   if (sd_bus_message_new_signal(
           manager->bus, &signal, MANAGER_PATH, "org.freedesktop.DBus.Properties", "PropertiesChanged") < 0 ||
-      sd_bus_message_append(signal, "sa{sv}as", MANAGER_INTERFACE, 2, "JobsRunning", "u", running, "JobsQueued", "u",
-          queued, 0) < 0)
+      sd_bus_message_append(
+          signal, "sa{sv}as", MANAGER_INTERFACE, 2, "JobsRunning", "u", running, "JobsQueued", "u", queued, 0) < 0)
     return;
   subscriber_notify(manager, signal, NULL, (uid_t)-1);
 }
@@ -106,11 +106,12 @@ static const sd_bus_vtable manager_vtable[] = {
         "Explain", SD_BUS_ARGS("u", pid, "a{sv}", options), SD_BUS_RESULT("aa{sv}", findings), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS(
         "Check", SD_BUS_ARGS("a{sv}", options), SD_BUS_RESULT("b", usable, "a{sv}", report), on_method, ANYONE),
-    SD_BUS_METHOD_WITH_ARGS("ListCheckpoints", SD_BUS_ARGS("a{sv}", filter), SD_BUS_RESULT("a(sa{sv})", checkpoints),
-        on_method, ANYONE),
+    SD_BUS_METHOD_WITH_ARGS(
+        "ListCheckpoints", SD_BUS_ARGS("a{sv}", filter), SD_BUS_RESULT("a(sa{sv})", checkpoints), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("DescribeCheckpoint", NAME_ARGS, SD_BUS_RESULT("a{sv}", description), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("RemoveCheckpoint", NAME_ARGS, SD_BUS_NO_RESULT, on_method, ANYONE),
-    SD_BUS_METHOD_WITH_ARGS("ListJobs", SD_BUS_ARGS("a{sv}", filter), SD_BUS_RESULT("a(oa{sv})", jobs), on_method, ANYONE),
+    SD_BUS_METHOD_WITH_ARGS(
+        "ListJobs", SD_BUS_ARGS("a{sv}", filter), SD_BUS_RESULT("a(oa{sv})", jobs), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("ListPlugins", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sa{sv})", plugins), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("Subscribe", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("Unsubscribe", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_method, ANYONE),

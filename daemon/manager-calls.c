@@ -157,7 +157,8 @@ static bool check_quota(const Call *call, GError **error) {
       (limits->checkpoints_per_user > 0 && count >= limits->checkpoints_per_user &&
           !store_has(call->manager->store, call->owner, call->name))) {
     g_set_error(error, DAEMON_ERROR, DAEMON_ERROR_LIMITS_EXCEEDED,
-        "uid %u has %u checkpoints with %" G_GUINT64_FORMAT " bytes, which is all that checkpointd.conf allows; remove some",
+        "uid %u has %u checkpoints with %" G_GUINT64_FORMAT
+        " bytes, which is all that checkpointd.conf allows; remove some",
         call->owner, count, bytes);
     return false;
   }
@@ -201,8 +202,8 @@ static bool check_target_again(const Call *call, GError **error) {
   if (call->any || call->caller->uid == 0 || target_is_of(call->target, call->caller->uid))
     return true;
   g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
-      "pid %d (%s): it changed its user while authorization was asked for; to dump it needs the action " ACTION("dump-any"),
-      (int)call->target->pid, call->target->comm);
+      "pid %d (%s): it changed its user while authorization was asked for; to dump it needs the action %s",
+      (int)call->target->pid, call->target->comm, call->row->any_action);
   return false;
 }
 
@@ -234,8 +235,8 @@ static bool restore(Call *call, ReplyForm form, GError **error) {
   if (!check_supported(call, error))
     return false;
   if (!store_has(call->manager->store, call->owner, call->name)) {
-    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_CHECKPOINT, "uid %u has no checkpoint '%s'", call->owner,
-        call->name);
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_CHECKPOINT, "uid %u has no checkpoint '%s'",
+        call->owner, call->name);
     return false;
   }
   return start_job(call, ENGINE_OPERATION__RESTORE, form, error);

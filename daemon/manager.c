@@ -105,8 +105,7 @@ Manager *manager_new(const ManagerPaths *paths, int spawner_fd, pid_t spawner_pi
   manager->subscribers = subscriber_table_new();
   r = sd_event_default(&manager->event);
   if (r >= 0)
-    r = spawner_client_new(
-        manager->event, spawner_fd, spawner_pid, &spawner_handlers, manager, &manager->spawner);
+    r = spawner_client_new(manager->event, spawner_fd, spawner_pid, &spawner_handlers, manager, &manager->spawner);
   if (r < 0)
     return daemon_error_set_errno(error, -r, "Cannot watch the spawner"), NULL;
   if (!limits_load(&manager->limits, paths->config, error))
@@ -138,8 +137,7 @@ static bool is_working(const Manager *manager) {
 
 /* Jobs that are over are still somebody's to look at. */
 static bool is_idle(const Manager *manager) {
-  return !is_working(manager) && g_hash_table_size(manager->jobs) == 0 &&
-         g_hash_table_size(manager->subscribers) == 0;
+  return !is_working(manager) && g_hash_table_size(manager->jobs) == 0 && g_hash_table_size(manager->subscribers) == 0;
 }
 
 static int on_name_back(sd_bus_message *reply, void *userdata, sd_bus_error *unused) {
@@ -221,8 +219,7 @@ int manager_run(Manager *manager) {
   if (r >= 0)
     r = sd_event_add_signal(manager->event, &interrupt, SIGINT, on_terminate, manager);
   if (r >= 0)
-    r = sd_event_add_time_relative(
-        manager->event, &manager->idle_timer, CLOCK_MONOTONIC, manager->idle_usec,
+    r = sd_event_add_time_relative(manager->event, &manager->idle_timer, CLOCK_MONOTONIC, manager->idle_usec,
         manager->idle_usec / 100, on_idle_timer, manager);
   if (r >= 0)
     r = sd_event_add_post(manager->event, &post, on_any_event, manager);

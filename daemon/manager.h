@@ -6,8 +6,8 @@
 #include <systemd/sd-bus.h>
 #include <systemd/sd-event.h>
 
-#include "service-limits.h"
 #include "queue.h"
+#include "service-limits.h"
 #include "spawner-client.h"
 #include "store.h"
 
@@ -21,10 +21,10 @@ typedef struct Manager {
   Store *store;
   SpawnerClient *spawner;
   Queue *queue;
-  GHashTable *jobs;        /* &BusJob.job->id → BusJob, also those that are over */
-  GHashTable *calls;       /* Call → itself: those that wait for an authorization */
-  GHashTable *subscribers; /* unique bus name → Subscriber */
-  GHashTable *retired;     /* engine pid → EngineLink, done but not yet gone */
+  GHashTable *jobs;                     /* &BusJob.job->id → BusJob, also those that are over */
+  GHashTable *calls;                    /* Call → itself: those that wait for an authorization */
+  GHashTable *subscribers;              /* unique bus name → Subscriber */
+  GHashTable *retired;                  /* engine pid → EngineLink, done but not yet gone */
   unsigned shown_running, shown_queued; /* as last signalled */
   bool shutting_down;
   bool releasing; /* the bus name is being given up */

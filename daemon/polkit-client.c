@@ -10,7 +10,8 @@
 
 #include "sd-auto.h"
 
-#define POLKIT "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority"
+#define POLKIT                                                                                                         \
+  "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority"
 #define ALLOW_USER_INTERACTION 1U
 
 struct PolkitPending {
@@ -64,7 +65,8 @@ static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *unused)
 }
 
 static int append_question(sd_bus_message *call, const PolkitQuestion *question, const char *cancellation_id) {
-  int r = sd_bus_message_append(call, "(sa{sv})s", "system-bus-name", 1, "name", "s", question->subject, question->action);
+  int r =
+      sd_bus_message_append(call, "(sa{sv})s", "system-bus-name", 1, "name", "s", question->subject, question->action);
 
   if (r >= 0)
     r = sd_bus_message_open_container(call, 'a', "{ss}");

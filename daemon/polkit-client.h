@@ -32,8 +32,7 @@ typedef struct PolkitPending PolkitPending;
 typedef void (*PolkitHandler)(PolkitAnswer answer, const char *why, void *userdata);
 
 /* Asks org.freedesktop.PolicyKit1 on @bus, without a time-out: people answer slowly. */
-int polkit_ask(
-    sd_bus *bus, const PolkitQuestion *question, PolkitHandler handler, void *userdata, PolkitPending **ret);
+int polkit_ask(sd_bus *bus, const PolkitQuestion *question, PolkitHandler handler, void *userdata, PolkitPending **ret);
 
 /* Withdraws the question if it is unanswered: dialogs close. */
 void polkit_pending_free(PolkitPending *pending);

@@ -103,7 +103,8 @@ static bool limits_apply(Limits *limits, GKeyFile *file, const char *path, GErro
     if (!text)
       return false;
     if (!limit_set(limits, keys[i], text)) {
-      g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "%s: %s=%s is not a setting", path, keys[i], text);
+      g_set_error(
+          error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "%s: %s=%s is not a setting", path, keys[i], text);
       return false;
     }
   }
@@ -122,7 +123,8 @@ bool limits_load(Limits *limits, const char *path, GError **error) {
   if (stat(path, &st) < 0)
     return errno == ENOENT || daemon_error_set_errno(error, errno, path);
   if (st.st_uid != 0 || (st.st_mode & 022) != 0) {
-    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__ACCESS_DENIED, "%s: not owned by root, or writable by others", path);
+    g_set_error(
+        error, DAEMON_ERROR, ENGINE_ERROR_CODE__ACCESS_DENIED, "%s: not owned by root, or writable by others", path);
     return false;
   }
   if (!g_key_file_load_from_file(file, path, G_KEY_FILE_NONE, error))

@@ -38,8 +38,7 @@ static int receive(int fd, SpawnerMessage *message, int fds[static 2]) {
     char space[CMSG_SPACE(2 * sizeof(int))];
   } control = {};
   struct iovec iov = {.iov_base = message, .iov_len = sizeof *message};
-  struct msghdr msg = {
-      .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
   ssize_t n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   const struct cmsghdr *header = CMSG_FIRSTHDR(&msg);
 

@@ -64,8 +64,8 @@ static int send_message(int fd, const SpawnerMessage *message, const int *fds, s
   if (n_fds > 0) {
     msg.msg_control = &control;
     msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-    control.header = (struct cmsghdr){
-        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
+    control.header =
+        (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
     memcpy(CMSG_DATA(&control.header), fds, n_fds * sizeof(int));
   }
   return sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;

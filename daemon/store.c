@@ -84,7 +84,8 @@ bool store_check_name(const char *name, GError **error) {
     good = g_ascii_isalnum(name[i]) || strchr("._-+@:", name[i]);
   if (!good)
     g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS,
-        "A checkpoint's name is 1 to %d letters of A-Z a-z 0-9 . _ - + @ : and does not begin with a dot", NAME_MAX_BYTES);
+        "A checkpoint's name is 1 to %d letters of A-Z a-z 0-9 . _ - + @ : and does not begin with a dot",
+        NAME_MAX_BYTES);
   return good;
 }
 

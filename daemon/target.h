@@ -10,8 +10,8 @@
 typedef struct Target {
   pid_t pid;
   int pidfd;
-  uid_t uids[4];     /* real, effective, saved, file system */
-  char comm[64];     /* escaped as in /proc/PID/status */
+  uid_t uids[4]; /* real, effective, saved, file system */
+  char comm[64]; /* escaped as in /proc/PID/status */
 } Target;
 
 /* Pins process @pid and reads who owns it. NoSuchProcess, or NotPermittedTarget for

@@ -180,8 +180,8 @@ static void write_file(int directory, const char *name, size_t size) {
 }
 
 static void done(const Request *request) {
-  EngineValue pages = ENGINE_VALUE__INIT, usable = ENGINE_VALUE__INIT, pid = ENGINE_VALUE__INIT, text = ENGINE_VALUE__INIT,
-              real = ENGINE_VALUE__INIT, *values[] = {&pages, &usable, &pid, &text, &real};
+  EngineValue pages = ENGINE_VALUE__INIT, usable = ENGINE_VALUE__INIT, pid = ENGINE_VALUE__INIT,
+              text = ENGINE_VALUE__INIT, real = ENGINE_VALUE__INIT, *values[] = {&pages, &usable, &pid, &text, &real};
 
   pages.key = (char *)"pages";
   pages.has_u64 = true;
@@ -274,7 +274,8 @@ static void garbage(const Request *request) {
 }
 
 static void fail(const Request *request) {
-  send_error(ENGINE_ERROR_CODE__NOT_SUPPORTED, "pid 1 fd 3: tcp socket: it is connected (option tcp-established)", true);
+  send_error(
+      ENGINE_ERROR_CODE__NOT_SUPPORTED, "pid 1 fd 3: tcp socket: it is connected (option tcp-established)", true);
 }
 
 static void deny(const Request *request) {
@@ -310,9 +311,19 @@ static const struct {
   const char *prefix;
   void (*act)(const Request *request);
 } behaviours[] = {
-    {"slow", slow}, {"stubborn", stubborn}, {"deaf", wait_forever}, {"crash", crash}, {"exit", leave},
-    {"garbage", garbage}, {"fail", fail}, {"denied", deny}, {"silent", silent}, {"huge", huge}, {"big", big},
-    {"linger", linger}, {"echo", echo},
+    {"slow", slow},
+    {"stubborn", stubborn},
+    {"deaf", wait_forever},
+    {"crash", crash},
+    {"exit", leave},
+    {"garbage", garbage},
+    {"fail", fail},
+    {"denied", deny},
+    {"silent", silent},
+    {"huge", huge},
+    {"big", big},
+    {"linger", linger},
+    {"echo", echo},
 };
 
 int main(void) {

@@ -3,6 +3,7 @@
 to dump, a polkit that does as told, and a runner that prints TAP."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -171,11 +172,30 @@ def end_targets():
     targets.clear()
 
 
+def end_service():
+    client = Client()
+    try:
+        pid = service_pid(client)
+    except BusError:
+        return
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not os.path.exists(f"/proc/{pid}"), "the service ends", timeout=20)
+
+
+def service_ends_without_complaints():
+    """Ends in order, and neither GLib nor a sanitizer (leaks too) had anything to say."""
+    end_service()
+    with open(os.environ["WITH_BUS_DIR"] + "/service.log", errors="replace") as log:
+        bad = [line for line in log if re.search(r"Sanitizer|runtime error|CRITICAL|WARNING|assert", line)]
+    assert not bad, bad
+
+
 def main(scope):
     """Runs every test_* of the caller in order of definition."""
     tests = [(name, f) for name, f in scope.items() if name.startswith("test_") and callable(f)]
     only = sys.argv[1:]
     tests = [t for t in tests if not only or t[0] in only]
+    tests.append(("service_ends_without_complaints", service_ends_without_complaints))
     failed = 0
     print(f"1..{len(tests)}")
     for i, (name, f) in enumerate(tests, 1):

@@ -66,7 +66,8 @@ static void test_limits_of_a_missing_file_are_the_defaults(void) {
 static void test_limits_read_sizes(void) {
   Limits limits;
 
-  g_assert_true(load("[limits]\nbytes-per-user=3K\nkeep-free-bytes=2G\ncheckpoints-per-user=0\ndurable=yes\n", &limits));
+  g_assert_true(
+      load("[limits]\nbytes-per-user=3K\nkeep-free-bytes=2G\ncheckpoints-per-user=0\ndurable=yes\n", &limits));
   g_assert_cmpuint(limits.bytes_per_user, ==, 3072);
   g_assert_cmpuint(limits.keep_free_bytes, ==, UINT64_C(2) << 30);
   g_assert_cmpuint(limits.checkpoints_per_user, ==, 0);
@@ -75,7 +76,8 @@ static void test_limits_read_sizes(void) {
 
 static void test_limits_refuse_nonsense(void) {
   static const char *const bad[] = {"bytes-per-user=", "bytes-per-user=-1", "bytes-per-user=1KB", "bytes-per-user=1k",
-      "bytes-per-user=18446744073709551616", "bytes-per-user=16777216T", "jobs-total=0", "jobs-total=4294967296", "durable=true", "x=1"};
+      "bytes-per-user=18446744073709551616", "bytes-per-user=16777216T", "jobs-total=0", "jobs-total=4294967296",
+      "durable=true", "x=1"};
 
   for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
     g_autofree char *text = g_strdup_printf("[limits]\n%s\n", bad[i]);
@@ -365,7 +367,8 @@ static void attempt(int (*act)(const char *), const char *store, bool allowed) {
 static int use_store(const char *store) {
   g_autoptr(Store) opened = store_new(store, NULL);
   g_autoptr(GVariant) note = some_note();
-  g_autoptr(StoreDraft) draft = opened ? store_draft_new(opened, 7, "name", store_next_job_id(opened), note, NULL) : NULL;
+  g_autoptr(StoreDraft) draft =
+      opened ? store_draft_new(opened, 7, "name", store_next_job_id(opened), note, NULL) : NULL;
 
   if (!draft)
     return -1;
