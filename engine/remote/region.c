@@ -97,7 +97,7 @@ Lane *region_add_lane(Region *r) {
   memset(lane, 0, sizeof *lane);
   uint32_t alive = atomic_load((_Atomic uint32_t *)(void *)r->alive);
   lane->alive = region_to_remote(r, r->alive);
-  lane->waitv[0] = (struct lane_waitv){0, region_to_remote(r, &lane->done), FUTEX2_SHARED_U32, 0};
+  lane->waitv[0] = (struct lane_waitv){0, region_to_remote(r, &lane->command), FUTEX2_SHARED_U32, 0};
   lane->waitv[1] = (struct lane_waitv){alive, lane->alive, FUTEX2_SHARED_U32, 0};
   return lane;
 }
@@ -139,7 +139,7 @@ void region_prepare(Region *r, Lane *lane, const LoadedProgram *loaded) {
 
 void region_start(Region *r, Lane *lane, const LoadedProgram *loaded) {
   region_prepare(r, lane, loaded);
-  (void)syscall(SYS_futex, &lane->done, FUTEX_WAKE, 1, NULL, NULL, 0);
+  (void)syscall(SYS_futex, &lane->command, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
 bool region_is_done(const Lane *lane) {

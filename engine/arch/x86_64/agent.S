@@ -2,10 +2,10 @@
 /*
  * The agent: runs syscall programs inside a task. It has no stack, no data and takes no decisions.
  *
- * Entered with rbx = the lane. It waits on two futexes at once (futex_waitv(2)): its own LANE_DONE word, woken when the
- * coordinator has a program, and the coordinator's robust futex, whose word the kernel marks with FUTEX_OWNER_DIED when
- * the coordinator dies in whatever way (Documentation/locking/robust-futexes.rst). Then the agent goes home: it makes one
- * last system call at a `syscall; ret` of the program's own code with the stack pointer at a prepared signal frame, so that
+ * Entered with rbx = the lane. It waits on two futexes at once (futex_waitv(2)): its own LANE_COMMAND word, which the
+ * coordinator counts up when it has a program (so that no wake-up can be lost), and the coordinator's robust futex, whose
+ * word the kernel marks with FUTEX_OWNER_DIED when the coordinator dies in whatever way
+ * (Documentation/locking/robust-futexes.rst). Then the agent goes home: it makes one last system call at a `syscall; ret` of the program's own code with the stack pointer at a prepared signal frame, so that
  * the `ret` leads to rt_sigreturn(2) and the thread goes on as if nothing had happened. A task of an unfinished restore has
  * no home and dies.
  *

@@ -11,7 +11,7 @@
 #define LANE_RESULTS 24   /* address of one s64 per op */
 #define LANE_DATA 32      /* address of the program's data */
 #define LANE_STOPPED 40   /* index of the op that failed; n_ops if none did */
-#define LANE_WAITV 48     /* two struct futex_waitv of 24 bytes: done, alive */
+#define LANE_WAITV 48     /* two struct futex_waitv of 24 bytes: command, alive */
 #define LANE_ALIVE 96     /* address of the coordinator's robust futex word */
 #define LANE_HOME 104     /* what to do when the coordinator is dead, see below */
 #define LANE_HOME_SP 112
