@@ -106,7 +106,7 @@ static void facts_compare(const char *who, const Facts *a, const Facts *b) {
 /* --- what it says of the process --- */
 
 static const char *const proc_files[] = {"cmdline", "environ", "auxv", "limits", "oom_score_adj", "personality", "coredump_filter",
-    "comm", "timerslack_ns", "autogroup", "loginuid"};
+    "comm", "timerslack_ns", "loginuid"};
 enum { N_FILES = sizeof proc_files / sizeof proc_files[0] };
 
 typedef struct Process {
