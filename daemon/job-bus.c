@@ -143,6 +143,7 @@ void bus_job_flush(BusJob *bus_job) {
   g_clear_pointer(&bus_job->signal_timer, sd_event_source_disable_unref);
   if (bus_job->dirty == 0)
     return;
+  bus_job_announce(bus_job);
   changes = collect_properties(bus_job->job, bus_job->dirty);
   bus_job->dirty = 0;
   bus_job->signalled = g_get_monotonic_time();
@@ -186,6 +187,8 @@ BusJob *bus_job_new(Manager *manager, Job *job, const char *owner_name) {
   bus_job->path = g_strdup_printf(JOB_PATH_PREFIX "/%" PRIu64, job->id);
   bus_job->waiters = g_ptr_array_new_with_free_func(waiter_free);
   job->observer_data = bus_job;
+  /* A job that is over in a moment has one change to tell, not three. */
+  bus_job->signalled = g_get_monotonic_time() - SIGNAL_INTERVAL_USEC + SIGNAL_FIRST_USEC;
   g_hash_table_insert(manager->jobs, &job->id, bus_job);
   if (job->options.cancel_on_disconnect && sd_bus_track_new(manager->bus, &bus_job->track, on_owner_gone, bus_job) >= 0)
     (void)sd_bus_track_add_name(bus_job->track, owner_name);

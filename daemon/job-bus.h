@@ -25,15 +25,23 @@ struct BusJob {
   int64_t signalled;   /* CLOCK_MONOTONIC usec */
   sd_event_source *signal_timer;
   sd_event_source *linger_timer;
+  bool announced; /* JobNew was sent */
   bool released;
 };
+
+/* A job's changes are signalled at most this often, the first time a little after its begin. */
+#define SIGNAL_INTERVAL_USEC (G_USEC_PER_SEC / 10)
+#define SIGNAL_FIRST_USEC (G_USEC_PER_SEC / 100)
 
 extern const JobObserver bus_job_observer;
 
 /* Offers the Job interface below JOB_PATH_PREFIX. */
 int job_bus_install(Manager *manager);
 
-/* Takes over @job, announces it and enters it in manager->jobs. @job's observer data is
+/* JobNew, once. */
+void bus_job_announce(BusJob *bus_job);
+
+/* Takes over @job and enters it in manager->jobs. @job's observer data is
  * the BusJob that is returned. */
 BusJob *bus_job_new(Manager *manager, Job *job, const char *owner_name);
 void bus_job_free(BusJob *bus_job);

@@ -8,7 +8,6 @@
 #include "subscriber.h"
 #include "values.h"
 
-#define SIGNAL_INTERVAL_USEC (G_USEC_PER_SEC / 10)
 #define LINGERING_MAX 256 /* jobs that are over */
 
 static int on_signal_timer(sd_event_source *source, uint64_t usec, void *userdata) {
@@ -121,6 +120,12 @@ static void forget_oldest(Manager *manager) {
     bus_job_remove(oldest);
 }
 
+void bus_job_announce(BusJob *bus_job) {
+  if (!bus_job->announced)
+    manager_bus_signal_job(bus_job, true);
+  bus_job->announced = true;
+}
+
 /* The answer goes first: it is what somebody waits for. */
 static void on_finished(Job *job, void *userdata) {
   BusJob *bus_job = userdata;
@@ -128,6 +133,7 @@ static void on_finished(Job *job, void *userdata) {
 
   g_clear_pointer(&bus_job->track, sd_bus_track_unref);
   bus_job_answer(bus_job);
+  bus_job_announce(bus_job);
   bus_job_flush(bus_job);
   signal_finished(bus_job);
   /* A released job has nobody who would look at it; its end is left to the timer all

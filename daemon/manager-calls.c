@@ -189,8 +189,9 @@ static bool start_job(Call *call, EngineOperation operation, ReplyForm form, GEr
     return false;
   job->id = store_next_job_id(manager->store);
   bus_job = bus_job_new(manager, g_steal_pointer(&job), call->caller->name);
-  manager_bus_signal_job(bus_job, true);
+  /* The engine works already while the signal is made. */
   queue_add(manager->queue, bus_job->job);
+  bus_job_announce(bus_job);
   (void)bus_job_add_waiter(bus_job, call->message, form);
   return true;
 }

@@ -17,8 +17,9 @@ def measure(client, pause, n, **kwargs):
     for i in range(n):
         time.sleep(pause)
         start = time.perf_counter()
-        result = client.do("Dump", pid, "ok-bench", {"replace": ("b", True)})[0]
+        result = client.do("Dump", pid, "ok-bench", {})[0]
         times.append((time.perf_counter() - start) * 1e3)
+        client.do("RemoveCheckpoint", "ok-bench", {})
     end_targets()
     return statistics.median(times), sorted(times)[int(n * 0.95)], result["total-usec"] / 1e3
 

@@ -232,7 +232,7 @@ def test_signals_are_for_owner_and_subscribers_only():
         c.driver("AddMatch", "s", "type='signal'")
     path = owner.do("StartDump", target(NOBODY), "slow-signals", {"token": ("s", "t1")})[0]
     new = watcher.wait_signal("JobNew")
-    assert new.body[0] == path and new.body[1]["token"] == "t1" and new.body[1]["State"] == "queued"
+    assert new.body[0] == path and new.body[1]["token"] == "t1" and new.body[1]["State"] == "running"
     for c in (owner, watcher):
         finished = c.wait_signal("Finished", path)
         assert finished.body[0] == "done" and finished.body[1]["pages"] == 5
