@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #ifndef PR_GET_TID_ADDRESS
@@ -30,7 +31,7 @@ struct ThreadProgram {
   Program *program;
   size_t sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
   size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_ambient, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
-      op_robust, op_sched;
+      op_robust, op_sched, op_nice;
 };
 
 static void add_identity(ThreadProgram *t, Program *p) {
@@ -59,6 +60,8 @@ static void add_identity(ThreadProgram *t, Program *p) {
 static void add_scheduling(ThreadProgram *t, Program *p) {
   t->sched = program_data(p, NULL, sizeof(struct sched_attributes));
   t->op_sched = PROGRAM_CALL(p, "sched_getattr", SYS_sched_getattr, ARG(0), ARG_DATA(t->sched), ARG(sizeof(struct sched_attributes)), ARG(0));
+  /* sched_getattr(2) hides it from real-time and idle policies, where it waits for a change of policy. */
+  t->op_nice = PROGRAM_CALL(p, "getpriority", SYS_getpriority, ARG(PRIO_PROCESS), ARG(0));
   t->affinity = program_data(p, NULL, AFFINITY_BYTES);
   t->op_affinity = PROGRAM_CALL(p, "sched_getaffinity", SYS_sched_getaffinity, ARG(0), ARG(AFFINITY_BYTES), ARG_DATA(t->affinity));
   program_expect(p, EXPECT_ANY, 0);
@@ -159,7 +162,7 @@ static void decode_scheduling(const ThreadProgram *p, const FrozenThread *t, Thr
   struct sched_attributes a;
   memcpy(&a, t->loaded.data + p->sched, sizeof a);
   core->has_sched_nice = core->has_sched_policy = true;
-  core->sched_nice = a.nice;
+  core->sched_nice = 20 - (int32_t)t->loaded.results[p->op_nice]; /* the kernel gives 40 to 1 */
   core->sched_policy = a.policy;
   core->has_sched_prio = a.priority != 0;
   core->sched_prio = a.priority;

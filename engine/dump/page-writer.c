@@ -117,12 +117,14 @@ static void unlock(PageWriter *w) {
     pthread_mutex_unlock(&w->lock);
 }
 
-/* Hands the buffer being filled to the writer. */
+/* Hands the buffer being filled to the writer; there is none while all of them are with it. */
 static void flush_head(PageWriter *w) {
   Buffer *b = &w->buffers[w->head % N_BUFFERS];
-  if (!b->used)
-    return;
   lock(w);
+  if (w->head - w->tail == N_BUFFERS || !b->used) {
+    unlock(w);
+    return;
+  }
   b->file = w->file;
   w->file->users++;
   w->head++;
@@ -140,15 +142,16 @@ void page_writer_begin(PageWriter *w, int fd, const char *name) {
 }
 
 unsigned char *page_writer_reserve(PageWriter *w, size_t *ret_room, GError **error) {
-  Buffer *b = &w->buffers[w->head % N_BUFFERS];
-  if (b->used == BUFFER_SIZE) {
-    flush_head(w);
-    b = &w->buffers[w->head % N_BUFFERS];
-  }
   lock(w);
-  while (w->head - w->tail == N_BUFFERS && w->threaded)
+  bool full = w->head - w->tail < N_BUFFERS && w->buffers[w->head % N_BUFFERS].used == BUFFER_SIZE;
+  unlock(w);
+  if (full)
+    flush_head(w);
+  lock(w);
+  while (w->head - w->tail == N_BUFFERS)
     pthread_cond_wait(&w->changed, &w->lock);
   int err = w->error;
+  Buffer *b = &w->buffers[w->head % N_BUFFERS];
   unlock(w);
   if (err) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, err, "Cannot write %s", w->error_name);

@@ -67,6 +67,7 @@ struct Collector {
   Job *job;
   Checkpoint *checkpoint;
   int images_fd;
+  int self_fd; /* /proc/self/fd */
   guint32 last_ghost_id;
   guint64 last_shmid;
   GPtrArray *descs;      /* [file id - 1]: Desc, or NULL for a file nobody has open */
@@ -145,6 +146,7 @@ Collector *collector_new(Job *job, Checkpoint *checkpoint, int images_fd) {
   c->job = job;
   c->checkpoint = checkpoint;
   c->images_fd = images_fd;
+  c->self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
   c->descs = g_ptr_array_new_with_free_func(desc_free);
   c->groups = g_hash_table_new_full(desc_key_hash, desc_key_equal, NULL, group_free);
   c->paths = g_hash_table_new_full(path_key_hash, path_key_equal, g_free, g_free);
@@ -169,6 +171,8 @@ void collector_free(Collector *c) {
   g_hash_table_unref(c->tasks);
   g_hash_table_unref(c->shmem_ids);
   g_array_unref(c->shmems);
+  if (c->self_fd >= 0)
+    (void)close(c->self_fd);
   g_free(c);
 }
 
@@ -271,7 +275,7 @@ bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe) {
   if (!probe_stat(&probe, NULL))
     return false;
   if (!d->kept_link) {
-    if (!probe_readlink(probe.local, c->link, sizeof c->link, NULL))
+    if (!probe_readlink_at(c->self_fd, probe.local, c->link, sizeof c->link, NULL))
       return false;
     d->kept_link = g_strdup(c->link);
   }
@@ -360,11 +364,12 @@ static Desc *group_find(Collector *c, DescGroup *g, const FileProbe *probe, bool
 }
 
 static DescGroup *group_of(Collector *c, const FileProbe *probe) {
-  DescKey key = {.dev = probe->st.st_dev, .ino = probe->st.st_ino, .flags = (guint32)probe->flags};
-  if (S_ISREG(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) || S_ISBLK(probe->st.st_mode)) {
-    off_t pos = probe->flags & O_PATH ? 0 : lseek(probe->local, 0, SEEK_CUR);
-    key.pos = pos > 0 ? (guint64)pos : 0;
-  }
+  DescKey key = {
+      .dev = probe->st.st_dev,
+      .ino = probe->st.st_ino,
+      .flags = (guint32)probe->flags,
+      .pos = (guint64)probe->pos,
+  };
   DescGroup *g = g_hash_table_lookup(c->groups, &key);
   if (g)
     return g;
@@ -397,14 +402,14 @@ static bool probe_find_link(Collector *c, FileProbe *probe, GError **error) {
     return true;
   }
   if (!has_one_name(probe))
-    return probe_readlink(probe->local, c->link, sizeof c->link, error);
+    return probe_readlink_at(c->self_fd, probe->local, c->link, sizeof c->link, error);
   PathKey key = {probe->mnt_id, probe->st.st_dev, probe->st.st_ino};
   const char *known = g_hash_table_lookup(c->paths, &key);
   if (known) {
     probe->link = known;
     return true;
   }
-  if (!probe_readlink(probe->local, c->link, sizeof c->link, error))
+  if (!probe_readlink_at(c->self_fd, probe->local, c->link, sizeof c->link, error))
     return false;
   known = g_strdup(c->link);
   g_hash_table_insert(c->paths, g_memdup2(&key, sizeof key), (gpointer)known);

@@ -35,10 +35,12 @@ FdPath fd_path(int fd);
 
 /* --- probe.c --- */
 
-/* Fills st, mnt_id and flags of a probe whose local descriptor is set. */
+/* Fills st, mnt_id, flags and pos of a probe whose local descriptor is set. */
 bool probe_stat(FileProbe *probe, GError **error);
 /* readlink of /proc/self/fd/<fd> into @buffer; false with error. */
 bool probe_readlink(int fd, char *buffer, size_t size, GError **error);
+/* The same with an open /proc/self/fd, for many. */
+bool probe_readlink_at(int self_fd, int fd, char *buffer, size_t size, GError **error);
 /* The value behind "key:" in a fdinfo text, leading blanks skipped; NULL if there is none. Points into @text. */
 const char *fdinfo_value(const char *text, const char *key);
 /* The same as a number in @base. */

@@ -119,8 +119,7 @@ static bool memfd_collect(Collector *c, const FileProbe *probe, FileEntry *entry
   entry->memfd = MESSAGE_NEW(MemfdFileEntry, memfd_file_entry__init);
   entry->memfd->id = entry->id;
   entry->memfd->flags = (guint32)probe->flags;
-  off_t pos = probe->fd < 0 ? 0 : lseek(probe->local, 0, SEEK_CUR);
-  entry->memfd->pos = pos > 0 ? (guint64)pos : 0;
+  entry->memfd->pos = probe->fd < 0 ? 0 : (guint64)probe->pos;
   entry->memfd->fown = collector_fown(probe);
   entry->memfd->inode_id = inode_id;
   return true;

@@ -35,6 +35,7 @@ typedef struct FileProbe {
   guint64 mnt_id;   /* statx's stx_mnt_id, 0 when not known */
   const char *link; /* readlink of /proc/PID/fd/N: "/path", "/path (deleted)", "pipe:[12]", "anon_inode:[eventfd]" */
   int flags;        /* F_GETFL */
+  off_t pos;        /* of regular files and directories, else 0 */
 } FileProbe;
 
 /* One holder of a description, as the collector saw it. */

@@ -47,6 +47,8 @@ bool probe_stat(FileProbe *probe, GError **error) {
   if (probe->flags < 0)
     return engine_fail_errno(
         error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the flags of fd %d of pid %d", probe->fd, probe->pid);
+  bool has_pos = (S_ISREG(sx.stx_mode) || S_ISDIR(sx.stx_mode)) && !(probe->flags & O_PATH);
+  probe->pos = has_pos ? MAX(lseek(probe->local, 0, SEEK_CUR), 0) : 0;
   return true;
 }
 
@@ -97,17 +99,34 @@ FownEntry *collector_fown(const FileProbe *probe) {
   return fown;
 }
 
+/* Small ones, nearly all, take one read. */
+static char *read_all(int fd) {
+  gsize size = 0, room = 1024;
+  char *text = g_malloc(room);
+  ssize_t n;
+  while ((n = read(fd, text + size, room - size - 1)) > 0) {
+    size += (gsize)n;
+    if (room - size < 512)
+      text = g_realloc(text, room *= 4);
+  }
+  text[size] = '\0';
+  if (n == 0)
+    return text;
+  g_free(text);
+  return NULL;
+}
+
 char *file_probe_fdinfo(const FileProbe *probe, GError **error) {
   char path[64];
   (void)snprintf(path, sizeof path, "/proc/self/fdinfo/%d", probe->local);
-  char *text = NULL;
-  g_autoptr(GError) local = NULL;
-  if (!g_file_get_contents(path, &text, NULL, &local)) {
-    g_autofree char *name = file_probe_name(probe);
-    engine_fail(error, ENGINE_ERROR_CODE__FAILED, "Cannot read the fdinfo of %s: %s", name, local->message);
-    return NULL;
-  }
-  return text;
+  _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+  char *text = fd < 0 ? NULL : read_all(fd);
+  if (text)
+    return text;
+  int reason = errno;
+  g_autofree char *name = file_probe_name(probe);
+  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot read the fdinfo of %s", name);
+  return NULL;
 }
 
 const char *fdinfo_value(const char *text, const char *key) {

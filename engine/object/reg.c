@@ -28,8 +28,40 @@ static gboolean checked_equal(gconstpointer a, gconstpointer b) {
   return memcmp(a, b, sizeof(CheckedKey)) == 0;
 }
 
-static gpointer checked_new(void) {
-  return g_hash_table_new_full(checked_hash, checked_equal, g_free, NULL);
+typedef struct Paths {
+  GHashTable *checked;
+  char *directory; /* the last one, open: files that are open together often lie together */
+  int fd;
+} Paths;
+
+static gpointer paths_new(void) {
+  Paths *p = g_new0(Paths, 1);
+  p->checked = g_hash_table_new_full(checked_hash, checked_equal, g_free, NULL);
+  p->fd = -1;
+  return p;
+}
+
+static void paths_free(gpointer data) {
+  Paths *p = data;
+  g_hash_table_unref(p->checked);
+  g_free(p->directory);
+  if (p->fd >= 0)
+    (void)close(p->fd);
+  g_free(p);
+}
+
+/* fstatat(2) of an absolute path, with the directory kept open. */
+static bool paths_stat(Paths *p, const char *path, struct stat *st, int flags) {
+  const char *slash = strrchr(path, '/');
+  size_t length = (size_t)(slash - path) + 1;
+  if (!p->directory || strncmp(p->directory, path, length) != 0 || p->directory[length]) {
+    g_free(p->directory);
+    p->directory = g_strndup(path, length);
+    if (p->fd >= 0)
+      (void)close(p->fd);
+    p->fd = open(p->directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  }
+  return fstatat(p->fd, slash[1] ? slash + 1 : ".", st, flags) == 0;
 }
 
 static bool is_plain_device(const struct stat *st) {
@@ -58,15 +90,15 @@ bool reg_claims(const FileProbe *probe) {
 static bool path_leads_there(Collector *c, const FileProbe *probe) {
   bool one_name = S_ISREG(probe->st.st_mode) ? probe->st.st_nlink == 1 : true;
   CheckedKey key = {probe->mnt_id, probe->st.st_dev, probe->st.st_ino};
-  GHashTable *checked = collector_state(c, &reg_ops, checked_new, (GDestroyNotify)g_hash_table_unref);
-  if (one_name && key.mnt_id && g_hash_table_contains(checked, &key))
+  Paths *p = collector_state(c, &reg_ops, paths_new, paths_free);
+  if (one_name && key.mnt_id && g_hash_table_contains(p->checked, &key))
     return true;
   struct stat st;
   int flags = S_ISLNK(probe->st.st_mode) ? AT_SYMLINK_NOFOLLOW : 0;
-  if (fstatat(AT_FDCWD, probe->link, &st, flags) < 0 || st.st_dev != probe->st.st_dev || st.st_ino != probe->st.st_ino)
+  if (!paths_stat(p, probe->link, &st, flags) || st.st_dev != probe->st.st_dev || st.st_ino != probe->st.st_ino)
     return false;
   if (one_name && key.mnt_id)
-    g_hash_table_add(checked, g_memdup2(&key, sizeof key));
+    g_hash_table_add(p->checked, g_memdup2(&key, sizeof key));
   return true;
 }
 
@@ -95,8 +127,7 @@ static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
   RegFileEntry *reg = MESSAGE_NEW(RegFileEntry, reg_file_entry__init);
   reg->id = id;
   reg->flags = (guint32)probe->flags;
-  off_t pos = probe->flags & O_PATH || probe->fd < 0 ? 0 : lseek(probe->local, 0, SEEK_CUR);
-  reg->pos = pos > 0 ? (guint64)pos : 0;
+  reg->pos = probe->fd < 0 ? 0 : (guint64)probe->pos;
   reg->fown = collector_fown(probe);
   reg->has_mode = true;
   reg->mode = probe->st.st_mode;

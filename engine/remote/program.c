@@ -73,6 +73,13 @@ void program_child_lane(Program *p, uint64_t lane) {
   op->extra = lane;
 }
 
+bool program_has_clones(const Program *p) {
+  for (guint i = 0; i < p->ops->len; i++)
+    if (g_array_index(p->ops, Op, i).flags & OP_FLAG_CLONE)
+      return true;
+  return false;
+}
+
 size_t program_n_ops(const Program *p) {
   return p->ops->len;
 }

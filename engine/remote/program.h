@@ -52,6 +52,8 @@ void program_expect(Program *p, Expect expect, int64_t value);
 
 /* Of the op added last, a clone: its child goes on at the lane of that address (in the tasks). */
 void program_child_lane(Program *p, uint64_t lane);
+/* Then its ops must stay in place after it has run: a child may still be about to read where it goes on. */
+bool program_has_clones(const Program *p);
 
 size_t program_n_ops(const Program *p);
 /* For --plan and golden tests: one line an op, "mmap(0x7f…, 4096, …) = 0x7f…  # stack". */

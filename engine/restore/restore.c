@@ -62,13 +62,16 @@ bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, 
   for (guint i = 0; i < tasks->len; i++)
     if (!stage_start(r, tasks->pdata[i], entries, build, error))
       return false;
+  bool clones = false;
   for (guint i = 0; i < entries->len; i++) {
     StageEntry *e = &g_array_index(entries, StageEntry, i);
+    clones |= program_has_clones(e->program);
     g_autofree char *who = g_strdup_printf("pid %d (%s)", (int)e->task->pid, name);
     if (!region_wait(r->region, e->task->lane, e->task->pid, error) || !region_check(e->task->lane, &e->loaded, who, error))
       return false;
   }
-  region_release(r->region, mark); /* all programs have run */
+  if (!clones)
+    region_release(r->region, mark); /* all programs have run */
   return job_poll(r->job, error);
 }
 

@@ -18,10 +18,24 @@
 #define TASK_SIZE 0x7ffffffff000ull
 #define MASK_ALL_BUT_CHLD (~(1ull << (SIGCHLD - 1)))
 
+#define REAP_PATIENCE_USEC (5 * G_USEC_PER_SEC)
+
+/* The process that was dumped and killed may not have been reaped yet; some init processes take seconds. */
+static bool is_reaped_soon(pid_t pid) {
+  gint64 until = g_get_monotonic_time() + REAP_PATIENCE_USEC;
+  ProcStat stat;
+  while (proc_stat(pid, &stat, NULL)) {
+    if (!strchr("ZX", stat.state) || g_get_monotonic_time() > until)
+      return false;
+    g_usleep(2000);
+  }
+  return true;
+}
+
 static bool pid_in_use(pid_t pid, GError **error) {
   char path[32], comm[64];
   g_snprintf(path, sizeof path, "/proc/%d", (int)pid);
-  if (access(path, F_OK) < 0)
+  if (access(path, F_OK) < 0 || is_reaped_soon(pid))
     return false;
   proc_comm(pid, comm);
   engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,

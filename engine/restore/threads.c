@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -24,6 +25,10 @@ struct sched_attributes {
 };
 
 bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
+  /* SIGCHLD was let through, and ignored, while zombies ended; from here on signals are made pending again. */
+  uint64_t all = ~0ull;
+  size_t mask = program_data(p, &all, sizeof all);
+  PROGRAM_CALL(p, "rt_sigprocmask", SYS_rt_sigprocmask, ARG(SIG_SETMASK), ARG_DATA(mask), ARG(0), ARG(sizeof all));
   for (guint k = 1; k < t->threads->len; k++) {
     const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
     struct clone_args args = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, .set_tid_size = 1};
@@ -43,6 +48,7 @@ static void build_scheduling(const ThreadCoreEntry *tc, const CkptThread *x, Pro
     a.flags = x->sched_flags & 7; /* reset-on-fork, reclaim, overrun */
   if (x && x->has_sched_runtime)
     a.runtime = x->sched_runtime, a.deadline = x->sched_deadline, a.period = x->sched_period;
+  PROGRAM_CALL(p, "setpriority", SYS_setpriority, ARG(PRIO_PROCESS), ARG(0), ARG((int64_t)tc->sched_nice));
   size_t at = program_data(p, &a, sizeof a);
   PROGRAM_CALL(p, "sched_setattr", SYS_sched_setattr, ARG(0), ARG_DATA(at), ARG(0));
   if (x && x->has_affinity && x->affinity.len) {
