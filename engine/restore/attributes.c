@@ -129,7 +129,6 @@ bool attributes_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     return false;
   if (tc->has_child_subreaper && tc->child_subreaper)
     PROGRAM_CALL(p, "prctl SET_CHILD_SUBREAPER", SYS_prctl, ARG(PR_SET_CHILD_SUBREAPER), ARG(1), ARG(0), ARG(0), ARG(0));
-  PROGRAM_CALL(p, "personality", SYS_personality, ARG(tc->personality));
   build_limits(tc->rlimits, p);
   for (size_t i = 0; tc->signals_s && i < tc->signals_s->n_signals; i++) {
     const ProtobufCBinaryData *s = &tc->signals_s->signals[i]->siginfo;

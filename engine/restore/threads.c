@@ -25,6 +25,7 @@ struct sched_attributes {
 };
 
 bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
+  PROGRAM_CALL(p, "personality", SYS_personality, ARG(t->task->core->tc->personality)); /* threads inherit it */
   /* SIGCHLD was let through, and ignored, while zombies ended; from here on signals are made pending again. */
   uint64_t all = ~0ull;
   size_t mask = program_data(p, &all, sizeof all);
