@@ -52,16 +52,21 @@ bool probe_stat(FileProbe *probe, GError **error) {
   return true;
 }
 
-bool probe_readlink(int fd, char *buffer, size_t size, GError **error) {
-  FdPath path = fd_path(fd);
-  ssize_t n = readlink(path.text, buffer, size);
+bool probe_readlink_at(int self_fd, int fd, char *buffer, size_t size, GError **error) {
+  char number[16];
+  (void)snprintf(number, sizeof number, "%d", fd);
+  ssize_t n = readlinkat(self_fd, number, buffer, size);
   if (n < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the link %s", path.text);
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the link /proc/self/fd/%d", fd);
   if ((size_t)n >= size)
-    return engine_fail(
-        error, ENGINE_ERROR_CODE__FAILED, "The path behind %s is longer than %zu bytes", path.text, size);
+    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "A path is longer than %zu bytes", size);
   buffer[n] = '\0';
   return true;
+}
+
+bool probe_readlink(int fd, char *buffer, size_t size, GError **error) {
+  _cleanup_fd_ int self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  return probe_readlink_at(self_fd, fd, buffer, size, error);
 }
 
 char *file_probe_name(const FileProbe *probe) {
