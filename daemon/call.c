@@ -43,12 +43,23 @@ static void call_end(Call *call, GError *error) {
     call_free(call);
 }
 
+static bool check_open(const Manager *manager, GError **error) {
+  if (manager->shutting_down)
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__SHUTTING_DOWN, "The service is being stopped");
+  return !manager->shutting_down;
+}
+
+void call_refuse_all(Manager *manager) {
+  g_autoptr(GList) calls = g_hash_table_get_keys(manager->calls);
+
+  for (GList *i = calls; i; i = i->next)
+    call_end(i->data, g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__SHUTTING_DOWN, "The service is being stopped"));
+}
+
 static void call_proceed(Call *call) {
   GError *error = NULL;
 
-  if (call->manager->shutting_down)
-    g_set_error(&error, DAEMON_ERROR, ENGINE_ERROR_CODE__SHUTTING_DOWN, "The service is being stopped");
-  else if (!call->handler->proceed(call, &error))
+  if (!call->handler->proceed(call, &error))
     g_assert(error);
   call_end(call, error);
 }
@@ -136,6 +147,8 @@ static bool call_prepare(Call *call, GError **error) {
         call->handler->member);
     return false;
   }
+  if (!check_open(call->manager, error))
+    return false;
   call->caller = caller_new(call->message, error);
   if (!call->caller)
     return false;

@@ -47,6 +47,9 @@ struct Call {
  * on when it may. A caller that leaves meanwhile is forgotten. sd-bus's result. */
 int call_begin(Manager *manager, sd_bus_message *message, const CallHandler *handler);
 
+/* Answers all calls that wait for their authorization with ShuttingDown. */
+void call_refuse_all(Manager *manager);
+
 void call_free(Call *call);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Call, call_free)
 

@@ -92,19 +92,22 @@ static bool check_own_exists(const Call *call, GError **error) {
 
 /* A checkpoint of a tree that was not its owner's (dump-any was granted once) is not
  * theirs to bring back: that needs restore-any again. */
-static bool parse_restore(Call *call, GError **error) {
-  g_autoptr(GVariant) description = NULL;
+static bool is_of_foreign_tree(const Call *call) {
+  g_autoptr(GVariant) description = store_describe(call->manager->store, call->owner, call->name, NULL);
   gboolean any_target = FALSE;
 
+  if (description)
+    (void)g_variant_lookup(description, "any-target", "b", &any_target);
+  return any_target;
+}
+
+static bool parse_restore(Call *call, GError **error) {
   if (!parse_name(call, error) || !job_options_read(&call->options, call->message, OPTION_FOR_RESTORE, error))
     return false;
   take_owner(call);
   if (!check_own_exists(call, error))
     return false;
-  description = store_describe(call->manager->store, call->owner, call->name, NULL);
-  if (description)
-    (void)g_variant_lookup(description, "any-target", "b", &any_target);
-  call->any |= any_target;
+  call->any |= is_of_foreign_tree(call);
   return true;
 }
 
@@ -196,11 +199,15 @@ static bool start_job(Call *call, EngineOperation operation, ReplyForm form, GEr
   return true;
 }
 
-/* Who it belonged to when polkit was asked is who it must belong to now. */
+/* Who it belonged to when polkit was asked is who it must belong to now: also for an
+ * administrator, who was told whose process it is. */
 static bool check_target_again(const Call *call, GError **error) {
+  uid_t asked[G_N_ELEMENTS(call->target->uids)];
+
+  memcpy(asked, call->target->uids, sizeof asked);
   if (!target_refresh(call->target, error))
     return false;
-  if (call->any || call->caller->uid == 0 || target_is_of(call->target, call->caller->uid))
+  if (call->caller->uid == 0 || memcmp(asked, call->target->uids, sizeof asked) == 0)
     return true;
   g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
       "pid %d (%s): it changed its user while authorization was asked for; to dump it needs the action %s",
@@ -238,6 +245,11 @@ static bool restore(Call *call, ReplyForm form, GError **error) {
   if (!store_has(call->manager->store, call->owner, call->name)) {
     g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_CHECKPOINT, "uid %u has no checkpoint '%s'",
         call->owner, call->name);
+    return false;
+  }
+  if (!call->any && call->caller->uid != 0 && is_of_foreign_tree(call)) { /* replaced while polkit was asked */
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__ACCESS_DENIED,
+        "Checkpoint '%s' has changed: it needs the action %s", call->name, call->row->any_action);
     return false;
   }
   return start_job(call, ENGINE_OPERATION__RESTORE, form, error);

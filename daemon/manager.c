@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "call.h"
 #include "daemon-error.h"
 #include "job-bus.h"
 #include "manager-bus.h"
@@ -206,6 +207,7 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
   Manager *manager = userdata;
 
   manager->shutting_down = true;
+  call_refuse_all(manager);
   queue_cancel_all(manager->queue, ENGINE_ERROR_CODE__SHUTTING_DOWN, "The service is being stopped");
   return 0;
 }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <linux/landlock.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -351,6 +353,16 @@ static int drop_no_new_privs(const char *store) {
   return prctl(PR_SET_DUMPABLE, 1);
 }
 
+static int read_outside(const char *store) {
+  return open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+}
+static int write_outside(const char *store) {
+  return open("/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+}
+static int list_outside(const char *store) {
+  return open("/root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 static void attempt(int (*act)(const char *), const char *store, bool allowed) {
   int status;
   pid_t pid = fork();
@@ -385,10 +397,16 @@ static int watch_target(const char *store) {
 static void test_sandbox_allows_the_work_and_nothing_else(void) {
   static int (*const forbidden[])(const char *) = {execute, make_process, make_socket, trace, make_executable_memory,
       change_user, new_namespace, change_mode_outside, drop_no_new_privs};
+  static int (*const outside[])(const char *) = {read_outside, write_outside, list_outside};
   char *directory = make_directory();
 
   attempt(use_store, directory, true);
   attempt(watch_target, directory, true);
+  if (syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0)
+    for (size_t i = 0; i < G_N_ELEMENTS(outside); i++)
+      attempt(outside[i], directory, false);
+  else
+    g_test_message("this kernel has no Landlock");
 #if !defined(__SANITIZE_ADDRESS__)
   for (size_t i = 0; i < G_N_ELEMENTS(forbidden); i++) {
     g_test_message("attempt %zu", i);

@@ -252,6 +252,46 @@ def test_target_that_executes_setuid_while_polkit_thinks():
     assert "ok-setuid" not in user_files(NOBODY)
 
 
+def test_target_that_changes_hands_needs_a_new_grant():
+    """An administrator allowed the dump of a user's process, not of root's."""
+    program = setuid_program(os.environ["WITH_BUS_DIR"])
+    polkit = Polkit("hang")
+    client = Client(uid=OTHER)
+    go = os.environ["WITH_BUS_DIR"] + "/go-hands"
+    pid = target(NOBODY, ("sh", "-c", f"while [ ! -e {go} ]; do sleep 0.02; done; exec {program} 1000"))
+    serial = client.begin("Dump", pid, "ok-hands", {})
+    polkit.until_asked()
+    assert polkit.questions[0]["details"]["uid"] == str(NOBODY)
+    open(go, "w").close()
+    until(lambda: "\nUid:\t65534\t0" in open(f"/proc/{pid}/status").read(), "the target is root's now")
+    polkit.release("yes")
+    refuses(E + "NotPermittedTarget", polkit.run, client, serial)
+
+
+def test_checkpoint_that_changes_while_polkit_thinks():
+    """restore-own was asked for; what has the name by now took dump-any to make."""
+    first, second = Client(uid=NOBODY), Client(uid=NOBODY)
+    polkit = Polkit("yes")
+    polkit.do(first, "Dump", target(NOBODY), "ok-swap", {})
+    polkit.answer = lambda action: "hang" if action.endswith("restore-own") else "yes"
+    serial = first.begin("Restore", "ok-swap", {})
+    polkit.until_asked(2)
+    polkit.do(second, "Dump", target(), "ok-swap", REPLACE)
+    polkit.release("yes")
+    refuses(DENIED, polkit.run, first, serial, says="restore-any")
+
+
+def test_shutdown_answers_open_questions():
+    polkit = Polkit("hang")
+    client = Client(uid=NOBODY)
+    serial = client.begin("Explain", target(NOBODY), {})
+    polkit.until_asked()
+    pid = service_pid(root)
+    os.kill(pid, 15)
+    refuses(E + "ShuttingDown", client.wait, serial)
+    until(lambda: not os.path.exists(f"/proc/{pid}"), "it ends")
+
+
 def test_target_that_ends_while_polkit_thinks():
     polkit = Polkit("hang")
     client = Client(uid=NOBODY)
