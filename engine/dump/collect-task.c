@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -155,6 +156,8 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   m->extra = malloc(sizeof *m->extra);
   ckpt_task__init(m->extra);
   m->extra->pid = (guint32)task->pid;
+  m->extra->has_exit_signal = task->stat.exit_signal != SIGCHLD;
+  m->extra->exit_signal = (guint32)task->stat.exit_signal;
   if (task->zombie)
     return true;
   m->ids = ids_new(index_of(tree, task) + 2);

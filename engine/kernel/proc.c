@@ -94,6 +94,7 @@ bool proc_stat(pid_t pid, ProcStat *ret, GError **error) {
   s.start_code = f[23];
   s.end_code = f[24];
   s.start_stack = f[25];
+  s.exit_signal = (int)f[35];
   s.start_data = f[42];
   s.end_data = f[43];
   s.start_brk = f[44];

@@ -23,6 +23,7 @@ typedef struct ProcStat {
   uint64_t start_time; /* clock ticks since boot */
   uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;
   uint64_t arg_start, arg_end, env_start, env_end;
+  int exit_signal; /* what the parent gets when it ends */
   int exit_code; /* as wait(2) would give it; for zombies */
 } ProcStat;
 

@@ -123,7 +123,8 @@ static void build_reset(const Restore *r, Program *p) {
 }
 
 static void build_clone(const Restore *r, const PlanTask *child, Program *p) {
-  struct clone_args args = {.exit_signal = SIGCHLD, .set_tid_size = 1};
+  const CkptTask *x = child->task ? child->task->extra : NULL;
+  struct clone_args args = {.exit_signal = x && x->has_exit_signal ? x->exit_signal & 0x7f : SIGCHLD, .set_tid_size = 1};
   uint64_t tid = (uint64_t)child->pid;
   size_t data = program_data(p, &args, sizeof args);
   size_t set_tid = program_data(p, &tid, sizeof tid);
@@ -212,7 +213,7 @@ static bool build_wait(Restore *r, PlanTask *t, Program *p, GError **error) {
       continue;
     size_t info = program_data(p, NULL, sizeof(siginfo_t));
     PROGRAM_CALL(p, "waitid", SYS_waitid, ARG(P_PID), ARG(dead->pid), ARG_DATA(info),
-        ARG(WEXITED | (dead->helper ? 0 : WNOWAIT)), ARG(0));
+        ARG(WEXITED | __WALL | (dead->helper ? 0 : WNOWAIT)), ARG(0));
   }
   return true;
 }
