@@ -38,6 +38,24 @@ static int pages_fd(const Restore *r, const PageSet *pages) {
   return GPOINTER_TO_INT(g_hash_table_lookup(r->pages_fds, GUINT_TO_POINTER(pages->pages_id))) - 1;
 }
 
+int mm_file_fd(Restore *r, const VmaEntry *v, GError **error) {
+  int fd = restorer_fd_of(r->restorer, (guint32)v->shmid, error);
+  bool writable = (v->flags & MAP_SHARED) && ((v->has_fdflags && (v->fdflags & O_ACCMODE) == O_RDWR) || (v->prot & PROT_WRITE));
+  if (fd < 0 || !writable || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
+    return fd;
+  int known = GPOINTER_TO_INT(g_hash_table_lookup(r->map_fds, GUINT_TO_POINTER((guint)v->shmid)));
+  if (known)
+    return known - 1;
+  char path[32];
+  g_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  fd = open(path, O_RDWR | O_CLOEXEC);
+  if (fd < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the file of a shared mapping for writing");
+  else
+    g_hash_table_insert(r->map_fds, GUINT_TO_POINTER((guint)v->shmid), GINT_TO_POINTER(fd + 1));
+  return fd;
+}
+
 static bool is_special(const VmaEntry *v) {
   return v->status & (VMA_AREA_VSYSCALL | VMA_AREA_VDSO | VMA_AREA_VVAR);
 }
@@ -57,7 +75,7 @@ static bool has_pages(const Task *t, const VmaEntry *v, guint *at) {
 static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool writable, Program *p, GError **error) {
   int fd = -1;
   if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) {
-    fd = restorer_fd_of(r->restorer, (guint32)v->shmid, error);
+    fd = mm_file_fd(r, v, error);
     if (fd < 0) {
       g_prefix_error(error, "pid %d: mapping at 0x%" G_GINT64_MODIFIER "x: ", (int)t->pid, v->start);
       return false;

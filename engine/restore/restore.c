@@ -11,18 +11,23 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+static void close_all(GHashTable *fds) {
+  GHashTableIter iter;
+  gpointer value;
+  if (!fds)
+    return;
+  g_hash_table_iter_init(&iter, fds);
+  while (g_hash_table_iter_next(&iter, NULL, &value))
+    (void)close(GPOINTER_TO_INT(value) - 1);
+  g_hash_table_unref(fds);
+}
+
 static void restore_clear(Restore *r) {
   region_free(r->region);
   plan_free(r->plan);
   restorer_free(r->restorer);
-  if (r->pages_fds) {
-    GHashTableIter iter;
-    gpointer value;
-    g_hash_table_iter_init(&iter, r->pages_fds);
-    while (g_hash_table_iter_next(&iter, NULL, &value))
-      (void)close(GPOINTER_TO_INT(value) - 1);
-    g_hash_table_unref(r->pages_fds);
-  }
+  close_all(r->pages_fds);
+  close_all(r->map_fds);
   g_clear_pointer(&r->inherited, g_array_unref);
   g_clear_pointer(&r->programs, g_ptr_array_unref);
   checkpoint_free(r->checkpoint);
@@ -97,7 +102,7 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
     return true;
   for (size_t i = 0; i < t->mm->n_vmas; i++) {
     const VmaEntry *v = t->mm->vmas[i];
-    if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && restorer_fd_of(r->restorer, (guint32)v->shmid, error) < 0)
+    if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && mm_file_fd(r, v, error) < 0)
       return false;
   }
   return restorer_fd_of(r->restorer, t->mm->exe_file_id, error) >= 0 && restorer_fd_of(r->restorer, t->fs->cwd_id, error) >= 0 &&
@@ -120,6 +125,7 @@ static GArray *own_descriptors(void) {
 static bool restore_files(Restore *r, GError **error) {
   job_phase(r->job, "restore-files");
   job_set_total(r->job, total_bytes(r->checkpoint));
+  r->map_fds = g_hash_table_new(NULL, NULL);
   r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
   if (!restorer_open_all(r->restorer, error))
     return false;

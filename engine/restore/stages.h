@@ -13,6 +13,7 @@ typedef struct Restore {
   Plan *plan;
   Region *region;
   GHashTable *pages_fds; /* pages id -> descriptor + 1, inherited by every task */
+  GHashTable *map_fds;   /* file id -> descriptor + 1, where a mapping needs more rights than the file entry has */
   GArray *inherited;     /* int: every descriptor open in this process when the root was made */
   pid_t root;
   guint64 pages_restored, pages_shared;
@@ -46,6 +47,8 @@ void skeleton_kill_all(Restore *r);
 
 /* --- mm.c --- */
 bool mm_open_pages(Restore *r, GError **error);
+/* The descriptor to map a file mapping from, with the rights it needs; opened at the first call. -1 with error. */
+int mm_file_fd(Restore *r, const VmaEntry *vma, GError **error);
 bool mm_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Protections, advice, locks, guards, the mm fields: when nobody inherits from it any more. */
 bool mm_build_finish(Restore *r, PlanTask *task, Program *p, GError **error);
