@@ -135,6 +135,27 @@ GVariant *value_dictionaries(GVariant *dictionary, const char *key) {
   return g_variant_lookup_value(dictionary, key, G_VARIANT_TYPE("aa{sv}"));
 }
 
+// "key=value key=value", without what is empty.
+static char *dictionary_to_text(GVariant *dictionary) {
+  GString *out = g_string_new(NULL);
+  GVariantIter iter;
+  const char *key = NULL;
+  GVariant *value = NULL;
+  g_variant_iter_init(&iter, dictionary);
+  while (g_variant_iter_loop(&iter, "{&sv}", &key, &value)) {
+    g_autofree char *text = value_to_text(value);
+    if (*text)
+      g_string_append_printf(out, "%s%s=%s", out->len > 0 ? " " : "", key, text);
+  }
+  return g_string_free(out, FALSE);
+}
+
+static char *number_to_text(GVariant *value) {
+  g_autofree char *text = g_variant_print(value, FALSE);
+  return g_variant_is_of_type(value, G_VARIANT_TYPE_DOUBLE) ? g_strdup_printf("%.3g", g_variant_get_double(value))
+                                                            : g_steal_pointer(&text);
+}
+
 char *value_to_text(GVariant *value) {
   if (g_variant_is_of_type(value, G_VARIANT_TYPE_VARIANT)) {
     g_autoptr(GVariant) inner = g_variant_get_variant(value);
@@ -148,5 +169,7 @@ char *value_to_text(GVariant *value) {
     g_autofree const char **words = g_variant_get_strv(value, NULL);
     return g_strjoinv(", ", (char **)words);
   }
-  return g_variant_print(value, FALSE);
+  if (g_variant_is_of_type(value, G_VARIANT_TYPE_VARDICT))
+    return dictionary_to_text(value);
+  return number_to_text(value);
 }

@@ -19,5 +19,5 @@ const char *value_text(GVariant *dictionary, const char *key);
 bool value_has(GVariant *dictionary, const char *key);
 // The array below @key if it is one of dictionaries (aa{sv}), else NULL. Full reference.
 GVariant *value_dictionaries(GVariant *dictionary, const char *key);
-// One line of text for any value, "yes" and "no" for booleans.
+// One line of text for any value, "yes" and "no" for booleans, "key=value …" for dictionaries.
 char *value_to_text(GVariant *value);

@@ -8,6 +8,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <systemd/sd-event.h>
 
 static GVariant *with_paths(GVariant *list) {
@@ -89,13 +90,16 @@ static void print_signal(Context *context, sd_bus_message *message) {
     json_print(line);
     return;
   }
-  g_autofree char *when = format_time((uint64_t)g_get_real_time());
-  printf("%s %s %s", when, path, member);
+  g_autoptr(GDateTime) now = g_date_time_new_now_local();
+  g_autofree char *when = g_date_time_format(now, "%H:%M:%S.%f");
+  const char *object = g_str_has_prefix(path, SERVICE_PATH "/") ? path + strlen(SERVICE_PATH "/") : "service";
+  printf("%.12s %s %s", when, object, member);
   for (gsize i = 0; i < g_variant_n_children(body); i++) {
     g_autoptr(GVariant) child = g_variant_get_child_value(body, i);
     g_autofree char *text = value_to_text(child);
     g_autofree char *safe = format_safe(text);
-    printf(" %s", safe);
+    if (*safe && !g_str_equal(safe, JOB) && !g_str_equal(safe, MANAGER))
+      printf(" %s", safe);
   }
   printf("\n");
   fflush(stdout);

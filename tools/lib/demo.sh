@@ -4,7 +4,7 @@
 # The demo itself; runs below tools/with-bus.
 set -euo pipefail
 
-keys=10000
+keys=100000
 manager=(org.criu.Checkpoint /org/criu/Checkpoint org.criu.Checkpoint.Manager)
 work=$(mktemp -d "${TMPDIR:-/tmp}/demo.XXXXXX")
 chmod 755 "$work"
@@ -68,7 +68,7 @@ start_redis() {
   redis=$!
   disown "$redis" # its end is no news to this shell
   wait_for ask_redis ping || { cat "$work/redis.log" >&2; fail "redis-server does not start"; }
-  ask_redis eval "for i = 1, $keys do redis.call('set', 'key:' .. i, 'value ' .. i) end" 0 >/dev/null
+  ask_redis debug populate "$keys" key 2000 >/dev/null
   ask_redis set greeting 'hello from before' >/dev/null
 }
 
@@ -115,9 +115,10 @@ kill -INT "$monitor"
 wait "$monitor" 2>/dev/null || true
 monitor=
 cut -c1-150 "$work/signals"
-for signal in JobNew PropertiesChanged JobRemoved; do
+for signal in JobNew PropertiesChanged Finished; do
   grep -q " $signal" "$work/signals" || fail "no signal $signal was seen"
 done
+grep -q ' Progress=' "$work/signals" || fail "no progress was seen"
 
 echo
 echo "demo: ok"
