@@ -11,7 +11,7 @@
  * may not have as many descriptors as the tree. That also keeps the numbers low and their /proc entries in the dentry
  * cache, which makes readlink three times as fast. */
 
-#include "internal.h"
+#include "scout.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -44,14 +44,16 @@ typedef struct Desc {
 
 typedef struct DescGroup {
   DescKey key;
-  GPtrArray *members; /* Desc, in the order of kcmp */
-  Desc *last;         /* matched last */
-  int last_local;     /* an open duplicate of it, or -1 */
+  Desc *last;     /* matched last */
+  int last_local; /* an open duplicate of it, or -1 */
+  Desc **members; /* in the order of kcmp; most groups have one */
+  guint n, room;
+  Desc *only;
 } DescGroup;
 
-typedef struct PathKey {
-  guint64 mnt_id, dev, ino;
-} PathKey;
+typedef struct InodeKey {
+  guint64 dev, ino;
+} InodeKey;
 
 typedef struct VisitedTask {
   char *comm;
@@ -67,7 +69,7 @@ struct Collector {
   Job *job;
   Checkpoint *checkpoint;
   int images_fd;
-  int self_fd; /* /proc/self/fd */
+  Looker *looker;
   guint32 last_ghost_id;
   guint64 last_shmid;
   GPtrArray *descs;      /* [file id - 1]: Desc, or NULL for a file nobody has open */
@@ -80,7 +82,6 @@ struct Collector {
   GArray *shmems;        /* CollectedShmem */
   DescGroup *warm;       /* the group whose last_local is open */
   bool no_dupfd_query;
-  char link[PATH_MAX + 16];
 };
 
 static guint desc_key_hash(gconstpointer p) {
@@ -94,14 +95,14 @@ static gboolean desc_key_equal(gconstpointer a, gconstpointer b) {
   return x->ino == y->ino && x->dev == y->dev && x->pos == y->pos && x->flags == y->flags;
 }
 
-static guint path_key_hash(gconstpointer p) {
-  const PathKey *k = p;
-  guint64 h = (k->ino * 0x9e3779b97f4a7c15ULL) ^ (k->dev << 32) ^ k->mnt_id;
+static guint inode_key_hash(gconstpointer p) {
+  const InodeKey *k = p;
+  guint64 h = (k->ino * 0x9e3779b97f4a7c15ULL) ^ (k->dev << 32);
   return (guint)(h ^ (h >> 32));
 }
 
-static gboolean path_key_equal(gconstpointer a, gconstpointer b) {
-  return memcmp(a, b, sizeof(PathKey)) == 0;
+static gboolean inode_key_equal(gconstpointer a, gconstpointer b) {
+  return memcmp(a, b, sizeof(InodeKey)) == 0;
 }
 
 static void desc_free(void *p) {
@@ -118,7 +119,8 @@ static void group_free(void *p) {
   DescGroup *g = p;
   if (g->last_local >= 0)
     (void)close(g->last_local);
-  g_ptr_array_unref(g->members);
+  if (g->members != &g->only)
+    g_free(g->members);
   g_free(g);
 }
 
@@ -146,14 +148,13 @@ Collector *collector_new(Job *job, Checkpoint *checkpoint, int images_fd) {
   c->job = job;
   c->checkpoint = checkpoint;
   c->images_fd = images_fd;
-  c->self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  c->looker = looker_new();
   c->descs = g_ptr_array_new_with_free_func(desc_free);
   c->groups = g_hash_table_new_full(desc_key_hash, desc_key_equal, NULL, group_free);
-  c->paths = g_hash_table_new_full(path_key_hash, path_key_equal, g_free, g_free);
   c->named = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   c->tasks = g_hash_table_new_full(NULL, NULL, NULL, visited_free);
   c->states = g_hash_table_new_full(NULL, NULL, NULL, kind_state_free);
-  c->shmem_ids = g_hash_table_new_full(path_key_hash, path_key_equal, g_free, NULL);
+  c->shmem_ids = g_hash_table_new_full(inode_key_hash, inode_key_equal, g_free, NULL);
   c->shmems = g_array_new(FALSE, TRUE, sizeof(CollectedShmem));
   g_array_set_clear_func(c->shmems, shmem_clear);
   raise_fd_limit();
@@ -166,13 +167,11 @@ void collector_free(Collector *c) {
   g_hash_table_unref(c->states);
   g_hash_table_unref(c->groups);
   g_ptr_array_unref(c->descs);
-  g_hash_table_unref(c->paths);
   g_hash_table_unref(c->named);
   g_hash_table_unref(c->tasks);
   g_hash_table_unref(c->shmem_ids);
   g_array_unref(c->shmems);
-  if (c->self_fd >= 0)
-    (void)close(c->self_fd);
+  looker_free(c->looker);
   g_free(c);
 }
 
@@ -272,14 +271,10 @@ bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe) {
   probe.comm = d->comm;
   probe.fd = d->holder.fd;
   probe.pidfd = d->pidfd;
-  if (!probe_stat(&probe, NULL))
+  g_free(d->kept_link);
+  d->kept_link = NULL;
+  if (!looker_look(c->looker, &probe, false, &d->kept_link, NULL))
     return false;
-  if (!d->kept_link) {
-    if (!probe_readlink_at(c->self_fd, probe.local, c->link, sizeof c->link, NULL))
-      return false;
-    d->kept_link = g_strdup(c->link);
-  }
-  probe.link = d->kept_link;
   *ret_probe = probe;
   return true;
 }
@@ -324,6 +319,19 @@ static bool same_as_last(Collector *c, const DescGroup *g, const FileProbe *prob
   return same == 1;
 }
 
+static void group_insert(DescGroup *g, guint at, Desc *d) {
+  if (g->n == g->room) {
+    bool first = g->members == &g->only;
+    g->room *= 4;
+    g->members = g_renew(Desc *, first ? NULL : g->members, g->room);
+    if (first)
+      g->members[0] = g->only;
+  }
+  memmove(&g->members[at + 1], &g->members[at], (g->n - at) * sizeof *g->members);
+  g->members[at] = d;
+  g->n++;
+}
+
 static Desc *desc_new(Collector *c, const FileProbe *probe) {
   Desc *d = g_new0(Desc, 1);
   d->kept = -1;
@@ -339,15 +347,15 @@ static Desc *group_find(Collector *c, DescGroup *g, const FileProbe *probe, bool
   *ret_new = false;
   if (g->last && (probe->st.st_dev == kernel_devs()->sockets || same_as_last(c, g, probe)))
     return g->last;
-  guint low = 0, high = g->members->len;
+  guint low = 0, high = g->n;
   while (low < high) {
     guint mid = (low + high) / 2;
-    int order = compare_descs(probe, g->members->pdata[mid], error);
+    int order = compare_descs(probe, g->members[mid], error);
     if (order < 0)
       return NULL;
     if (order == 0) {
-      group_warm(c, g, g->members->pdata[mid], probe);
-      return g->members->pdata[mid];
+      group_warm(c, g, g->members[mid], probe);
+      return g->members[mid];
     }
     if (order == 2)
       low = mid + 1;
@@ -355,8 +363,8 @@ static Desc *group_find(Collector *c, DescGroup *g, const FileProbe *probe, bool
       high = mid;
   }
   Desc *d = desc_new(c, probe);
-  g_ptr_array_insert(g->members, (int)low, d);
-  if (g->members->len > 1)
+  group_insert(g, low, d);
+  if (g->n > 1)
     group_warm(c, g, d, probe);
   g->last = d;
   *ret_new = true;
@@ -375,46 +383,11 @@ static DescGroup *group_of(Collector *c, const FileProbe *probe) {
     return g;
   g = g_new0(DescGroup, 1);
   g->key = key;
-  g->members = g_ptr_array_sized_new(1);
+  g->members = &g->only;
+  g->room = 1;
   g->last_local = -1;
   g_hash_table_insert(c->groups, &g->key, g);
   return g;
-}
-
-/* --- how is it called? --- */
-
-/* An inode that has one name only is looked up once. */
-static bool has_one_name(const FileProbe *probe) {
-  return probe->mnt_id &&
-         (S_ISCHR(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) ||
-             (S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 1 && probe->st.st_dev != kernel_devs()->shmem));
-}
-
-static bool probe_find_link(Collector *c, FileProbe *probe, GError **error) {
-  const KernelDevs *devs = kernel_devs();
-  probe->link = c->link;
-  if (S_ISSOCK(probe->st.st_mode) && probe->st.st_dev == devs->sockets) {
-    (void)snprintf(c->link, sizeof c->link, "socket:[%lu]", probe->st.st_ino);
-    return true;
-  }
-  if (S_ISFIFO(probe->st.st_mode) && probe->st.st_dev == devs->pipes) {
-    (void)snprintf(c->link, sizeof c->link, "pipe:[%lu]", probe->st.st_ino);
-    return true;
-  }
-  if (!has_one_name(probe))
-    return probe_readlink_at(c->self_fd, probe->local, c->link, sizeof c->link, error);
-  PathKey key = {probe->mnt_id, probe->st.st_dev, probe->st.st_ino};
-  const char *known = g_hash_table_lookup(c->paths, &key);
-  if (known) {
-    probe->link = known;
-    return true;
-  }
-  if (!probe_readlink_at(c->self_fd, probe->local, c->link, sizeof c->link, error))
-    return false;
-  known = g_strdup(c->link);
-  g_hash_table_insert(c->paths, g_memdup2(&key, sizeof key), (gpointer)known);
-  probe->link = known;
-  return true;
 }
 
 /* --- visiting --- */
@@ -438,9 +411,7 @@ static FdTypes entry_collect(
   return type;
 }
 
-static bool desc_collect(Collector *c, Desc *d, FileProbe *probe, GError **error) {
-  if (!probe_find_link(c, probe, error))
-    return false;
+static bool desc_collect(Collector *c, Desc *d, const FileProbe *probe, GError **error) {
   d->ops = object_claim(probe);
   bool blocked = false;
   GError *failure = NULL;
@@ -462,15 +433,12 @@ static void task_add_fd(Task *task, const Desc *d, const FileProbe *probe, bool 
   g_ptr_array_add(task->fds, e);
 }
 
-static bool visit_fd(Collector *c, FileProbe *probe, bool cloexec, Task *task, GError **error) {
-  _cleanup_fd_ int local = (int)syscall(SYS_pidfd_getfd, probe->pidfd, probe->fd, 0);
-  if (local < 0) {
-    g_autofree char *name = file_probe_name(probe);
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot duplicate %s", name);
-  }
-  probe->local = local;
-  if (!probe_stat(probe, error))
+static bool visit_fd(Collector *c, Sight *sight, bool cloexec, Task *task, GError **error) {
+  FileProbe *probe = &sight->probe;
+  if (sight->error) {
+    g_propagate_error(error, g_steal_pointer(&sight->error));
     return false;
+  }
   bool is_new = false;
   Desc *d = group_find(c, group_of(c, probe), probe, &is_new, error);
   if (!d || (is_new && !desc_collect(c, d, probe, error)))
@@ -545,9 +513,10 @@ bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, 
   v->comm = g_strdup(comm);
   v->task = task;
   g_hash_table_replace(c->tasks, GINT_TO_POINTER(pid), v);
+  FileProbe like = {.pid = pid, .comm = v->comm, .pidfd = pidfd};
+  g_autoptr(Scout) scout = scout_new(&like, fds, n_fds, c->looker);
   for (size_t i = 0; i < n_fds; i++) {
-    FileProbe probe = {.pid = pid, .comm = v->comm, .fd = fds[i].fd, .pidfd = pidfd};
-    if (!visit_fd(c, &probe, fds[i].cloexec, task, error))
+    if (!visit_fd(c, scout_next(scout), fds[i].cloexec, task, error))
       return false;
     if (i % 256 == 255 && !job_poll(c->job, error))
       return false;
@@ -569,9 +538,9 @@ guint32 collector_add_path(Collector *c, const FileProbe *given, bool *blocked, 
   const FileProbe *probe = &full;
   *blocked = false;
   full.fd = -1;
-  if (!probe_stat(&full, error))
+  g_autofree char *link = NULL;
+  if (!looker_look(c->looker, &full, true, &link, error))
     return 0;
-  full.flags = given->flags;
   g_autofree char *key =
       g_strdup_printf("%lu:%lu:%x:%s", probe->st.st_dev, probe->st.st_ino, (guint)probe->flags, probe->link);
   guint32 id = GPOINTER_TO_UINT(g_hash_table_lookup(c->named, key));
@@ -591,7 +560,7 @@ guint32 collector_add_path(Collector *c, const FileProbe *given, bool *blocked, 
 }
 
 guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd) {
-  PathKey key = {0, dev, ino};
+  InodeKey key = {dev, ino};
   guint index = GPOINTER_TO_UINT(g_hash_table_lookup(c->shmem_ids, &key));
   if (index)
     return g_array_index(c->shmems, CollectedShmem, index - 1).shmid;

@@ -47,6 +47,8 @@ const char *fdinfo_value(const char *text, const char *key);
 bool fdinfo_number(const char *text, const char *key, int base, guint64 *ret_value);
 /* The kind of an anonymous inode: true if the link is "anon_inode:[name]" or "anon_inode:name". */
 bool probe_is_anon(const FileProbe *probe, const char *name);
+/* Fills the owner of a probe. */
+void probe_owner(FileProbe *probe);
 /* A FownEntry of zeroes. */
 FownEntry *fown_none(void);
 /* Ordinals of the kernel's own file systems, learned once: st_dev of sockets, pipes, and of memfds and shared memory.

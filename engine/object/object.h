@@ -26,16 +26,22 @@
 #include <sys/stat.h>
 
 typedef struct FileProbe {
-  pid_t pid;        /* a holder */
-  const char *comm; /* its name, for messages */
-  int fd;           /* the number there; -1 for what no descriptor holds (a mapped file, a working directory) */
-  int local;        /* our duplicate of it, borrowed, CLOEXEC; O_PATH descriptors too */
-  int pidfd;        /* of the holder, borrowed */
-  struct stat st;   /* fstat of it */
-  guint64 mnt_id;   /* statx's stx_mnt_id, 0 when not known */
-  const char *link; /* readlink of /proc/PID/fd/N: "/path", "/path (deleted)", "pipe:[12]", "anon_inode:[eventfd]" */
-  int flags;        /* F_GETFL */
-  off_t pos;        /* of regular files and directories, else 0 */
+  pid_t pid;         /* a holder */
+  const char *comm;  /* its name, for messages */
+  int fd;            /* the number there; -1 for what no descriptor holds (a mapped file, a working directory) */
+  int local;         /* our duplicate of it, borrowed, CLOEXEC; O_PATH descriptors too */
+  int pidfd;         /* of the holder, borrowed */
+  struct stat st;    /* fstat of it */
+  guint64 mnt_id;    /* statx's stx_mnt_id, 0 when not known */
+  const char *link;  /* readlink of /proc/PID/fd/N: "/path", "/path (deleted)", "pipe:[12]", "anon_inode:[eventfd]" */
+  int flags;         /* F_GETFL */
+  off_t pos;         /* of regular files and directories, else 0 */
+  bool path_checked; /* the link is a path, and leads to this inode */
+  struct {           /* F_GETOWN_EX and F_GETSIG, if known */
+    bool known;
+    int type, signal;
+    pid_t pid;
+  } owner;
 } FileProbe;
 
 /* One holder of a description, as the collector saw it. */

@@ -85,22 +85,33 @@ FownEntry *fown_none(void) {
   return MESSAGE_NEW(FownEntry, fown_entry__init);
 }
 
-FownEntry *collector_fown(const FileProbe *probe) {
-  FownEntry *fown = fown_none();
-  if (probe->flags & O_PATH)
-    return fown;
+void probe_owner(FileProbe *probe) {
   struct f_owner_ex owner = {0};
-  uid_t uids[2] = {0, 0};
+  probe->owner.known = true;
+  if (probe->flags & O_PATH)
+    return;
   if (fcntl(probe->local, F_GETOWN_EX, &owner) == 0 && owner.pid > 0) {
-    fown->pid_type = (guint32)owner.type;
-    fown->pid = (guint32)owner.pid;
-    if (fcntl(probe->local, F_GETOWNER_UIDS, uids) == 0) {
-      fown->uid = uids[0];
-      fown->euid = uids[1];
-    }
+    probe->owner.type = owner.type;
+    probe->owner.pid = owner.pid;
   }
-  int sig = fcntl(probe->local, F_GETSIG);
-  fown->signum = sig > 0 ? (guint32)sig : 0;
+  probe->owner.signal = MAX(fcntl(probe->local, F_GETSIG), 0);
+}
+
+FownEntry *collector_fown(const FileProbe *given) {
+  FileProbe probe = *given;
+  if (!probe.owner.known)
+    probe_owner(&probe);
+  FownEntry *fown = fown_none();
+  fown->signum = (guint32)probe.owner.signal;
+  uid_t uids[2] = {0, 0};
+  if (!probe.owner.pid)
+    return fown;
+  fown->pid_type = (guint32)probe.owner.type;
+  fown->pid = (guint32)probe.owner.pid;
+  if (fcntl(probe.local, F_GETOWNER_UIDS, uids) == 0) {
+    fown->uid = uids[0];
+    fown->euid = uids[1];
+  }
   return fown;
 }
 

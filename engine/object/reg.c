@@ -14,56 +14,6 @@
 
 #define DELETED " (deleted)"
 
-/* Inodes whose path was seen to lead to them: (mount, device, inode). */
-typedef struct CheckedKey {
-  guint64 mnt_id, dev, ino;
-} CheckedKey;
-
-static guint checked_hash(gconstpointer p) {
-  const CheckedKey *k = p;
-  return (guint)((k->ino * 0x9e3779b97f4a7c15ULL) >> 32) ^ (guint)k->dev ^ (guint)k->mnt_id;
-}
-
-static gboolean checked_equal(gconstpointer a, gconstpointer b) {
-  return memcmp(a, b, sizeof(CheckedKey)) == 0;
-}
-
-typedef struct Paths {
-  GHashTable *checked;
-  char *directory; /* the last one, open: files that are open together often lie together */
-  int fd;
-} Paths;
-
-static gpointer paths_new(void) {
-  Paths *p = g_new0(Paths, 1);
-  p->checked = g_hash_table_new_full(checked_hash, checked_equal, g_free, NULL);
-  p->fd = -1;
-  return p;
-}
-
-static void paths_free(gpointer data) {
-  Paths *p = data;
-  g_hash_table_unref(p->checked);
-  g_free(p->directory);
-  if (p->fd >= 0)
-    (void)close(p->fd);
-  g_free(p);
-}
-
-/* fstatat(2) of an absolute path, with the directory kept open. */
-static bool paths_stat(Paths *p, const char *path, struct stat *st, int flags) {
-  const char *slash = strrchr(path, '/');
-  size_t length = (size_t)(slash - path) + 1;
-  if (!p->directory || strncmp(p->directory, path, length) != 0 || p->directory[length]) {
-    g_free(p->directory);
-    p->directory = g_strndup(path, length);
-    if (p->fd >= 0)
-      (void)close(p->fd);
-    p->fd = open(p->directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
-  }
-  return fstatat(p->fd, slash[1] ? slash + 1 : ".", st, flags) == 0;
-}
-
 static bool is_plain_device(const struct stat *st) {
   if (!S_ISCHR(st->st_mode) || major(st->st_rdev) != 1)
     return false;
@@ -85,21 +35,6 @@ bool reg_claims(const FileProbe *probe) {
   if (probe->flags & O_PATH)
     return true;
   return S_ISREG(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) || is_plain_device(&probe->st);
-}
-
-static bool path_leads_there(Collector *c, const FileProbe *probe) {
-  bool one_name = S_ISREG(probe->st.st_mode) ? probe->st.st_nlink == 1 : true;
-  CheckedKey key = {probe->mnt_id, probe->st.st_dev, probe->st.st_ino};
-  Paths *p = collector_state(c, &reg_ops, paths_new, paths_free);
-  if (one_name && key.mnt_id && g_hash_table_contains(p->checked, &key))
-    return true;
-  struct stat st;
-  int flags = S_ISLNK(probe->st.st_mode) ? AT_SYMLINK_NOFOLLOW : 0;
-  if (!paths_stat(p, probe->link, &st, flags) || st.st_dev != probe->st.st_dev || st.st_ino != probe->st.st_ino)
-    return false;
-  if (one_name && key.mnt_id)
-    g_hash_table_add(p->checked, g_memdup2(&key, sizeof key));
-  return true;
 }
 
 /* /proc/<number>/…: is made anew with its process, after the files are. */
@@ -139,7 +74,7 @@ static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
 }
 
 RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
-  bool there = path_leads_there(c, probe);
+  bool there = probe->path_checked;
   if (!there && !(S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 0)) {
     block_path(c, probe);
     return NULL;

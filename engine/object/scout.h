@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* The scout: what the kernel says about each descriptor of a task by itself, looked up ahead by several threads. It is
+ * five to eight system calls a descriptor, most of the time that collecting ten thousand of them takes; what depends on
+ * other descriptors (is it the same description? what is at the other end?) is the collector's, one after the other. */
+
+#include "internal.h"
+
+/* Looks at one descriptor after the other. Keeps /proc/self/fd and the last directory open, and remembers the last
+ * path. */
+typedef struct Looker Looker;
+Looker *looker_new(void);
+void looker_free(Looker *l);
+/* Fills everything of a probe whose pid, comm, fd, pidfd, local are set. The link is allocated and the caller's. Flags
+ * and position are not touched when @keep_flags. */
+bool looker_look(Looker *l, FileProbe *probe, bool keep_flags, char **ret_link, GError **error);
+
+typedef struct Sight {
+  FileProbe probe; /* local is open; both it and the link belong to the sight */
+  char *link;
+  GError *error;
+} Sight;
+
+typedef struct Scout Scout;
+/* @looker is used by the calling thread only. All arguments are borrowed until scout_free(). */
+Scout *scout_new(const FileProbe *like, const CollectedFd *fds, size_t n_fds, Looker *looker);
+/* Sights in the order of @fds. The one before is let go by the next call. NULL at the end. */
+Sight *scout_next(Scout *s);
+/* Stops the threads; closes what was seen and not asked for. */
+void scout_free(Scout *s);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Scout, scout_free)
