@@ -225,8 +225,11 @@ static void set_home(Injection *in, Lane *lane, uint64_t frame, long nr, uint64_
   lane->home_args[1] = arg1;
 }
 
+/* The agent has no use for a stack, but whoever comes next may find the thread there: a task stopped by job control stays
+ * in the agent when the engine dies, and goes home when it is continued. Its frame must lie above its stack pointer. */
 static int enter_agent(Injection *in, const StoppedThread *t, Lane *lane) {
   struct user_regs_struct r = t->regs;
+  r.rsp = lane->home_sp;
   r.rbx = region_to_remote(in->region, lane);
   r.rip = region_agent(in->region);
   r.orig_rax = (uint64_t)-1;
