@@ -195,20 +195,27 @@ BusJob *bus_job_new(Manager *manager, Job *job, const char *owner_name) {
   return bus_job;
 }
 
+/* The engine's "usable" is a flag or a number; without it nothing is wrong. */
+static int is_usable(GVariant *result) {
+  gboolean flag = TRUE;
+  guint64 number = 1;
+
+  (void)g_variant_lookup(result, "usable", "b", &flag);
+  (void)g_variant_lookup(result, "usable", "t", &number);
+  return flag && number != 0;
+}
+
 static int reply_result(const BusJob *bus_job, const Waiter *waiter) {
   g_autoptr(sd_bus_message) reply = NULL;
   const Job *job = bus_job->job;
   int r = sd_bus_message_new_method_return(waiter->message, &reply);
-  gboolean usable = TRUE;
 
   if (r < 0)
     return r;
   if (waiter->form == REPLY_FINDINGS)
     r = values_append(reply, job->findings);
-  if (waiter->form == REPLY_CHECK) {
-    (void)g_variant_lookup(job->result, "usable", "b", &usable);
-    r = sd_bus_message_append(reply, "b", (int)usable);
-  }
+  if (waiter->form == REPLY_CHECK)
+    r = sd_bus_message_append(reply, "b", is_usable(job->result));
   if (r >= 0 && waiter->form != REPLY_FINDINGS)
     r = values_append(reply, job->result);
   return r < 0 ? r : sd_bus_send(NULL, reply, NULL);

@@ -187,7 +187,8 @@ static void done(const Request *request) {
   pages.has_u64 = true;
   pages.u64 = 5;
   usable.key = (char *)"usable";
-  usable.has_flag = usable.flag = true;
+  usable.has_u64 = getenv("CHECKPOINTD_FAKE_UNUSABLE") != NULL;
+  usable.has_flag = usable.flag = !usable.has_u64;
   pid.key = (char *)"pid";
   pid.has_u64 = true;
   pid.u64 = request->message->pid;

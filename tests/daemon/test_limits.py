@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # with-bus: --rules allow-own.rules
-# env: CHECKPOINTD_CONFIG=/tmp/checkpointd-test-limits.conf CHECKPOINTD_IDLE_USEC=100000 CHECKPOINTD_LINGER_USEC=0
+# env: CHECKPOINTD_CONFIG=/tmp/checkpointd-test-limits.conf CHECKPOINTD_IDLE_USEC=100000 CHECKPOINTD_LINGER_USEC=0 CHECKPOINTD_FAKE_UNUSABLE=1
 """The administrator's limits: the configuration, quotas of users, a disk that is full."""
 
 import os
@@ -48,6 +48,11 @@ def test_settings_hold():
     configure("[limits]\njobs-running=3\njobs-per-user=2\ndurable=yes\n")
     assert root.get(PATH, MANAGER, "MaxJobsRunning") == 3 and root.get(PATH, MANAGER, "MaxJobsPerUser") == 2
     assert "durable=1" in root.do("Dump", target(), "echo-durable", {})[0]["options"]
+
+
+def test_unusable_system_is_told():
+    usable, report = root.do("Check", {})
+    assert usable is False and report["usable"] == 0
 
 
 def test_number_of_checkpoints():
