@@ -49,13 +49,17 @@ static CoreEntry *core_new(bool leader) {
 
 /* epoll_wait and its like answer -EINTR when they are stopped, though nothing happened to the program: made again. Not so
  * if a signal is about to be handled, which may be what the program waits for. */
-static void undo_spurious_eintr(StoppedThread *s, bool signal_pending) {
-  struct user_regs_struct *r = &s->regs;
+static void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
+  struct user_regs_struct *r = &t->state.regs;
+  bool timed = t->sleep_nr && t->sleep_nr == r->orig_rax;
   if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)r->orig_rax < 0)
     return;
   switch (r->orig_rax) {
   case SYS_epoll_wait:
   case SYS_epoll_pwait:
+    if (timed) /* in milliseconds; system calls leave r10 to the caller, who passed it and does not read it again */
+      r->r10 = (uint32_t)((t->sleep_remaining_nsec + 999999) / 1000000);
+    /* fall through */
   case SYS_epoll_pwait2:
   case SYS_io_getevents:
   case SYS_semop:
@@ -98,8 +102,7 @@ static bool collect_rseq(FrozenThread *t, ThreadCoreEntry *tc, GError **error) {
 }
 
 static void collect_sleep(FrozenTask *task, FrozenThread *t) {
-  sleep_measure(task->pid, t);
-  if (!t->sleep_nr)
+  if (!t->sleep_nr || (gint64)t->state.regs.orig_rax < 0)
     return;
   CkptSleep *s = t->model->extra->sleep = malloc(sizeof *s);
   ckpt_sleep__init(s);
@@ -131,7 +134,8 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool leader, void 
   if (leader)
     core->tc->signals_s = collect_signals(t->state.tid, true);
   SignalQueueEntry *shared = task->model->core->tc->signals_s;
-  undo_spurious_eintr(&t->state, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
+  sleep_measure(task->pid, t);
+  undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
   collect_sleep(task, t);
   core->thread_info = regs_encode(&t->state.regs, xstate, (size_t)size);
   if (regs_needs_raw_xstate(xstate, (size_t)size)) {

@@ -153,13 +153,7 @@ static void dump_finish(Dump *d) {
     kill_tree(d->tree);
     return;
   }
-  if (o->leave_stopped)
-    for (guint i = 0; i < d->tree->tasks->len; i++) {
-      FrozenTask *task = d->tree->tasks->pdata[i];
-      if (!task->zombie)
-        (void)syscall(SYS_pidfd_send_signal, task->pidfd, SIGSTOP, NULL, 0);
-    }
-  thaw_tree(d->job, d->tree);
+  thaw_tree(d->job, d->tree, o->leave_stopped);
 }
 
 static void dump_results(const Dump *d) {
@@ -193,7 +187,7 @@ bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) 
     dump_finish(&d);
     dump_results(&d);
   } else if (d.tree) {
-    thaw_tree(job, d.tree);
+    thaw_tree(job, d.tree, false);
   }
   dump_clear(&d);
   return ok;
@@ -203,7 +197,7 @@ bool dump_explain(Job *job, pid_t pid, int pidfd, GError **error) {
   Dump d = {.job = job, .started = g_get_monotonic_time()};
   bool ok = dump_look(&d, pid, pidfd, -1, error);
   if (d.tree)
-    thaw_tree(job, d.tree);
+    thaw_tree(job, d.tree, false);
   dump_clear(&d);
   return ok;
 }

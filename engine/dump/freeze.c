@@ -224,7 +224,7 @@ FrozenTree *freeze_tree(Job *job, pid_t root, GError **error) {
   tree->frozen_at = g_get_monotonic_time();
   if (freeze_all(job, tree, error) && check_alive(tree, error))
     return tree;
-  thaw_tree(job, tree);
+  thaw_tree(job, tree, false);
   frozen_tree_free(tree);
   return NULL;
 }
@@ -243,9 +243,20 @@ static void cure_task(Job *job, FrozenTask *task) {
   }
 }
 
-void thaw_tree(Job *job, FrozenTree *tree) {
+/* Between the cure and the detach: an agent would take the signal for its own. */
+static void stop_tasks(FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    if (!task->zombie)
+      (void)syscall(SYS_pidfd_send_signal, task->pidfd, SIGSTOP, NULL, 0);
+  }
+}
+
+void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
   for (guint i = 0; i < tree->tasks->len; i++)
     cure_task(job, tree->tasks->pdata[i]);
+  if (stopped)
+    stop_tasks(tree);
   for (guint i = tree->tasks->len; i-- > 0;) {
     FrozenTask *task = tree->tasks->pdata[i];
     for (guint k = 0; k < task->threads->len; k++)

@@ -45,8 +45,9 @@ typedef struct FrozenTree {
  * up. NO_SUCH_PROCESS, NOT_PERMITTED_TARGET (kernel thread, pid 1, ourselves), BUSY (traced by somebody else: named).
  * On failure everything runs again. */
 FrozenTree *freeze_tree(Job *job, pid_t root, GError **error);
-/* Lets every task go that was not killed: agents are taken out first. Errors cannot be cured here and are logged. */
-void thaw_tree(Job *job, FrozenTree *tree);
+/* Lets every task go that was not killed: agents are taken out first. Errors cannot be cured here and are logged.
+ * @stopped: into a SIGSTOP. */
+void thaw_tree(Job *job, FrozenTree *tree, bool stopped);
 /* SIGKILL for every task, and waits until they are dead. */
 void kill_tree(FrozenTree *tree);
 /* Frees; the tree must be thawed or killed. */

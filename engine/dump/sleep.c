@@ -2,13 +2,46 @@
 #include "sleep.h"
 #include "frame.h"
 #include "tracee.h"
+#include <errno.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NSEC 1000000000ll
+
+/* A call that was interrupted before goes on as restart_syscall(2). Which one it was, the kernel's stack tells while the
+ * thread sleeps (only these restart so), or the code in front of it (`mov $nr, %eax` … `syscall`). 0: not known. */
+static guint64 restarted_by_stack(pid_t pid, pid_t tid, const guint64 args[static 6]) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/stack", (int)tid);
+  g_autofree char *text = proc_read(pid, name, NULL, NULL);
+  if (!text || !*text)
+    return 0;
+  if (strstr(text, "futex"))
+    return SYS_futex;
+  if (strstr(text, "poll"))
+    return SYS_poll;
+  return args[0] < 16 ? SYS_clock_nanosleep : SYS_nanosleep;
+}
+
+static guint64 restarted_by_code(pid_t pid, guint64 rip) {
+  static const guint64 candidates[] = {SYS_clock_nanosleep, SYS_nanosleep, SYS_poll, SYS_futex};
+  unsigned char code[48];
+  if (tracee_read(pid, rip - sizeof code, code, sizeof code) < 0)
+    return 0;
+  for (size_t at = sizeof code - 7 + 1; at-- > 0;)
+    for (size_t i = 0; i < G_N_ELEMENTS(candidates); i++) {
+      guint32 nr;
+      memcpy(&nr, code + at + 1, sizeof nr);
+      if (code[at] == 0xb8 && nr == candidates[i])
+        return nr;
+    }
+  return 0;
+}
 
 /* se.exec_start, milliseconds with six decimals: the run queue's clock when the thread last ran. */
 static bool read_exec_start(const char *path_tail, pid_t pid, gint64 *ret_nsec) {
@@ -39,6 +72,10 @@ static bool sleep_of_call(guint64 nr, const guint64 args[static 6], guint64 *ret
   case SYS_poll:
     *ret_nsec = (gint64)(int)args[2] * 1000000;
     return (int)args[2] > 0;
+  case SYS_epoll_wait:
+  case SYS_epoll_pwait:
+    *ret_nsec = (gint64)(int)args[3] * 1000000;
+    return (int)args[3] > 0;
   case SYS_futex:
     *ret_timespec = args[3];
     return (args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT && args[3];
@@ -60,6 +97,62 @@ static bool read_duration(pid_t pid, guint64 nr, const guint64 args[static 6], g
   return true;
 }
 
+/* Where a nanosleep tells what is left when it is interrupted, if it was asked to; else 0. */
+static guint64 remaining_address(guint64 nr, const guint64 args[static 6]) {
+  return nr == SYS_nanosleep ? args[1] : nr == SYS_clock_nanosleep ? args[3] : 0;
+}
+
+/* Run queues have clocks of their own, which leave out interrupts and stolen time. The difference between that of @cpu and
+ * CLOCK_MONOTONIC, seen by standing there for a moment. */
+static bool clock_offset(int cpu, gint64 *ret) {
+  static GHashTable *known;
+  if (!known)
+    known = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+  gint64 *offset = g_hash_table_lookup(known, GINT_TO_POINTER(cpu + 1));
+  if (!offset) {
+    cpu_set_t before, there;
+    struct timespec now;
+    gint64 start;
+    CPU_ZERO(&there);
+    CPU_SET(cpu, &there);
+    if (sched_getaffinity(0, sizeof before, &before) < 0 || sched_setaffinity(0, sizeof there, &there) < 0)
+      return false;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    bool ok = read_exec_start("sched", getpid(), &start);
+    (void)sched_setaffinity(0, sizeof before, &before);
+    if (!ok)
+      return false;
+    offset = g_new(gint64, 1);
+    *offset = now.tv_sec * NSEC + now.tv_nsec - start;
+    g_hash_table_insert(known, GINT_TO_POINTER(cpu + 1), offset);
+  }
+  *ret = *offset;
+  return true;
+}
+
+static int last_cpu(pid_t pid, pid_t tid) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/stat", (int)tid);
+  g_autofree char *text = proc_read(pid, name, NULL, NULL);
+  const char *p = text ? strrchr(text, ')') : NULL;
+  for (int field = 2; p && field < 39; field++)
+    p = strchr(p + 1, ' ');
+  return p ? atoi(p) : -1;
+}
+
+/* How long it sleeps already; 0 when nobody knows: then the whole time is slept again, never too short. */
+static gint64 time_asleep(pid_t pid, pid_t tid) {
+  char name[64];
+  gint64 began, offset;
+  struct timespec now;
+  g_snprintf(name, sizeof name, "task/%d/sched", (int)tid);
+  int cpu = last_cpu(pid, tid);
+  if (cpu < 0 || !clock_offset(cpu, &offset) || !read_exec_start(name, pid, &began))
+    return 0;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return MAX(now.tv_sec * NSEC + now.tv_nsec - offset - began, 0);
+}
+
 void sleep_observe(pid_t pid, FrozenThread *thread) {
   char name[64];
   g_snprintf(name, sizeof name, "task/%d/syscall", (int)thread->state.tid);
@@ -71,40 +164,34 @@ void sleep_observe(pid_t pid, FrozenThread *thread) {
   guint64 nr = strtoull(p, &p, 10);
   for (int i = 0; i < 6; i++)
     args[i] = strtoull(p, &p, 16);
-  gint64 duration, began, now;
+  (void)strtoull(p, &p, 16); /* stack pointer */
+  if (nr == SYS_restart_syscall)
+    nr = restarted_by_stack(pid, thread->state.tid, args);
+  gint64 duration;
   if (!read_duration(pid, nr, args, &duration))
     return;
-  g_snprintf(name, sizeof name, "task/%d/sched", (int)thread->state.tid);
   thread->sleep_nr = nr;
-  thread->sleep_remaining_nsec = duration;
-  /* our own exec_start is "now" in the same clock; without it the whole time is slept again: never too short */
-  if (read_exec_start(name, pid, &began) && read_exec_start("sched", getpid(), &now) && now > began)
-    thread->sleep_remaining_nsec = MAX(duration - (now - began), 0);
-}
-
-/* nanosleep tells what is left when it is interrupted, if it was asked to. */
-static bool remaining_by_kernel(pid_t pid, const struct user_regs_struct *r, gint64 *ret) {
-  guint64 address = r->orig_rax == SYS_nanosleep ? r->rsi : r->orig_rax == SYS_clock_nanosleep ? r->r10 : 0;
-  struct timespec ts;
-  if (!address || tracee_read(pid, address, &ts, sizeof ts) < 0)
-    return false;
-  *ret = ts.tv_sec * NSEC + ts.tv_nsec;
-  return true;
+  if (remaining_address(nr, args))
+    return; /* the kernel will say itself */
+  thread->sleep_remaining_nsec = MAX(duration - time_asleep(pid, thread->state.tid), 0);
 }
 
 void sleep_measure(pid_t pid, FrozenThread *thread) {
   const struct user_regs_struct *r = &thread->state.regs;
-  bool asleep = (gint64)r->orig_rax >= 0 && (gint64)r->rax == -KERNEL_ERESTART_RESTARTBLOCK;
-  guint64 seen = thread->sleep_nr;
-  if (!asleep) {
-    thread->sleep_nr = 0;
+  guint64 seen = thread->sleep_nr, nr = r->orig_rax;
+  if ((gint64)nr >= 0 && (gint64)r->rax == -EINTR && nr == seen)
+    return; /* epoll_wait: its time-out is an argument, see collect-regs.c */
+  thread->sleep_nr = 0;
+  if ((gint64)nr < 0 || (gint64)r->rax != -KERNEL_ERESTART_RESTARTBLOCK)
     return;
-  }
-  guint64 args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9};
+  if (nr == SYS_restart_syscall)
+    nr = seen ? seen : restarted_by_code(pid, r->rip);
+  guint64 args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9}, left = remaining_address(nr, args);
+  struct timespec ts;
   gint64 duration = 0;
-  thread->sleep_nr = r->orig_rax;
-  if (remaining_by_kernel(pid, r, &thread->sleep_remaining_nsec))
-    return;
-  if (seen != r->orig_rax && read_duration(pid, r->orig_rax, args, &duration))
+  thread->sleep_nr = nr;
+  if (left && tracee_read(pid, left, &ts, sizeof ts) == 0)
+    thread->sleep_remaining_nsec = ts.tv_sec * NSEC + ts.tv_nsec;
+  else if (seen != nr && read_duration(pid, nr, args, &duration))
     thread->sleep_remaining_nsec = duration; /* it began after we looked */
 }

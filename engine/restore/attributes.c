@@ -43,9 +43,11 @@ static bool build_sigactions(const PlanTask *t, const TaskCoreEntry *tc, Program
 }
 
 static void build_itimer(int which, const ItimerEntry *e, Program *p) {
-  if (!e || !(e->vsec || e->vusec))
+  if (!e || !(e->vsec || e->vusec || e->isec || e->iusec))
     return;
   struct itimerval v = {{(time_t)e->isec, (suseconds_t)e->iusec}, {(time_t)e->vsec, (suseconds_t)e->vusec}};
+  if (!e->vsec && !e->vusec)
+    v.it_value.tv_usec = 1; /* it has fired and waits for its signal to be taken: it does so again, at once */
   size_t at = program_data(p, &v, sizeof v);
   PROGRAM_CALL(p, "setitimer", SYS_setitimer, ARG(which), ARG_DATA(at), ARG(0));
 }
