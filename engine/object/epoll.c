@@ -176,11 +176,22 @@ static int other_number(
   return -1;
 }
 
+/* A socket's inode is its description's alone. That saves a comparison, whose cost in the kernel grows with the number
+ * of files in the epoll: there may be ten thousand connections in one. */
+static bool is_same_socket(const Checkpoint *checkpoint, const FdinfoEntry *e, const EventpollTfdEntry *tfd) {
+  if (e->type != FD_TYPES__UNIXSK && e->type != FD_TYPES__INETSK)
+    return false;
+  const FileEntry *file = checkpoint_find_file(checkpoint, e->id);
+  if (!file || makedev(tfd->dev >> 20, tfd->dev & 0xfffff) != kernel_devs()->sockets)
+    return false;
+  return (file->usk && file->usk->ino == tfd->inode) || (file->isk && file->isk->ino == tfd->inode);
+}
+
 static void resolve(
     Collector *c, Numbers *n, const EventpollFileEntry *epfd, EventpollTfdEntry *tfd, const Registration *reg) {
   const Task *task = NULL;
   const FdinfoEntry *e = meaning_of(n, reg->epoll_id, tfd->tfd, &task);
-  if (e && is_registered_file(reg, task_pid(task), (int)e->fd))
+  if (e && (is_same_socket(collector_checkpoint(c), e, tfd) || is_registered_file(reg, task_pid(task), (int)e->fd)))
     return;
   int number = other_number(n, epfd, tfd, reg);
   if (number >= 0) {

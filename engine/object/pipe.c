@@ -103,7 +103,44 @@ static bool add_scratch(
   return true;
 }
 
+/* A pipe of our own to copy into, kept for the next; a copy needs as many buffers as the original may have. */
+typedef struct Scratch {
+  int reader, writer, size;
+} Scratch;
+
+static gpointer scratch_new(void) {
+  Scratch *s = g_new0(Scratch, 1);
+  s->reader = s->writer = -1;
+  return s;
+}
+
+static void scratch_free(gpointer data) {
+  Scratch *s = data;
+  fd_cleanup(&s->reader);
+  fd_cleanup(&s->writer);
+  g_free(s);
+}
+
+static bool scratch_prepare(Scratch *s, int size, GError **error) {
+  int ends[2];
+  if (s->reader < 0) {
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a pipe");
+    s->reader = ends[0];
+    s->writer = ends[1];
+    s->size = fcntl(s->writer, F_GETPIPE_SZ);
+  }
+  if (size <= s->size)
+    return true;
+  if (fcntl(s->writer, F_SETPIPE_SZ, size) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a pipe of %d bytes", size);
+  s->size = size;
+  return true;
+}
+
 bool pipe_collect_data(Collector *c, RecordKind kind, guint32 pipe_id, int reader, bool packets, GError **error) {
+  static const char key;
+  Scratch *scratch = collector_state(c, &key, scratch_new, scratch_free);
   int size = fcntl(reader, F_GETPIPE_SZ), queued = 0;
   if (size < 0 || ioctl(reader, FIONREAD, &queued) < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the size of pipe %u", pipe_id);
@@ -112,18 +149,13 @@ bool pipe_collect_data(Collector *c, RecordKind kind, guint32 pipe_id, int reade
       add_data(c, kind, pipe_id, (guint32)size, NULL);
     return true;
   }
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a pipe");
-  _cleanup_fd_ int scratch = ends[0];
-  _cleanup_fd_ int into = ends[1];
-  if (fcntl(into, F_SETPIPE_SZ, size) < 0 && size > PIPE_DEFAULT_SIZE)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a pipe of %d bytes", size);
-  ssize_t copied = tee(reader, into, INT_MAX, SPLICE_F_NONBLOCK);
+  if (!scratch_prepare(scratch, size, error))
+    return false;
+  ssize_t copied = tee(reader, scratch->writer, INT_MAX, SPLICE_F_NONBLOCK);
   if (copied < queued)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, copied < 0 ? errno : ENODATA,
         "Cannot copy the %d bytes that are in pipe %u", queued, pipe_id);
-  return add_scratch(c, kind, pipe_id, (guint32)size, scratch, packets, error);
+  return add_scratch(c, kind, pipe_id, (guint32)size, scratch->reader, packets, error);
 }
 
 /* --- ends that are not in the tree --- */
@@ -150,7 +182,7 @@ static bool other_end_is_closed(int fd, short event) {
 
 static bool pipe_finish_one(Collector *c, const PipeSeen *seen, GError **error) {
   int reader = seen->reader ? collector_local_of(c, seen->reader) : -1;
-  int writer = seen->writer ? collector_local_of(c, seen->writer) : -1;
+  int writer = seen->writer && reader < 0 ? collector_local_of(c, seen->writer) : -1;
   if (reader < 0 && writer < 0)
     return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The pipe %" G_GUINT64_FORMAT " is gone", seen->ino);
   if (!seen->writer && !other_end_is_closed(reader, POLLHUP)) {

@@ -29,7 +29,8 @@ uint32_t unix_address(UnixAddress *address, const uint8_t *name, size_t size) {
   if (size > sizeof address->path)
     return 0;
   *address = (UnixAddress){.family = AF_UNIX};
-  memcpy(address->path, name, size);
+  if (size)
+    memcpy(address->path, name, size);
   return (uint32_t)(offsetof(UnixAddress, path) + size);
 }
 

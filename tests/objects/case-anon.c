@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -146,6 +147,28 @@ static const char *epoll_verify(const char *dir) {
   return NULL;
 }
 
+static const char *sockets_setup(const char *dir) {
+  int ends[2];
+  REQUIRE(case_place(epoll_create1(0), 60));
+  for (int fd = 61; fd < 69; fd += 2) {
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0 && case_place(ends[1], fd + 1) && case_place(ends[0], fd));
+    REQUIRE(watch(60, fd, EPOLLIN | EPOLLRDHUP, (uint64_t)fd) && write(fd + 1, "x", 1) == 1);
+  }
+  /* the number of one means another now; its file lives on under a third */
+  REQUIRE(dup2(61, 70) == 70 && dup2(64, 61) == 61);
+  return NULL;
+}
+
+static const char *sockets_verify(const char *dir) {
+  struct epoll_event events[8];
+  uint64_t sum = 0;
+  REQUIRE(epoll_wait(60, events, 8, 0) == 4);
+  for (int i = 0; i < 4; i++)
+    sum += events[i].data.u64;
+  REQUIRE(sum == 61 + 63 + 65 + 67 && case_same(61, 64) && !case_same(61, 70));
+  return NULL;
+}
+
 /* A file that only the epoll of this process can still reach: its pipe end lives in a child. */
 static const char *stale_setup(const char *dir) {
   int fd = eventfd(0, 0);
@@ -184,6 +207,7 @@ const ObjectCase object_cases[] = {
     {"timerfd-ticks", ticks_setup, ticks_verify, .racy = true},
     {"signalfd", signalfd_setup, signalfd_verify},
     {"epoll", epoll_setup, epoll_verify},
+    {"epoll-sockets", sockets_setup, sockets_verify},
     {"epoll-stale", stale_setup, .blocked = "closed or another file now"},
     {"owner", owner_setup, owner_verify, .racy = true},
     {0},
