@@ -8,7 +8,7 @@
 #include "subscriber.h"
 #include "values.h"
 
-#define LINGERING_MAX 256 /* jobs that are over */
+#define LINGERING_MAX 32 /* jobs that are over, of one user */
 
 static int on_signal_timer(sd_event_source *source, uint64_t usec, void *userdata) {
   bus_job_flush(userdata);
@@ -99,8 +99,8 @@ static int on_linger_timer(sd_event_source *source, uint64_t usec, void *userdat
   return 0;
 }
 
-/* Of too many jobs that are over, the oldest goes. */
-static void forget_oldest(Manager *manager) {
+/* Of too many jobs of one user that are over, the oldest goes. */
+static void forget_oldest(Manager *manager, uid_t owner) {
   GHashTableIter iter;
   gpointer value;
   BusJob *oldest = NULL;
@@ -110,7 +110,7 @@ static void forget_oldest(Manager *manager) {
   while (g_hash_table_iter_next(&iter, NULL, &value)) {
     BusJob *bus_job = value;
 
-    if (!job_is_over(bus_job->job) || !bus_job->linger_timer)
+    if (bus_job->job->owner != owner || !job_is_over(bus_job->job) || !bus_job->linger_timer)
       continue;
     n++;
     if (!oldest || bus_job->job->id < oldest->job->id)
@@ -142,7 +142,7 @@ static void on_finished(Job *job, void *userdata) {
       bus_job->released ? 0 : manager->linger_usec, 0, on_linger_timer, bus_job);
   queue_remove(manager->queue, job);
   manager_bus_update_counts(manager);
-  forget_oldest(manager);
+  forget_oldest(manager, job->owner);
 }
 
 void bus_job_remove(BusJob *bus_job) {

@@ -3,6 +3,7 @@
 #include "manager-calls.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "daemon-error.h"
 #include "job-bus.h"
@@ -44,6 +45,11 @@ static bool pin_target(Call *call, uint32_t pid, GError **error) {
   if (!call->target) {
     if (pid > INT32_MAX)
       g_prefix_error(error, "pid %u: ", pid);
+    return false;
+  }
+  if (target_is_within(getpid(), call->target->pid)) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
+        "pid %u (%s): its tree holds the checkpoint service itself", pid, call->target->comm);
     return false;
   }
   call->any = !target_is_of(call->target, call->caller->uid);

@@ -118,11 +118,31 @@ Manager *manager_new(const ManagerPaths *paths, int spawner_fd, pid_t spawner_pi
   return g_steal_pointer(&manager);
 }
 
+/* The bus that started us, which may be a private one; else the system's. */
+static int open_bus(sd_bus **ret) {
+  const char *address = getenv("DBUS_STARTER_ADDRESS");
+  g_autoptr(sd_bus) bus = NULL;
+  int r;
+
+  if (!address)
+    return sd_bus_open_system(ret);
+  r = sd_bus_new(&bus);
+  if (r >= 0)
+    r = sd_bus_set_address(bus, address);
+  if (r >= 0)
+    r = sd_bus_set_bus_client(bus, 1);
+  if (r >= 0)
+    r = sd_bus_start(bus);
+  if (r >= 0)
+    *ret = g_steal_pointer(&bus);
+  return r;
+}
+
 int manager_connect(Manager *manager) {
   int r = daemon_error_register();
 
   if (r >= 0)
-    r = sd_bus_open_system(&manager->bus);
+    r = open_bus(&manager->bus);
   if (r >= 0)
     r = sd_bus_attach_event(manager->bus, manager->event, SD_EVENT_PRIORITY_NORMAL);
   if (r >= 0)

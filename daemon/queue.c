@@ -51,10 +51,14 @@ bool queue_uses_name(const Queue *queue, uid_t uid, const char *name) {
   return false;
 }
 
-static bool uses_target(const Queue *queue, const Target *target) {
-  for (size_t i = 0; target && i < queue->jobs->len; i++)
-    if (nth(queue, i)->target && nth(queue, i)->target->pid == target->pid)
+/* One tree holds the other's root, whichever is the larger. */
+static bool uses_tree_of(const Queue *queue, const Target *target) {
+  for (size_t i = 0; target && i < queue->jobs->len; i++) {
+    const Target *other = nth(queue, i)->target;
+
+    if (other && (target_is_within(other->pid, target->pid) || target_is_within(target->pid, other->pid)))
       return true;
+  }
   return false;
 }
 
@@ -67,8 +71,8 @@ static unsigned count_of(const Queue *queue, uid_t owner) {
 }
 
 bool queue_check(const Queue *queue, const Job *candidate, GError **error) {
-  if (uses_target(queue, candidate->target)) {
-    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__BUSY, "pid %d: another job works on this process",
+  if (uses_tree_of(queue, candidate->target)) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__BUSY, "pid %d: another job works on this process or its tree",
         (int)candidate->target->pid);
     return false;
   }

@@ -11,6 +11,7 @@
 
 #include "daemon-error.h"
 
+#define DEPTH_MAX 4096        /* of a process tree */
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h, field 9 of /proc/PID/stat */
 
 void target_free(Target *target) {
@@ -108,4 +109,21 @@ bool target_is_of(const Target *target, uid_t uid) {
     if (target->uids[i] != uid)
       return false;
   return true;
+}
+
+static pid_t parent_of(pid_t pid) {
+  g_autofree char *stat = read_proc(pid, "stat");
+  const char *rest = stat ? strrchr(stat, ')') : NULL;
+  int parent = 0;
+
+  return rest && sscanf(rest, ") %*c %d", &parent) == 1 ? parent : 0;
+}
+
+bool target_is_within(pid_t pid, pid_t ancestor) {
+  for (unsigned i = 0; i < DEPTH_MAX && pid > 0; i++) {
+    if (pid == ancestor)
+      return true;
+    pid = parent_of(pid);
+  }
+  return false;
 }

@@ -25,3 +25,6 @@ bool target_refresh(Target *target, GError **error);
 
 /* All four uids are @uid. */
 bool target_is_of(const Target *target, uid_t uid);
+
+/* @pid is @ancestor or one of its descendants, as far as /proc tells now. */
+bool target_is_within(pid_t pid, pid_t ancestor);

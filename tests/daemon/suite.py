@@ -167,7 +167,7 @@ def polkit_uid():
 def end_targets():
     for process in targets:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # each has a session of its own
         process.wait()
     targets.clear()
 

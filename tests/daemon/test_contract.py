@@ -138,6 +138,8 @@ def test_daemon_settings_are_in_the_manual():
     with open(f"{SOURCE}/daemon/service-limits.c") as f:
         settings = re.findall(r'^    \{"([a-z-]+)", LIMIT_', f.read(), re.M)
     assert len(settings) == 7
+    with open(f"{SOURCE}/daemon/checkpointd.conf") as f:
+        assert re.findall(r"^#([a-z-]+)=", f.read(), re.M) == settings
     for name in settings:
         assert f"{name} " in text, name
     for folder, name in (("daemon/main.c", "CHECKPOINTD_[A-Z]+"), ("daemon/manager.c", "CHECKPOINTD_[A-Z]+_USEC"),

@@ -70,6 +70,10 @@ def test_targets_that_nobody_may_dump():
         for member, args in (("Dump", (pid, "ok-t", {})), ("Explain", (pid, {}))):
             e = refuses(denied, root.do, member, *args, says=why)
             assert f"pid {pid}" in e.text, e
+    with open(f"/proc/{service}/stat") as f:
+        parent = int(f.read().rsplit(")")[1].split()[1])
+    if parent != 1:
+        refuses(denied, root.do, "Dump", parent, "ok-t", {}, says="holds the checkpoint service")
     for pid in (0, 4194305, 0x7fffffff, 0x80000000, 0xffffffff):
         refuses(E + "NoSuchProcess", root.do, "Dump", pid, "ok-t", {}, says="pid")
     zombie = target(command=("true",))
@@ -302,6 +306,13 @@ def test_one_job_per_tree_and_per_name():
     refuses(E + "Busy", root.do, "Explain", pid, {})
     refuses(E + "Busy", root.do, "Dump", target(), "slow-one", {}, says="slow-one")
     root.job(path, "Wait")
+    tree = target(command=("sh", "-c", "sleep 1000 & wait"))
+    until(lambda: children(tree), "a child")
+    for outer, inner in ((tree, children(tree)[0]), (children(tree)[0], tree)):
+        path = root.do("StartDump", outer, "slow-tree", {})[0]
+        refuses(E + "Busy", root.do, "Dump", inner, "ok-tree", {}, says="tree")
+        root.job(path, "Cancel", {})
+        refuses(E + "Cancelled", root.job, path, "Wait")
     path = root.do("StartRestore", "slow-one", {})[0]
     refuses(E + "Busy", root.do, "Restore", "slow-one", {})
     refuses(E + "Busy", root.do, "RemoveCheckpoint", "slow-one", {})
@@ -372,6 +383,13 @@ def test_process_is_locked_down():
 
 def test_list_plugins_is_empty():
     assert nobody.do("ListPlugins") == ([],)
+
+
+def test_finished_jobs_do_not_pile_up():
+    path = root.do("StartDump", target(), "ok-pile", {})[0]
+    for _ in range(40):
+        nobody.do("Check", {})
+    assert len(nobody.jobs()) == 32 and path in root.jobs(), "a user pushes out only own jobs"
 
 
 def test_everything_is_removed():
