@@ -166,7 +166,7 @@ static bool dump_task(Job *job, TaskMemory *m, guint32 pages_id, PageWriter *wri
     return false;
   PageSet *set = m->task->model->pages = page_set_new(pages_id);
   g_autofree char *name = g_strdup_printf("pages-%u.img", pages_id);
-  page_writer_begin(writer, fd, name); /* takes fd */
+  page_writer_begin(writer, fd, name, set); /* takes fd */
   for (guint i = 0; i < m->ranges->len; i++)
     if (!dump_range(job, m->task, &g_array_index(m->ranges, DumpRange, i), set, writer, stats, error))
       return false;
@@ -206,7 +206,7 @@ static bool dump_shmem(Job *job, Checkpoint *checkpoint, const CollectedShmem *s
   PageSet *set = page_set_new(pages_id);
   checkpoint_add_shmem(checkpoint, s->shmid, set);
   g_autofree char *name = g_strdup_printf("pages-%u.img", pages_id);
-  page_writer_begin(writer, fd, name);
+  page_writer_begin(writer, fd, name, set);
   for (off_t data = 0; (guint64)data < s->size;) {
     data = lseek(s->fd, data, SEEK_DATA);
     if (data < 0)

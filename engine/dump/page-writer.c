@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "page-writer.h"
+#include "digest.h"
 #include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -26,6 +27,8 @@ struct PageWriter {
   Buffer buffers[N_BUFFERS];
   unsigned head, tail; /* filled ones are [tail, head) */
   OutFile *file;
+  PageSet *set;
+  Digest digest; /* of the current file, counted on the producer's side: the other one has the copying into the file */
   bool threaded, stop;
   pthread_t thread;
   pthread_mutex_t lock;
@@ -125,6 +128,9 @@ static void flush_head(PageWriter *w) {
     unlock(w);
     return;
   }
+  unlock(w);
+  digest_update(&w->digest, b->bytes, b->used);
+  lock(w);
   b->file = w->file;
   w->file->users++;
   w->head++;
@@ -135,8 +141,10 @@ static void flush_head(PageWriter *w) {
   unlock(w);
 }
 
-void page_writer_begin(PageWriter *w, int fd, const char *name) {
+void page_writer_begin(PageWriter *w, int fd, const char *name, PageSet *set) {
   page_writer_finish(w);
+  w->set = set;
+  digest_init(&w->digest);
   w->file = g_new0(OutFile, 1);
   *w->file = (OutFile){fd, g_strdup(name), 1};
 }
@@ -169,6 +177,8 @@ void page_writer_finish(PageWriter *w) {
   if (!w->file)
     return;
   flush_head(w);
+  w->set->has_xxh64 = true;
+  w->set->xxh64 = digest_value(&w->digest);
   lock(w);
   file_unref(w->file);
   w->file = NULL;

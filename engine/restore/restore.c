@@ -4,6 +4,7 @@
 #include "guardian.h"
 #include "image.h"
 #include "stages.h"
+#include "verify.h"
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static void close_all(GHashTable *fds) {
 }
 
 static void restore_clear(Restore *r) {
+  (void)verifier_join(r->verifier, NULL); /* there is an error already */
   region_free(r->region);
   plan_free(r->plan);
   restorer_free(r->restorer);
@@ -245,8 +247,10 @@ static void restore_results(const Restore *r, gint64 started) {
 }
 
 static bool restore_build(Restore *r, GError **error) {
-  if (!restore_load(r, error) || !skeleton_check_pids(r, error) || !restore_files(r, error) || !restore_tasks(r, error) ||
-      !restore_groups(r, error) || !restore_rest(r, error))
+  if (!restore_load(r, error) || !skeleton_check_pids(r, error) || !restore_files(r, error))
+    return false;
+  r->verifier = verifier_start(r->checkpoint, job_images_fd(r->job));
+  if (!restore_tasks(r, error) || !restore_groups(r, error) || !restore_rest(r, error) || !verifier_join(g_steal_pointer(&r->verifier), error))
     return false;
   job_phase(r->job, "restore-release");
   make_guardian(r);

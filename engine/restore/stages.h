@@ -19,6 +19,7 @@ typedef struct Restore {
   guint64 pages_restored, pages_shared;
   GPtrArray *programs;  /* Program: those of threads, until the end */
   struct Guardian *guardian;
+  struct Verifier *verifier;
 } Restore;
 
 /* Not a result of any system call: the op has not run yet. */
