@@ -126,6 +126,19 @@ void bus_job_announce(BusJob *bus_job) {
   bus_job->announced = true;
 }
 
+/* Who had what done: for the journal. One line, whatever a process calls itself. */
+static void log_finished(const Job *job) {
+  g_autofree char *target = job->target ? g_strdup_printf("pid %d", (int)job->target->pid) : g_strdup("");
+  g_autofree char *line = g_strdup_printf("job %" G_GUINT64_FORMAT ": uid %u: %s %s%s%s: %s%s%s", (guint64)job->id,
+      job->owner, job_operation_name(job), target, job->target && job->name[0] != '\0' ? " as " : "", job->name,
+      job_result_name(job), job->error ? ": " : "", job->error ? job->error->message : "");
+
+  for (char *c = line; *c; c++)
+    if (g_ascii_iscntrl(*c))
+      *c = '?';
+  g_printerr("%s\n", line);
+}
+
 /* The answer goes first: it is what somebody waits for. */
 static void on_finished(Job *job, void *userdata) {
   BusJob *bus_job = userdata;
@@ -136,6 +149,7 @@ static void on_finished(Job *job, void *userdata) {
   bus_job_announce(bus_job);
   bus_job_flush(bus_job);
   signal_finished(bus_job);
+  log_finished(job);
   /* A released job has nobody who would look at it; its end is left to the timer all
    * the same, since whoever ended it may still hold it. */
   (void)sd_event_add_time_relative(manager->event, &bus_job->linger_timer, CLOCK_MONOTONIC,

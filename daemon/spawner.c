@@ -32,7 +32,8 @@ static void engine_exec(const char *path, int socket_fd) {
 
   (void)sigemptyset(&none);
   (void)sigprocmask(SIG_SETMASK, &none, NULL);
-  (void)signal(SIGPIPE, SIG_DFL);
+  for (int i = 1; i < NSIG; i++) /* what is ignored stays so over an execve */
+    (void)signal(i, SIG_DFL);
   if (null_fd < 0 || dup2(null_fd, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
     _exit(126);
   if (socket_fd != ENGINE_FD && dup2(socket_fd, ENGINE_FD) < 0)
@@ -140,6 +141,7 @@ static int spawner_main(const char *path, int fd) {
   int signal_fd;
 
   (void)prctl(PR_SET_NAME, "checkpointd-spw");
+  (void)setsid(); /* no terminal's signals reach engines */
   (void)umask(077);
   (void)!chdir("/");
   /* The bus process decides about the end, so that its jobs are cancelled in order. */
