@@ -245,6 +245,13 @@ guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd) {
   return 0;
 }
 
+guint32 collector_net_ns_of(const Collector *c, guint32 file_id) {
+  const Desc *d = desc_of(c, file_id);
+  const VisitedTask *v = d ? g_hash_table_lookup(c->tasks, GINT_TO_POINTER(d->holder.pid)) : NULL;
+  const TaskKobjIdsEntry *ids = v ? v->task->ids : NULL;
+  return ids && ids->has_net_ns_id ? ids->net_ns_id : 0;
+}
+
 int collector_local_of(const Collector *c, guint32 file_id) {
   Desc *d = desc_of(c, file_id);
   if (!d)

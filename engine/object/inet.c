@@ -159,6 +159,19 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   return true;
 }
 
+/* Which namespace it is in is known when the ids of the tasks are. */
+static bool inet_collect_finish(Collector *c, GError **error) {
+  const GPtrArray *files = collector_checkpoint(c)->files;
+  for (guint k = 0; k < files->len; k++) {
+    InetSkEntry *i = ((FileEntry *)files->pdata[k])->isk;
+    if (!i)
+      continue;
+    i->ns_id = collector_net_ns_of(c, i->id);
+    i->has_ns_id = i->ns_id != 0;
+  }
+  return true;
+}
+
 /* --- restore --- */
 
 static bool words_to_address(
@@ -291,6 +304,7 @@ const ObjectOps inet_ops = {
     .type = FD_TYPES__INETSK,
     .claims = inet_claims,
     .collect = inet_collect,
+    .collect_finish = inet_collect_finish,
     .open = inet_open,
     .fown = inet_fown,
 };

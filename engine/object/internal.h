@@ -78,6 +78,12 @@ RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id
 /* Whether the description is a regular file or directory on a file system with paths, or one of the plain devices. */
 bool reg_claims(const FileProbe *probe);
 
+/* --- build-id.c --- */
+
+/* The build id of the file behind @local (O_PATH too), as 32-bit words in the byte order of the machine; their number,
+ * 0 if it has none. The caller frees. */
+size_t build_id_read(int local, guint32 **ret_words);
+
 /* --- ghost.c --- */
 
 /* Writes the content of a deleted file (once per inode) and the remap record of @file_id. */

@@ -91,6 +91,9 @@ const FileHolder *collector_holder_of(const Collector *c, guint32 file_id);
 int collector_local_of(const Collector *c, guint32 file_id);
 /* Closes it early, for those who ask for thousands. */
 void collector_drop_local(const Collector *c, guint32 file_id);
+/* The id of the network namespace that sockets of a description's first holder are in (ids of the task); 0: not known.
+ */
+guint32 collector_net_ns_of(const Collector *c, guint32 file_id);
 /* The probe of a description again, as `collect` saw it (for collect_finish); false if it is gone. Its local descriptor
  * and its link stay until the collector goes. */
 bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe);

@@ -69,6 +69,7 @@ static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
   if (probe->fd < 0 && S_ISREG(probe->st.st_mode)) {
     reg->has_size = true;
     reg->size = (guint64)probe->st.st_size;
+    reg->n_build_id = build_id_read(probe->local, &reg->build_id);
   }
   return reg;
 }
@@ -110,6 +111,17 @@ static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, 
 
 /* --- restore --- */
 
+static bool check_build_id(const RegFileEntry *reg, int fd, GError **error) {
+  g_autofree guint32 *words = NULL;
+  if (!reg->n_build_id)
+    return true;
+  size_t n = build_id_read(fd, &words);
+  if (n == reg->n_build_id && memcmp(words, reg->build_id, n * sizeof *words) == 0)
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+      "File %s is of another build than at the dump (its build id differs)", reg->name);
+}
+
 static bool check_file(const RegFileEntry *reg, int fd, GError **error) {
   struct stat st;
   if (fstat(fd, &st) < 0)
@@ -146,7 +158,7 @@ static int open_path(const RegFileEntry *reg, guint32 flags, GError **error) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open %s", reg->name);
     return -1;
   }
-  if (!check_file(reg, fd, error))
+  if (!check_file(reg, fd, error) || !check_build_id(reg, fd, error))
     return -1;
   return fd_take(&fd);
 }

@@ -231,10 +231,9 @@ bool restorer_finish(Restorer *r, GError **error) {
 }
 
 bool restorer_set_flags(int fd, guint32 flags, GError **error) {
-  int now = fcntl(fd, F_GETFL);
+  /* The kernel leaves all others as they are. */
   const int settable = O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK;
-  int want = (now & ~settable) | ((int)flags & settable);
-  if (now >= 0 && (want == now || fcntl(fd, F_SETFL, want) == 0))
+  if (fcntl(fd, F_SETFL, (int)flags & settable) == 0)
     return true;
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot set the flags 0%o", flags);
 }

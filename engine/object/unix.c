@@ -210,7 +210,9 @@ static bool finish_one(Collector *c, const UnixSeen *s, guint32 id, GError **err
   const FileEntry *entry = checkpoint_find_file(collector_checkpoint(c), id);
   if (!entry || !entry->usk)
     return true;
-  const UnixSkEntry *u = entry->usk;
+  UnixSkEntry *u = entry->usk;
+  u->ns_id = collector_net_ns_of(c, id);
+  u->has_ns_id = u->ns_id != 0;
   const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->ino));
   if (u->state == UNIX_LISTEN) {
     g_autofree char *reason = g_strdup_printf("%u connections wait to be accepted", d->rqueue);

@@ -78,6 +78,11 @@ static void block_device(Collector *c, const FileProbe *probe) {
   collector_block(c, probe, what, "the state of a device is outside the process", "close it, or use a plugin for it");
 }
 
+static void block_namespace(Collector *c, const FileProbe *probe) {
+  g_autofree char *what = g_strdup_printf("namespace %s", probe->link);
+  collector_block(c, probe, what, "references to namespaces cannot be brought back yet", "close it before the dump");
+}
+
 static bool unsupported_claims(const FileProbe *probe) {
   return true;
 }
@@ -90,6 +95,8 @@ static bool unsupported_collect(Collector *c, const FileProbe *probe, FileEntry 
     block_socket(c, probe);
   else if (type == S_IFCHR || type == S_IFBLK)
     block_device(c, probe);
+  else if (strstr(probe->link, ":[") && probe->link[0] != '/')
+    block_namespace(c, probe);
   else
     collector_block(c, probe, probe->link, "this kind of file is not supported", "close it before the dump");
   return true;

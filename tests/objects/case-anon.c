@@ -173,11 +173,12 @@ static const char *sockets_verify(const char *dir) {
 static const char *stale_setup(const char *dir) {
   int fd = eventfd(0, 0);
   REQUIRE(case_place(epoll_create1(0), 47) && watch(47, fd, EPOLLIN, 1));
-  if (fork() == 0) {
-    (void)pause();
+  bool forked = false;
+  if (case_fork_outside(&forked)) {
+    (void)sleep(20);
     _exit(0);
   }
-  REQUIRE(close(fd) == 0);
+  REQUIRE(forked && close(fd) == 0);
   return NULL;
 }
 

@@ -5,6 +5,7 @@
 #include <linux/kcmp.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 const char *case_failure(const char *file, int line, const char *condition) {
@@ -12,6 +13,21 @@ const char *case_failure(const char *file, int line, const char *condition) {
   const char *base = strrchr(file, '/');
   (void)snprintf(text, sizeof text, "%s:%d: %s (errno %d)", base ? base + 1 : file, line, condition, errno);
   return text;
+}
+
+bool case_final = true;
+
+bool case_fork_outside(bool *ret_ok) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    pid = fork();
+    if (pid == 0)
+      return true;
+    _exit(pid < 0);
+  }
+  int status = 1;
+  *ret_ok = pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+  return false;
 }
 
 bool case_place(int fd, int number) {

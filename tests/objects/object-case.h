@@ -38,6 +38,11 @@ extern const ObjectCase object_cases[];
   } while (0)
 const char *case_failure(const char *file, int line, const char *condition);
 
+/* Whether no dump can come any more: then verify() may do what passes through states that cannot be dumped (a
+ * connection that was not accepted yet). */
+extern bool case_final;
+/* Forks a process that is not in the tree; true there, which must not return. @ret_ok: whether there is one. */
+bool case_fork_outside(bool *ret_ok);
 /* Moves a descriptor to its fixed number; false if it is none. */
 bool case_place(int fd, int number);
 /* "<dir>/<name>" in one of a few static buffers. */

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Everything that is refused says what it is. */
+#include "object-case.h"
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static const char *inotify_setup(const char *dir) {
+  REQUIRE(case_place(inotify_init1(0), 10));
+  return NULL;
+}
+
+static const char *pidfd_setup(const char *dir) {
+  REQUIRE(case_place((int)syscall(SYS_pidfd_open, getpid(), 0), 10));
+  return NULL;
+}
+
+static const char *uffd_setup(const char *dir) {
+  REQUIRE(case_place((int)syscall(SYS_userfaultfd, O_CLOEXEC), 10));
+  return NULL;
+}
+
+static const char *ring_setup(const char *dir) {
+  char params[120];
+  memset(params, 0, sizeof params);
+  REQUIRE(case_place((int)syscall(SYS_io_uring_setup, 4, params), 10));
+  return NULL;
+}
+
+static const char *terminal_setup(const char *dir) {
+  int master = posix_openpt(O_RDWR | O_NOCTTY);
+  REQUIRE(case_place(master, 10));
+  return NULL;
+}
+
+static const char *device_setup(const char *dir) {
+  REQUIRE(case_place(open("/dev/kmsg", O_RDONLY), 10));
+  return NULL;
+}
+
+static const char *namespace_setup(const char *dir) {
+  REQUIRE(case_place(open("/proc/self/ns/net", O_RDONLY), 10));
+  return NULL;
+}
+
+static const char *proc_setup(const char *dir) {
+  REQUIRE(case_place(open("/proc/self/maps", O_RDONLY), 10));
+  return NULL;
+}
+
+static const char *packet_setup(const char *dir) {
+  REQUIRE(case_place(socket(AF_PACKET, SOCK_RAW, 0), 10));
+  return NULL;
+}
+
+const ObjectCase object_cases[] = {
+    {"inotify", inotify_setup, .blocked = "fd 10: inotify: file watches cannot be brought back"},
+    {"pidfd", pidfd_setup, .blocked = "fd 10: pidfd: references to processes"},
+    {"userfaultfd", uffd_setup, .blocked = "fd 10: userfaultfd: "},
+    {"io_uring", ring_setup, .blocked = "fd 10: io_uring: "},
+    {"terminal", terminal_setup, .blocked = "fd 10: terminal /dev/"},
+    {"device", device_setup, .blocked = "fd 10: character device /dev/kmsg (1:11): "},
+    {"namespace", namespace_setup, .blocked = "fd 10: namespace net:["},
+    {"proc", proc_setup, .blocked = "fd 10: file /proc/"},
+    {"packet", packet_setup, .blocked = "fd 10: packet socket: "},
+    {0},
+};
