@@ -59,13 +59,14 @@ static int write_entry(int dir_fd, const char *name, const StatsEntry *entry) {
   return status;
 }
 
-static void show_dump(const DumpStatsEntry *d) {
+static void show_dump(const DumpStatsEntry *d, const CriuTimes *times) {
   g_print("Displaying dump stats:\n"
           "Freezing time: %u us\n"
           "Frozen time: %u us\n"
           "Memory dump time: %u us\n"
           "Memory write time: %u us\n",
       d->freezing_time, d->frozen_time, d->memdump_time, d->memwrite_time);
+  g_print("Dump time: %u us\n", span(times->start, times->end));
   g_print("Memory pages scanned: %" G_GUINT64_FORMAT "\n"
           "Memory pages skipped from parent: %" G_GUINT64_FORMAT "\n"
           "Memory pages written: %" G_GUINT64_FORMAT "\n"
@@ -86,7 +87,7 @@ int criu_stats_write_dump(int dir_fd, const Job *job, const CriuTimes *times, bo
   dump.pages_scanned = result_u64(job, "pages-scanned", dump.pages_written + result_u64(job, "pages-skipped", 0));
   entry.dump = &dump;
   if (show)
-    show_dump(&dump);
+    show_dump(&dump, times);
   return write_entry(dir_fd, "stats-dump", &entry);
 }
 
