@@ -252,6 +252,16 @@ static void stop_tasks(FrozenTree *tree) {
   }
 }
 
+/* A detached task takes its SIGSTOP when it runs next; whoever asked for a stopped tree is told when it is one. */
+static void wait_stopped(const FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    ProcStat stat;
+    for (int patience = 0; patience < 500 && proc_stat(task->pid, &stat, NULL) && !strchr("TZX", stat.state); patience++)
+      g_usleep(1000);
+  }
+}
+
 void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
   for (guint i = 0; i < tree->tasks->len; i++)
     cure_task(job, tree->tasks->pdata[i]);
@@ -262,6 +272,8 @@ void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
     for (guint k = 0; k < task->threads->len; k++)
       (void)tracee_detach(g_array_index(task->threads, FrozenThread, k).state.tid); /* fails only for the dead */
   }
+  if (stopped)
+    wait_stopped(tree);
   tree->thawed_at = g_get_monotonic_time();
 }
 
