@@ -179,6 +179,23 @@ int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **
   return fd;
 }
 
+/* What open(2) did not take. */
+static bool reg_finish(const RegFileEntry *reg, int fd, GError **error) {
+  if (reg->flags & O_PATH)
+    return true;
+  if (!restorer_set_flags(fd, reg->flags, error))
+    return false;
+  if (reg->pos && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, errno,
+        "Cannot set the position %" G_GUINT64_FORMAT " of %s", reg->pos, reg->name);
+  return true;
+}
+
+int reg_open_plain(const RegFileEntry *reg, GError **error) {
+  _cleanup_fd_ int fd = open_path(reg, reg->flags, error);
+  return fd >= 0 && reg_finish(reg, fd, error) ? fd_take(&fd) : -1;
+}
+
 static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
   const RegFileEntry *reg = entry->reg;
   if (!reg) {
@@ -186,18 +203,7 @@ static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
     return -1;
   }
   _cleanup_fd_ int fd = restorer_open_reg(r, reg, (int)reg->flags, error);
-  if (fd < 0)
-    return -1;
-  if (reg->flags & O_PATH)
-    return fd_take(&fd);
-  if (!restorer_set_flags(fd, reg->flags, error))
-    return -1;
-  if (reg->pos && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0) {
-    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, errno,
-        "Cannot set the position %" G_GUINT64_FORMAT " of %s", reg->pos, reg->name);
-    return -1;
-  }
-  return fd_take(&fd);
+  return fd >= 0 && reg_finish(reg, fd, error) ? fd_take(&fd) : -1;
 }
 
 static const FownEntry *reg_fown(const FileEntry *entry) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -91,6 +92,36 @@ static const char *deleted_verify(const char *dir) {
   return NULL;
 }
 
+/* So many that threads look at them and open them; every third is a duplicate of the one before, every fifth a
+ * description of its own on the same file. */
+#define MANY 1600
+
+static const char *many_setup(const char *dir) {
+  struct rlimit limit = {0};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max > 2000);
+  limit.rlim_cur = limit.rlim_max;
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  for (int i = 0; i < MANY; i++) {
+    char name[32];
+    (void)snprintf(name, sizeof name, "%d", i % 5 == 4 ? i - 1 : i);
+    int fd = i % 3 == 2 ? dup(100 + i - 1) : open(case_path(dir, name), O_CREAT | O_RDWR, 0600);
+    REQUIRE(fd >= 0 && (i % 3 == 2 || lseek(fd, i % 5 == 4 ? i - 1 : i, SEEK_SET) >= 0) && case_place(fd, 100 + i));
+  }
+  return NULL;
+}
+
+static const char *many_verify(const char *dir) {
+  for (int i = 0; i < MANY; i++) {
+    int of = i % 3 == 2 ? i - 1 : i;
+    int file = of % 5 == 4 ? of - 1 : of;
+    char name[32];
+    (void)snprintf(name, sizeof name, "%d", file);
+    REQUIRE(lseek(100 + i, 0, SEEK_CUR) == file && case_link_is(100 + i, case_path(dir, name)));
+    REQUIRE(i == 0 || case_same(100 + i, 100 + i - 1) == (i % 3 == 2));
+  }
+  return NULL;
+}
+
 /* Another file has the name now; and a file that never had one. Their names in /proc do not come back exactly. */
 static const char *nameless_setup(const char *dir) {
   const char *path = case_path(dir, "gone");
@@ -143,6 +174,7 @@ static const char *missing_between(const char *dir) {
 const ObjectCase object_cases[] = {
     {"regular", regular_setup, regular_verify},
     {"devices", devices_setup, devices_verify},
+    {"many", many_setup, many_verify},
     {"deleted", deleted_setup, deleted_verify},
     {"nameless", nameless_setup, nameless_verify, .racy = true},
     {"deleted-directory", directory_setup, .blocked = "the directory was deleted"},

@@ -13,13 +13,16 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define STATUS_FD 900
+/* Above the numbers that cases use. */
+#define STATUS_FD 9000
+#define ASIDE_FD 10000
 
 typedef struct Trip {
   const ObjectCase *one;
@@ -160,17 +163,17 @@ static void pass_through_wire(Trip *trip) {
 static const char *place_fds(Restorer *r, const Task *task) {
   for (guint i = 0; i < task->fds->len; i++) {
     const FdinfoEntry *e = task->fds->pdata[i];
-    if (dup3(restorer_fd_of(r, e->id, NULL), 1000 + (int)i, O_CLOEXEC) < 0)
+    if (dup3(restorer_fd_of(r, e->id, NULL), ASIDE_FD + (int)i, O_CLOEXEC) < 0)
       return "cannot move a descriptor up";
   }
   (void)close_range(0, 1, 0);
-  (void)close_range(3, 999, 0);
+  (void)close_range(3, ASIDE_FD - 1, 0);
   for (guint i = 0; i < task->fds->len; i++) {
     const FdinfoEntry *e = task->fds->pdata[i];
-    if (e->fd != 2 && dup3(1000 + (int)i, (int)e->fd, e->flags & FD_CLOEXEC ? O_CLOEXEC : 0) < 0)
+    if (e->fd != 2 && dup3(ASIDE_FD + (int)i, (int)e->fd, e->flags & FD_CLOEXEC ? O_CLOEXEC : 0) < 0)
       return "cannot place a descriptor";
   }
-  (void)close_range(1000, ~0U, 0);
+  (void)close_range(ASIDE_FD, ~0U, 0);
   return NULL;
 }
 
@@ -280,6 +283,11 @@ static bool run_case(const ObjectCase *one) {
 int main(int argc, char **argv) {
   bool ok = true;
   (void)umask(022);
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+  }
   for (const ObjectCase *one = object_cases; one->name; one++)
     if (argc < 2 || strcmp(argv[1], one->name) == 0)
       ok = run_case(one) && ok;
