@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <unistd.h>
 
 #include "daemon-error.h"
@@ -44,15 +43,16 @@ bool note_write(int dirfd, GVariant *note, bool durable, GError **error) {
   g_autofree char *text = note_to_text(note, &size);
   int fd, r;
 
-  fd = openat(dirfd, "meta.new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+  fd = openat(dirfd, "meta", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0)
     return daemon_error_set_errno(error, errno, "Cannot write the checkpoint's description");
+  /* Cut afterwards: the block that is there is not given away on a full disk. */
   r = write_all(fd, text, size);
+  if (r == 0 && ftruncate(fd, (off_t)size) < 0)
+    r = -errno;
   if (r == 0 && durable && fsync(fd) < 0)
     r = -errno;
   if (close(fd) < 0 && r == 0)
-    r = -errno;
-  if (r == 0 && renameat(dirfd, "meta.new", dirfd, "meta") < 0)
     r = -errno;
   return r == 0 || daemon_error_set_errno(error, -r, "Cannot write the checkpoint's description");
 }

@@ -7,7 +7,8 @@
 /* What the service itself notes about a checkpoint, in the file "meta" beside its
  * images: a key file whose values are GVariants in their text form. */
 
-/* Writes @note (a{sv}, not consumed) as @dirfd's "meta", atomically; fsync()ed when @durable. */
+/* Writes @note (a{sv}, not consumed) as @dirfd's "meta"; fsync()ed when @durable. In place: only
+ * drafts are written to, and a new inode for each would cost more than the rest of the draft. */
 bool note_write(int dirfd, GVariant *note, bool durable, GError **error);
 
 /* a{sv}, owned by the caller; NULL when there is none or it is damaged. */
