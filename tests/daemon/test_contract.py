@@ -105,6 +105,19 @@ def test_manual_describes_everything():
         assert re.search(rf"\b{name.rsplit('.')[-1]}\b", text), f"error {name} is not in the manual"
 
 
+def test_results_of_the_engine_are_in_the_manual():
+    text, keys = manual("org.criu.Checkpoint.5"), set()
+    for folder, _, files in os.walk(f"{SOURCE}/engine"):
+        for name in files:
+            if name.endswith(".c"):
+                with open(f"{folder}/{name}") as f:
+                    keys |= set(re.findall(r'job_result_\w+\([^;]*?"([a-z-]+)"', f.read()))
+    assert {"pages", "frozen-usec"} <= keys
+    # "comm" is the description's
+    missing = [key for key in sorted(keys) if not re.search(rf"(?<![a-z-]){key}(?![a-z-])", text)]
+    assert not missing, missing
+
+
 def test_errors_are_the_engines_and_the_contracts():
     with open(f"{SOURCE}/proto/engine.proto") as f:
         codes = re.findall(r"^  ([A-Z_]+) = \d+;", f.read().split("enum EngineErrorCode {")[1].split("}")[0], re.M)
