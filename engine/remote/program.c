@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "program-private.h"
 #include <string.h>
+#include <sys/syscall.h>
 
 Program *program_new(void) {
   Program *p = g_new0(Program, 1);
@@ -78,6 +79,10 @@ bool program_has_clones(const Program *p) {
     if (g_array_index(p->ops, Op, i).flags & OP_FLAG_CLONE)
       return true;
   return false;
+}
+
+bool program_op_reads(const Program *p, size_t op) {
+  return g_array_index(p->ops, Op, op).nr == SYS_preadv;
 }
 
 size_t program_n_ops(const Program *p) {

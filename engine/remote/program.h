@@ -56,5 +56,7 @@ void program_child_lane(Program *p, uint64_t lane);
 bool program_has_clones(const Program *p);
 
 size_t program_n_ops(const Program *p);
+/* True for preadv(2), whose results are bytes of memory restored. */
+bool program_op_reads(const Program *p, size_t op);
 /* For --plan and golden tests: one line an op, "mmap(0x7f…, 4096, …) = 0x7f…  # stack". */
 void program_print(const Program *p, FILE *out);

@@ -157,17 +157,24 @@ static bool task_ended(pid_t tid) {
   return !after || strchr("ZX", after[2]);
 }
 
-bool region_wait(Region *r, Lane *lane, pid_t tid, GError **error) {
-  while (!region_is_done(lane)) {
-    uint32_t seen = atomic_load((const _Atomic uint32_t *)&lane->done);
-    if (region_is_done(lane))
-      break;
+bool region_wait_moment(Region *r, Lane *lane, pid_t tid, bool *ret_done, GError **error) {
+  uint32_t seen = atomic_load((const _Atomic uint32_t *)&lane->done);
+  *ret_done = region_is_done(lane);
+  if (!*ret_done) {
     struct timespec patience = {0, 50 * 1000 * 1000};
     long w = syscall(SYS_futex, &lane->done, FUTEX_WAIT, seen, &patience, NULL, 0);
-    if (w < 0 && errno == ETIMEDOUT && tid > 0 && task_ended(tid))
+    *ret_done = region_is_done(lane);
+    if (!*ret_done && w < 0 && errno == ETIMEDOUT && tid > 0 && task_ended(tid))
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Task %d died meanwhile", (int)tid);
   }
   atomic_thread_fence(memory_order_acquire);
+  return true;
+}
+
+bool region_wait(Region *r, Lane *lane, pid_t tid, GError **error) {
+  for (bool done = false; !done;)
+    if (!region_wait_moment(r, lane, tid, &done, error))
+      return false;
   return true;
 }
 

@@ -55,5 +55,7 @@ void region_start(Region *region, Lane *lane, const LoadedProgram *loaded);
 bool region_is_done(const Lane *lane);
 /* Waits until the program has run; @tid is watched meanwhile (its death is an error). */
 bool region_wait(Region *region, Lane *lane, pid_t tid, GError **error);
+/* The same, but for some milliseconds at most; *ret_done tells whether it has. */
+bool region_wait_moment(Region *region, Lane *lane, pid_t tid, bool *ret_done, GError **error);
 /* After it has: an error that names the op if one failed or a result was not as expected. @who: "pid 12". */
 bool region_check(const Lane *lane, const LoadedProgram *loaded, const char *who, GError **error);

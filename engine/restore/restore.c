@@ -39,7 +39,32 @@ typedef struct StageEntry {
   PlanTask *task;
   Program *program;
   LoadedProgram loaded;
+  size_t counted; /* ops whose bytes are in the progress */
 } StageEntry;
+
+/* Bytes that preadv(2) ops have brought in so far; results are zero until an op has run. */
+static void count_bytes(Restore *r, StageEntry *e) {
+  size_t n = program_n_ops(e->program);
+  for (; e->counted < n; e->counted++) {
+    const volatile int64_t *result = &e->loaded.results[e->counted];
+    if (!program_op_reads(e->program, e->counted))
+      continue;
+    if (*result <= 0)
+      return;
+    job_add_bytes(r->job, (guint64)*result);
+  }
+}
+
+static bool stage_wait(Restore *r, StageEntry *e, GError **error) {
+  for (bool done = false; !done;) {
+    if (!region_wait_moment(r->region, e->task->lane, e->task->pid, &done, error))
+      return false;
+    count_bytes(r, e);
+    if (!done && !job_poll(r->job, error))
+      return false;
+  }
+  return true;
+}
 
 static void stage_entry_clear(void *p) {
   program_free(((StageEntry *)p)->program);
@@ -74,7 +99,7 @@ bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, 
     StageEntry *e = &g_array_index(entries, StageEntry, i);
     clones |= program_has_clones(e->program);
     g_autofree char *who = g_strdup_printf("pid %d (%s)", (int)e->task->pid, name);
-    if (!region_wait(r->region, e->task->lane, e->task->pid, error) || !region_check(e->task->lane, &e->loaded, who, error))
+    if (!stage_wait(r, e, error) || !region_check(e->task->lane, &e->loaded, who, error))
       return false;
   }
   if (!clones)
@@ -159,7 +184,7 @@ static bool make_region(Restore *r, GError **error) {
 /* Waves: a task, its early children, their memory, then the children that inherit it. */
 static bool restore_tasks(Restore *r, GError **error) {
   job_phase(r->job, "restore-tasks");
-  if (!skeleton_check_pids(r, error) || !make_region(r, error) || !skeleton_make_root(r, error))
+  if (!make_region(r, error) || !skeleton_make_root(r, error))
     return false;
   g_autoptr(GPtrArray) wave = g_ptr_array_new();
   g_ptr_array_add(wave, r->plan->tasks->pdata[0]);
@@ -215,6 +240,7 @@ static bool restore_groups(Restore *r, GError **error) {
 
 static bool restore_rest(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = select_tasks(r, false, false);
+  cgroup_move_tasks(r);
   if (!stage_run(r, living, "memory", mm_build_finish, error) || !stage_run(r, living, "files", files_build, error) ||
       !stage_run(r, living, "threads", threads_build_clones, error))
     return false;

@@ -76,6 +76,10 @@ bool threads_run(Restore *r, GError **error);
 /* --- creds.c --- */
 void creds_build(Restore *r, const CredsEntry *creds, const MmEntry *mm_if_leader, Program *p);
 
+/* --- cgroup.c --- */
+/* While every task is a single thread. Failures are logged: the tree goes on where it is. */
+void cgroup_move_tasks(Restore *r);
+
 /* --- release.c --- */
 /* Registers for every thread, agents out, all go. */
 bool release_tree(Restore *r, GError **error);
