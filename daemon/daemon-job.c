@@ -141,6 +141,8 @@ static GVariant *make_result(const Job *job, const EngineResult *result) {
     g_variant_dict_insert(&dict, "name", "s", job->name);
   if (job->options.token)
     g_variant_dict_insert(&dict, "token", "s", job->options.token);
+  if (job->operation == ENGINE_OPERATION__EXPLAIN)
+    g_variant_dict_insert_value(&dict, "findings", job->findings);
   return g_variant_ref_sink(g_variant_dict_end(&dict));
 }
 
@@ -159,8 +161,8 @@ static GVariant *make_note(const Job *job) {
 static void on_result(Job *job, const EngineResult *result) {
   GError *error = NULL;
 
-  job->result = make_result(job, result);
   job->findings = g_variant_ref_sink(values_from_findings(result->findings, result->n_findings));
+  job->result = make_result(job, result);
   if (job->draft) {
     g_autoptr(GVariant) note = make_note(job);
     (void)store_draft_commit(job->draft, note, job->options.durable || job->limits->durable, &error);

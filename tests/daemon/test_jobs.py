@@ -31,6 +31,8 @@ def test_root_dumps_restores_and_explains():
     finding = root.do("Explain", pid, {})[0][0]
     assert finding == {"object": "pid 1 fd 3: tcp socket", "reason": "it is connected",
                        "cure": "option tcp-established", "pid": 1}, finding
+    path = [p for p, job in root.jobs().items() if job["Operation"] == "explain"][0]
+    assert root.job(path, "Wait")[0]["findings"] == [finding]
     usable, report = root.do("Check", {})
     assert usable is True and report["pages"] == 5
 
