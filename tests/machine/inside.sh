@@ -75,8 +75,13 @@ start_counter() {
   return 1
 }
 
+# Killed it is at once; its parent reaps it when it gets to it.
 gone() {
-  [[ ! -d /proc/$1 ]]
+  for _ in {1..100}; do
+    [[ -d /proc/$1 ]] || return 0
+    sleep 0.05
+  done
+  return 1
 }
 
 # counts_on FILE: the number grows.
