@@ -110,7 +110,14 @@ static void collect_sleep(FrozenTask *task, FrozenThread *t) {
   s->remaining_nsec = (guint64)MAX(t->sleep_remaining_nsec, 0);
 }
 
-static bool collect_thread(FrozenTask *task, FrozenThread *t, bool leader, void *xstate, GError **error) {
+/* Live tile registers (Intel AMX) need a thread that has used them before it can be given any. */
+static void block_tiles(Job *job, const FrozenTask *task, const FrozenThread *t) {
+  g_autofree char *object = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)t->state.tid);
+  job_block(job, "task", task->pid, -1, object, "it has data in AMX tile registers, which cannot be restored yet",
+      "dump while it does not compute with them (after TILERELEASE)");
+}
+
+static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool leader, void *xstate, GError **error) {
   CoreEntry *core = core_new(leader);
   t->model = thread_new(t->state.tid, core);
   g_ptr_array_add(task->model->threads, t->model);
@@ -138,12 +145,8 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool leader, void 
   undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
   collect_sleep(task, t);
   core->thread_info = regs_encode(&t->state.regs, xstate, (size_t)size);
-  if (regs_needs_raw_xstate(xstate, (size_t)size)) {
-    x->has_xstate = true;
-    x->xstate.len = (size_t)size;
-    x->xstate.data = malloc((size_t)size);
-    memcpy(x->xstate.data, xstate, (size_t)size);
-  }
+  if (regs_needs_raw_xstate(xstate, (size_t)size))
+    block_tiles(job, task, t);
   tc->has_blk_sigset = true;
   tc->blk_sigset = t->state.sigmask;
   if (leader)
@@ -182,7 +185,7 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
     if (task->zombie)
       collect_zombie(task);
     for (guint k = 0; k < task->threads->len; k++)
-      if (!collect_thread(task, &g_array_index(task->threads, FrozenThread, k), k == 0, xstate, error))
+      if (!collect_thread(job, task, &g_array_index(task->threads, FrozenThread, k), k == 0, xstate, error))
         return false;
     if (!job_poll(job, error))
       return false;

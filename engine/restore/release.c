@@ -77,9 +77,6 @@ static bool set_state(const PlanThread *th, const struct user_regs_struct *now, 
     g_prefix_error(error, "core-%d.img: ", (int)th->thread->tid);
     return false;
   }
-  const CkptThread *x = th->thread->extra;
-  if (x && x->has_xstate && x->xstate.len == (size_t)size)
-    memcpy(xstate, x->xstate.data, (size_t)size);
   finish_syscall(th, now, &regs);
   uint64_t mask = core->thread_core->has_blk_sigset ? core->thread_core->blk_sigset : core->tc ? core->tc->blk_sigset : 0;
   int e = tracee_set_xstate(th->thread->tid, xstate, (size_t)size);

@@ -51,7 +51,7 @@ static UserX86XsaveEntry *xsave_encode(const unsigned char *area, size_t size) {
   UserX86XsaveEntry *x = malloc(sizeof *x);
   user_x86_xsave_entry__init(x);
   memcpy(&x->xstate_bv, area + XSTATE_BV, 8);
-  x->xstate_bv &= ~XTILE_MASK; /* kept raw, see regs_needs_raw_xstate() */
+  x->xstate_bv &= ~XTILE_MASK; /* a thread with live ones is not dumped, see regs_needs_raw_xstate() */
   x->ymmh_space = copy_out(area, size, YMMH, 4, &x->n_ymmh_space);
   x->bndreg_state = copy_out(area, size, BNDREGS, 8, &x->n_bndreg_state);
   x->bndcsr_state = copy_out(area, size, BNDCSR, 8, &x->n_bndcsr_state);

@@ -14,5 +14,5 @@ ThreadInfoX86 *regs_encode(const struct user_regs_struct *regs, const void *xsta
 bool regs_decode(const ThreadInfoX86 *info, struct user_regs_struct *regs, void *xstate, size_t xstate_size, GError **error);
 /* The size that PTRACE_SETREGSET NT_X86_XSTATE wants, from CPUID; 0 if the CPU has no xsave. */
 size_t regs_xstate_size(void);
-/* True if the xsave area holds state that user_x86_xsave_entry has no field for (AMX tiles). */
+/* True if the xsave area holds live state that user_x86_xsave_entry has no field for (AMX tiles). */
 bool regs_needs_raw_xstate(const void *xstate, size_t xstate_size);
