@@ -172,6 +172,14 @@ def end_targets():
     targets.clear()
 
 
+def service_log():
+    try:
+        with open(os.environ["WITH_BUS_DIR"] + "/service.log", errors="replace") as log:
+            return log.read().splitlines()
+    except FileNotFoundError:  # it was never started
+        return []
+
+
 def end_service():
     client = Client()
     try:
@@ -185,8 +193,7 @@ def end_service():
 def service_ends_without_complaints():
     """Ends in order, and neither GLib nor a sanitizer (leaks too) had anything to say."""
     end_service()
-    with open(os.environ["WITH_BUS_DIR"] + "/service.log", errors="replace") as log:
-        bad = [line for line in log if re.search(r"Sanitizer|runtime error|CRITICAL|WARNING|assert", line)]
+    bad = [line for line in service_log() if re.search(r"Sanitizer|runtime error|CRITICAL|WARNING|assert", line)]
     assert not bad, bad
 
 
@@ -212,10 +219,9 @@ def main(scope):
             end_targets()
             while polkits:
                 polkits.pop().close()
-    if failed and "WITH_BUS_DIR" in os.environ:
-        with open(os.environ["WITH_BUS_DIR"] + "/service.log", errors="replace") as log:
-            for line in log.read().splitlines()[-200:]:
-                print("# service: " + line)
+    if failed:
+        for line in service_log()[-200:]:
+            print("# service: " + line)
     sys.exit(1 if failed else 0)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # with-bus: --rules allow-own.rules
-# env: CHECKPOINTD_CONFIG=/tmp/checkpointd-test-limits.conf CHECKPOINTD_IDLE_USEC=100000 CHECKPOINTD_LINGER_USEC=0 CHECKPOINTD_FAKE_UNUSABLE=1
+# env: CHECKPOINTD_IDLE_USEC=100000 CHECKPOINTD_LINGER_USEC=0 CHECKPOINTD_FAKE_UNUSABLE=1
 """The administrator's limits: the configuration, quotas of users, a disk that is full."""
 
 import os
@@ -126,7 +126,6 @@ def test_store_that_disappears():
     refuses(E + "Failed", client.job, path, "Wait")
     assert "slow-vanish" not in client.names()
     client.close()
-    os.unlink(CONFIG)
 
 
 main(globals())
