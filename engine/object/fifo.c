@@ -67,7 +67,7 @@ static void block_stranger(Collector *c, guint32 file_id, const char *end) {
   FileProbe probe;
   if (!collector_probe_of(c, file_id, &probe))
     return;
-  g_autofree char *who = find_outside_holder(c, probe.link);
+  g_autofree char *who = find_outside_holder(c, probe.link, strcmp(end, "read") == 0 ? S_IRUSR : S_IWUSR);
   g_autofree char *what = g_strdup_printf("FIFO %s", probe.link);
   g_autofree char *reason =
       g_strdup_printf("its %s end is held by %s, outside the tree", end, who ? who : "another process");
@@ -81,7 +81,8 @@ static bool fifo_finish_one(Collector *c, const FifoSeen *seen, GError **error) 
     /* A reader that has never had a writer sees no hang-up either: it opened with O_NONBLOCK and waits for the first.
      */
     FileProbe probe;
-    g_autofree char *who = collector_probe_of(c, seen->reader, &probe) ? find_outside_holder(c, probe.link) : NULL;
+    g_autofree char *who =
+        collector_probe_of(c, seen->reader, &probe) ? find_outside_holder(c, probe.link, S_IWUSR) : NULL;
     if (who) {
       block_stranger(c, seen->reader, "write");
       return true;

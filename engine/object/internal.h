@@ -61,9 +61,9 @@ typedef struct KernelDevs {
 const KernelDevs *kernel_devs(void);
 /* RLIMIT_NOFILE of the engine: soft to hard. */
 void raise_fd_limit(void);
-/* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open; NULL if none is found.
- */
-char *find_outside_holder(const Collector *c, const char *link);
+/* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open, for reading (S_IRUSR) or
+ * writing (S_IWUSR) if @access says so; NULL if none is found. */
+char *find_outside_holder(const Collector *c, const char *link, mode_t access);
 
 /* --- kinds --- */
 

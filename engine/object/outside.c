@@ -15,7 +15,8 @@ static void closedir_cleanup(DIR **dir) {
 }
 #define _cleanup_dir_ __attribute__((cleanup(closedir_cleanup)))
 
-static bool holds_link(pid_t pid, const char *link) {
+/* The mode of a link in /proc/PID/fd says what the descriptor is open for. */
+static bool holds_link(pid_t pid, const char *link, mode_t access) {
   char path[64];
   (void)snprintf(path, sizeof path, "/proc/%d/fd", pid);
   _cleanup_dir_ DIR *dir = opendir(path);
@@ -26,18 +27,20 @@ static bool holds_link(pid_t pid, const char *link) {
     if (n <= 0)
       continue;
     target[n] = '\0';
-    if (strcmp(target, link) == 0)
+    struct stat st;
+    if (strcmp(target, link) == 0 &&
+        (!access || (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_mode & access)))
       return true;
   }
   return false;
 }
 
-char *find_outside_holder(const Collector *c, const char *link) {
+char *find_outside_holder(const Collector *c, const char *link, mode_t access) {
   _cleanup_dir_ DIR *proc = opendir("/proc");
   const struct dirent *e;
   while (proc && (e = readdir(proc))) {
     pid_t pid = (pid_t)atoi(e->d_name);
-    if (pid <= 0 || pid == getpid() || collector_has_task(c, pid) || !holds_link(pid, link))
+    if (pid <= 0 || pid == getpid() || collector_has_task(c, pid) || !holds_link(pid, link, access))
       continue;
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%d/comm", pid);

@@ -164,12 +164,13 @@ static void block_outside(Collector *c, guint32 file_id, const char *end) {
   FileProbe probe;
   if (!collector_probe_of(c, file_id, &probe))
     return;
-  g_autofree char *who = find_outside_holder(c, probe.link);
+  bool reader = strcmp(end, "read") == 0;
+  g_autofree char *who = find_outside_holder(c, probe.link, reader ? S_IRUSR : S_IWUSR);
   g_autofree char *reason =
       g_strdup_printf("its %s end is held by %s, outside the tree", end, who ? who : "another process");
   g_autofree char *cure =
       g_strdup_printf("dump from the process on that keeps both ends, or start the program with its %s in a file",
-          strcmp(end, "read") == 0 ? "output" : "input");
+          reader ? "output" : "input");
   g_autofree char *what = g_strdup_printf("pipe %s", probe.link);
   collector_block(c, &probe, what, reason, cure);
 }

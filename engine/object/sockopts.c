@@ -23,14 +23,15 @@ typedef struct IntOption {
   bool is_bool;      /* the field is a protobuf_c_boolean, else uint32 */
   bool always;       /* written also when 0, as CRIU does */
   int families;      /* 0: all; else only this one */
+  int fresh;         /* what a new socket has; -1: something else, ask */
 } IntOption;
 
 #define FIELD(name) offsetof(SkOptsEntry, has_##name), offsetof(SkOptsEntry, name)
 
 static const IntOption int_options[] = {
-    {SOL_SOCKET, SO_REUSEADDR, FIELD(reuseaddr), true, true, 0},
+    {SOL_SOCKET, SO_REUSEADDR, FIELD(reuseaddr), true, true, 0, -1},
     {SOL_SOCKET, SO_PRIORITY, FIELD(so_priority), false, true, 0},
-    {SOL_SOCKET, SO_RCVLOWAT, FIELD(so_rcvlowat), false, true, 0},
+    {SOL_SOCKET, SO_RCVLOWAT, FIELD(so_rcvlowat), false, true, 0, 1},
     {SOL_SOCKET, SO_MARK, FIELD(so_mark), false, false, 0},
     {SOL_SOCKET, SO_PASSCRED, FIELD(so_passcred), true, true, AF_UNIX},
     {SOL_SOCKET, SO_PASSSEC, FIELD(so_passsec), true, true, AF_UNIX},
@@ -43,9 +44,9 @@ static const IntOption int_options[] = {
 };
 
 static const IntOption tcp_options[] = {
-    {IPPROTO_TCP, TCP_KEEPCNT, FIELD(tcp_keepcnt), false, false, 0},
-    {IPPROTO_TCP, TCP_KEEPIDLE, FIELD(tcp_keepidle), false, false, 0},
-    {IPPROTO_TCP, TCP_KEEPINTVL, FIELD(tcp_keepintvl), false, false, 0},
+    {IPPROTO_TCP, TCP_KEEPCNT, FIELD(tcp_keepcnt), false, false, 0, -1},
+    {IPPROTO_TCP, TCP_KEEPIDLE, FIELD(tcp_keepidle), false, false, 0, -1},
+    {IPPROTO_TCP, TCP_KEEPINTVL, FIELD(tcp_keepintvl), false, false, 0, -1},
 };
 
 int sockopt_get(int fd, int level, int option, int fallback) {
@@ -149,9 +150,11 @@ static bool set_int(int fd, int level, int option, int value, GError **error) {
 
 static bool restore_ints(int fd, const SkOptsEntry *opts, const IntOption *table, size_t n, GError **error) {
   for (size_t i = 0; i < n; i++) {
-    int value = 0, now = sockopt_get(fd, table[i].level, table[i].option, 0);
-    if (field_get(opts, &table[i], &value) && value != now &&
-        !set_int(fd, table[i].level, table[i].option, value, error))
+    const IntOption *o = &table[i];
+    int value = 0;
+    if (!field_get(opts, o, &value) || value == o->fresh)
+      continue;
+    if (value != sockopt_get(fd, o->level, o->option, 0) && !set_int(fd, o->level, o->option, value, error))
       return false;
   }
   return true;

@@ -139,7 +139,7 @@ static void block(Collector *c, const UnixSkEntry *u, const char *reason, const 
 
 static void block_peer(Collector *c, const UnixSkEntry *u) {
   g_autofree char *link = g_strdup_printf("socket:[%u]", u->peer);
-  g_autofree char *who = find_outside_holder(c, link);
+  g_autofree char *who = find_outside_holder(c, link, 0);
   g_autofree char *reason = g_strdup_printf("its peer is %s, outside the tree", who ? who : "another process");
   block(c, u, reason, "end that connection before the dump, dump from their common parent on, or use a plugin for it");
 }
