@@ -98,11 +98,17 @@ boot() {
     --private-network --capability=all --console=pipe --machine="$cgroup" --directory="$root" </dev/null
 }
 
-# The cgroups that the boot left, from the leaves up.
+# The cgroups that the boot left, from the leaves up, with whatever still runs in them.
 remove_cgroups() {
   local tree
   for tree in /sys/fs/cgroup /sys/fs/cgroup/unified; do
-    [[ ! -d $tree/$cgroup ]] || find "$tree/$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+    [[ -d $tree/$cgroup ]] || continue
+    echo 1 >"$tree/$cgroup/cgroup.kill" || true
+    for _ in {1..50}; do
+      find "$tree/$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+      [[ -d $tree/$cgroup ]] || break
+      sleep 0.1
+    done
   done
 }
 
