@@ -230,10 +230,10 @@ static void echo(const Request *request) {
   struct stat st;
   mode_t mask = umask(0);
   struct sigaction action;
-  unsigned handled = 0;
+  unsigned ignored = 0;
 
   for (int i = 1; i < NSIG; i++)
-    handled += sigaction(i, NULL, &action) == 0 && action.sa_handler != SIG_DFL ? 1 : 0;
+    ignored += sigaction(i, NULL, &action) == 0 && action.sa_handler == SIG_IGN ? 1 : 0;
 
   snprintf(text[0], sizeof text[0], "uid=%u any=%d gids=%zu", caller->uid, caller->any_target, caller->n_gid);
   snprintf(text[1], sizeof text[1], "run=%d stop=%d shell=%d durable=%d hangup=%d timeout=%llu", options->leave_running,
@@ -243,8 +243,8 @@ static void echo(const Request *request) {
       request->n_fds > 0 ? (int)request->message->fds[0] : -1,
       request->n_fds > 0 && fstat(request->fds[0], &st) == 0 && S_ISDIR(st.st_mode));
   /* Every descriptor above the socket and those of the request would be a leak. */
-  snprintf(text[3], sizeof text[3], "umask=%03o leak=%d signals=%u session=%d", mask,
-      fcntl(SOCKET + 1 + (int)request->n_fds, F_GETFD) >= 0, handled, getsid(0) == getppid());
+  snprintf(text[3], sizeof text[3], "umask=%03o leak=%d ignored=%u session=%d", mask,
+      fcntl(SOCKET + 1 + (int)request->n_fds, F_GETFD) >= 0, ignored, getsid(0) == getppid());
   for (unsigned i = 0; i < 4; i++) {
     v[i] = (EngineValue)ENGINE_VALUE__INIT;
     v[i].key = (char *)keys[i];

@@ -41,7 +41,7 @@ def test_engine_is_told_who_asks_and_gets_descriptors():
     result = root.do("Dump", target(), "echo-root", {"stop": ("b", True), "timeout": ("t", 1234567)})[0]
     assert result["caller"].startswith("uid=0 any=1"), result
     assert result["options"] == "run=0 stop=1 shell=0 durable=0 hangup=1 timeout=1234567", result
-    assert result["fds"] == "2 first=1 dir=1" and result["self"] == "umask=077 leak=0 signals=0 session=1", result
+    assert result["fds"] == "2 first=1 dir=1" and result["self"] == "umask=077 leak=0 ignored=0 session=1", result
     options = {"leave-running": ("b", True), "shell-job": ("b", True), "durable": ("b", True)}
     result = nobody.do("Dump", target(NOBODY), "echo-nobody", options)[0]
     assert result["caller"].startswith("uid=65534 any=0"), result
