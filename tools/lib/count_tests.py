@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Counts the tests of one `meson test` run: count_tests.py LOG.json LOG.junit.xml LABEL
 
-Prints "PASSED FAILED SKIPPED", then a line for each test that did not pass. A test that speaks
-TAP counts as many as it reports; one that ends badly without reporting a failure counts as failed
-once more.
+Prints "PASSED FAILED SKIPPED EXCUSED", then a line for each test that did not pass. A test that
+speaks TAP counts as many as it reports; one that ends badly without reporting a failure counts as
+failed once more. Excused are those of the skipped whose reason begins with "this CPU": no set-up
+could have run them.
 """
 
 import json
+import re
 import sys
 import xml.etree.ElementTree as xml
 
@@ -34,11 +36,13 @@ def outcome(case):
 def main():
     log, junit, label = sys.argv[1:]
     taps = subtests(junit)
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    counts = {"passed": 0, "failed": 0, "skipped": 0, "excused": 0}
     notes = []
 
-    def add(result, name):
+    def add(result, name, reason=""):
         counts[result] += 1
+        if result == "skipped" and re.search(r"(?m)^(SKIP:? *)?this CPU", reason or ""):
+            counts["excused"] += 1
         if result != "passed":
             notes.append(f"{result}: {label}: {name}")
 
@@ -49,15 +53,15 @@ def main():
         result = test["result"]
         overall = "passed" if result in PASSED else "skipped" if result in SKIPPED else "failed"
         cases = taps.get(test["name"], [])
-        results = [(outcome(case), case.get("name")) for case in cases]
+        results = [(outcome(case), case) for case in cases]
         if not results:
-            add(overall, name)
+            add(overall, name, test.get("stdout"))
             continue
         for single, case in results:
-            add(single, f"{name}: {case}")
+            add(single, f"{name}: {case.get('name')}", case.findtext("system-out"))
         if overall == "failed" and not any(single == "failed" for single, _ in results):
             add("failed", f"{name} ({result.lower()})")
-    print(counts["passed"], counts["failed"], counts["skipped"])
+    print(*counts.values())
     print("\n".join(notes))
 
 
