@@ -4,7 +4,7 @@
 #include "guardian.h"
 #include "image.h"
 #include "stages.h"
-#include "verify.h"
+#include "page-check.h"
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>

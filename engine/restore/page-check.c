@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "verify.h"
+#include "page-check.h"
 #include "image.h"
 #include <pthread.h>
 
