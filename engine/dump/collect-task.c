@@ -51,6 +51,15 @@ static bool shares(pid_t a, pid_t b, int kind) {
   return syscall(SYS_kcmp, a, b, kind, 0, 0) == 0;
 }
 
+bool frozen_tree_in_vfork(const FrozenTree *tree) {
+  for (guint i = 1; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i], *parent = frozen_tree_find(tree, task->stat.ppid);
+    if (!task->zombie && parent && !parent->zombie && shares(parent->pid, task->pid, KCMP_VM))
+      return true;
+  }
+  return false;
+}
+
 /* Children by clone(2) or vfork(2) that share more than memory pages with their parent. */
 static void check_sharing(Job *job, const FrozenTree *tree, const FrozenTask *task) {
   static const struct {

@@ -37,11 +37,26 @@ static bool pid_is_pinned(pid_t pid, int pidfd, GError **error) {
   return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d does not exist (any more)", (int)pid);
 }
 
+#define VFORK_TRIES 200
+#define VFORK_PAUSE_USEC 2000
+
+/* A child between vfork(2) and execve(2) borrows its parent's memory for a moment: it is let go on to the end of it. */
+static FrozenTree *freeze_settled(Job *job, pid_t pid, GError **error) {
+  for (int try = 0;; try++) {
+    FrozenTree *tree = freeze_tree(job, pid, error);
+    if (!tree || try == VFORK_TRIES || !frozen_tree_in_vfork(tree))
+      return tree;
+    thaw_tree(job, tree, false);
+    frozen_tree_free(tree);
+    g_usleep(VFORK_PAUSE_USEC);
+  }
+}
+
 static bool dump_freeze(Dump *d, pid_t pid, int pidfd, GError **error) {
   job_phase(d->job, "freeze");
   if (!pid_is_pinned(pid, pidfd, error))
     return false;
-  d->tree = freeze_tree(d->job, pid, error);
+  d->tree = freeze_settled(d->job, pid, error);
   /* the pidfd still answers: the frozen one is the one that was meant */
   return d->tree && pid_is_pinned(pid, pidfd, error) && authorize_tree(d->job, d->tree, error);
 }

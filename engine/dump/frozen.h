@@ -53,6 +53,9 @@ void kill_tree(FrozenTree *tree);
 /* Frees; the tree must be thawed or killed. */
 void frozen_tree_free(FrozenTree *tree);
 
+/* Does any task use its parent's memory, as after vfork(2)? */
+bool frozen_tree_in_vfork(const FrozenTree *tree);
+
 FrozenTask *frozen_tree_find(const FrozenTree *tree, pid_t pid);
 
 /* May the job's caller take every task of this tree? NOT_PERMITTED_TARGET names the first that it may not. */
