@@ -62,8 +62,7 @@ static ssize_t channel_read(Channel *channel, void *buffer, size_t size, int fla
     char bytes[CMSG_SPACE(CHANNEL_MAX_FDS * sizeof(int))];
   } control;
   struct iovec iov = {.iov_base = buffer, .iov_len = size};
-  struct msghdr msg = {
-      .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
   ssize_t n;
   do
     n = recvmsg(channel->fd, &msg, flags | MSG_CMSG_CLOEXEC);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* The engine's end of the socket it was started with (proto/engine.proto): one request in, events out, cancel packets in
- * between. A peer that does not read loses progress, objects and log lines, never time of a frozen tree; only the last
- * event, result or error, waits for it. */
+/* The engine's end of the socket it was started with (proto/engine.proto): one request in, events out, cancel packets
+ * in between. A peer that does not read loses progress, objects and log lines, never time of a frozen tree; only the
+ * last event, result or error, waits for it. */
 
 #include "engine.pb-c.h"
 #include "job.h"
@@ -19,8 +19,8 @@ Channel *channel_new(int fd);
 void channel_free(Channel *channel);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Channel, channel_free)
 
-/* Waits for the request; owned by the channel, its descriptors too. NULL with *@error set if it is none, NULL without an
- * error if the peer left first. */
+/* Waits for the request; owned by the channel, its descriptors too. NULL with *@error set if it is none, NULL without
+ * an error if the peer left first. */
 const EngineRequest *channel_receive(Channel *channel, GError **error);
 /* The descriptor that came as @kind, borrowed; -1 if none did. */
 int channel_fd(const Channel *channel, EngineFd kind);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* checkpointd-engine: one job, one process. Whoever starts it gives it a seqpacket socket as descriptor 3 and may keep it
- * waiting there (warm) before it sends the request. The process exits after the last event; what it restored lives on. */
+/* checkpointd-engine: one job, one process. Whoever starts it gives it a seqpacket socket as descriptor 3 and may keep
+ * it waiting there (warm) before it sends the request. The process exits after the last event; what it restored lives
+ * on. */
 
 #include "channel.h"
 #include "config.h"

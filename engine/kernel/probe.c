@@ -315,8 +315,8 @@ static bool test_uffd(void) {
 }
 
 static bool test_uffd_noncoop(void) {
-  const uint64_t wanted = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP |
-                          UFFD_FEATURE_EVENT_REMOVE;
+  const uint64_t wanted =
+      UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMOVE;
   return (uffd_features() & wanted) == wanted;
 }
 

@@ -57,10 +57,12 @@ static void test_forms(void) {
 }
 
 static void test_restore(void) {
-  g_autoptr(CriuOptions) o = parse_ok("restore -dS --pidfile p -s --log-pid --display-stats --no-default-config --config c");
+  g_autoptr(CriuOptions) o =
+      parse_ok("restore -dS --pidfile p -s --log-pid --display-stats --no-default-config --config c");
   g_autoptr(GError) error = NULL;
   g_assert_true(criu_options_check(o, &error));
-  g_assert_true(o->restore_detached && o->restore_sibling && o->leave_stopped && o->display_stats && o->no_default_config);
+  g_assert_true(
+      o->restore_detached && o->restore_sibling && o->leave_stopped && o->display_stats && o->no_default_config);
   g_assert_cmpstr(o->pidfile, ==, "p");
   g_assert_cmpstr(o->config, ==, "c");
   g_assert_null(criu_options_idle(o));
@@ -80,12 +82,29 @@ static void test_verbosity(void) {
 
 static void test_usage_errors(void) {
   static const char *const rows[][2] = {
-      {"dump --foo", "--foo"}, {"dump -q", "'q'"}, {"dump -t", "-t"}, {"dump --tree", "--tree"}, {"dump -t x", "--tree: x"},
-      {"dump -t 0", "--tree: 0"}, {"dump -t -5", "--tree: -5"}, {"dump -t 99999999999", "--tree"}, {"frob", "frob"},
-      {"dump restore", "restore"}, {"dump -t 1 extra", "extra"}, {"dump", "-t PID"}, {"", "no command"}, {"-v4", "no command"},
-      {"dump --leave-running=1", "--leave-running"}, {"dump --re", "ambiguous"}, {"dump -vx -t1", "verbosity"},
-      {"dump -t 1 -R -s", "exclude"}, {"restore -S", "--restore-detached"}, {"restore --timeout x", "--timeout: x"},
-      {"dump --no-tree", "--no-tree"}, {"dump --images-dir= -t 1", "empty"}, {"dump -- -t", "-t"},
+      {"dump --foo", "--foo"},
+      {"dump -q", "'q'"},
+      {"dump -t", "-t"},
+      {"dump --tree", "--tree"},
+      {"dump -t x", "--tree: x"},
+      {"dump -t 0", "--tree: 0"},
+      {"dump -t -5", "--tree: -5"},
+      {"dump -t 99999999999", "--tree"},
+      {"frob", "frob"},
+      {"dump restore", "restore"},
+      {"dump -t 1 extra", "extra"},
+      {"dump", "-t PID"},
+      {"", "no command"},
+      {"-v4", "no command"},
+      {"dump --leave-running=1", "--leave-running"},
+      {"dump --re", "ambiguous"},
+      {"dump -vx -t1", "verbosity"},
+      {"dump -t 1 -R -s", "exclude"},
+      {"restore -S", "--restore-detached"},
+      {"restore --timeout x", "--timeout: x"},
+      {"dump --no-tree", "--no-tree"},
+      {"dump --images-dir= -t 1", "empty"},
+      {"dump -- -t", "-t"},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_USAGE, rows[i][1]);
@@ -94,13 +113,24 @@ static void test_usage_errors(void) {
 /* Everything that criu has and we do not is named, with whatever argument it takes. */
 static void test_refusals(void) {
   static const char *const rows[][2] = {
-      {"pre-dump -t 1", "pre-dump"}, {"swrk 5", "swrk"}, {"cpuinfo dump", "cpuinfo"}, {"page-server --port 5", "page-server"},
-      {"dump -t 1 --tcp-established", "--tcp-established"}, {"dump -t 1 -x", "--ext-unix-sk"}, {"dump -t 1 -x5", "--ext-unix-sk"},
-      {"dump -t 1 -l", "--file-locks"}, {"restore -L dir", "--libdir"}, {"restore -r /x -d", "--root"},
-      {"dump -t 1 --external mnt[/x]:y", "--external"}, {"restore --inherit-fd fd[3]:pipe:[5]", "--inherit-fd"},
-      {"dump -t 1 --manage-cgroups=full", "--manage-cgroups"}, {"dump -t 1 --manage-cgroups", "--manage-cgroups"},
-      {"dump -t 1 --lazy-pages --track-mem", "--track-mem"}, {"dump -t 1 --tcp-est", "--tcp-established"},
-      {"dump -t 1 --status-fd 4 --stream --link-remap", "--stream"}, {"restore --action-script x", "--action-script"},
+      {"pre-dump -t 1", "pre-dump"},
+      {"swrk 5", "swrk"},
+      {"cpuinfo dump", "cpuinfo"},
+      {"page-server --port 5", "page-server"},
+      {"dump -t 1 --tcp-established", "--tcp-established"},
+      {"dump -t 1 -x", "--ext-unix-sk"},
+      {"dump -t 1 -x5", "--ext-unix-sk"},
+      {"dump -t 1 -l", "--file-locks"},
+      {"restore -L dir", "--libdir"},
+      {"restore -r /x -d", "--root"},
+      {"dump -t 1 --external mnt[/x]:y", "--external"},
+      {"restore --inherit-fd fd[3]:pipe:[5]", "--inherit-fd"},
+      {"dump -t 1 --manage-cgroups=full", "--manage-cgroups"},
+      {"dump -t 1 --manage-cgroups", "--manage-cgroups"},
+      {"dump -t 1 --lazy-pages --track-mem", "--track-mem"},
+      {"dump -t 1 --tcp-est", "--tcp-established"},
+      {"dump -t 1 --status-fd 4 --stream --link-remap", "--stream"},
+      {"restore --action-script x", "--action-script"},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_NOT_SUPPORTED, rows[i][1]);
@@ -129,8 +159,10 @@ static bool config(CriuOptions *options, const char *text, const char *mentions)
 
 static void test_config(void) {
   g_autoptr(CriuOptions) o = criu_options_new();
-  g_assert_true(config(o, "# head\n\n  images-dir /a b  # c\nwork-dir=\"x \\\"y\\\" #z\"  # d\nverbosity = 4\nleave-running\r\n"
-                          "no-shell-job\ntree\t7\n log-file=l", NULL));
+  g_assert_true(config(o,
+      "# head\n\n  images-dir /a b  # c\nwork-dir=\"x \\\"y\\\" #z\"  # d\nverbosity = 4\nleave-running\r\n"
+      "no-shell-job\ntree\t7\n log-file=l",
+      NULL));
   g_assert_cmpstr(o->images_dir, ==, "/a b");
   g_assert_cmpstr(o->work_dir, ==, "x \"y\" #z");
   g_assert_cmpstr(o->log_file, ==, "l");
@@ -147,9 +179,10 @@ static void test_config(void) {
 }
 
 static void test_config_errors(void) {
-  static const char *const rows[][2] = {{"images-dir x\nfoo", "file line 2: unrecognized option '--foo'"}, {"tree x", "line 1"},
-      {"images-dir", "requires"}, {"leave-running yes", "doesn't allow"}, {"work-dir \"x", "quotes"}, {"work-dir \"x\" y", "quotes"},
-      {"images-d x", "images-d"}, {"--images-dir x", "unrecognized"}, {"=x", "unrecognized"}};
+  static const char *const rows[][2] = {{"images-dir x\nfoo", "file line 2: unrecognized option '--foo'"},
+      {"tree x", "line 1"}, {"images-dir", "requires"}, {"leave-running yes", "doesn't allow"},
+      {"work-dir \"x", "quotes"}, {"work-dir \"x\" y", "quotes"}, {"images-d x", "images-d"},
+      {"--images-dir x", "unrecognized"}, {"=x", "unrecognized"}};
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
     g_autoptr(CriuOptions) o = criu_options_new();
     g_assert_false(config(o, rows[i][0], rows[i][1]));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* Everything that belongs to a task and is neither memory nor a file: names, directories, limits, scheduling, identity,
- * capabilities. argv[2] picks who the task is: root, user (another uid, with less), caps (odd sets), chroot, threads (each
- * one different). What is asked of the kernel before is asked again after. */
+ * capabilities. argv[2] picks who the task is: root, user (another uid, with less), caps (odd sets), chroot, threads
+ * (each one different). What is asked of the kernel before is asked again after. */
 
 #include "subject.h"
 #include <grp.h>
@@ -105,8 +105,8 @@ static void facts_compare(const char *who, const Facts *a, const Facts *b) {
 
 /* --- what it says of the process --- */
 
-static const char *const proc_files[] = {"cmdline", "environ", "auxv", "limits", "oom_score_adj", "personality", "coredump_filter",
-    "comm", "timerslack_ns", "loginuid"};
+static const char *const proc_files[] = {"cmdline", "environ", "auxv", "limits", "oom_score_adj", "personality",
+    "coredump_filter", "comm", "timerslack_ns", "loginuid"};
 enum { N_FILES = sizeof proc_files / sizeof proc_files[0] };
 
 typedef struct Process {
@@ -155,8 +155,8 @@ static void process_compare(const Process *a, const Process *b) {
     check(a->size[i] == b->size[i] && (!a->size[i] || !memcmp(a->text[i], b->text[i], a->size[i])),
         "/proc/self/%s was %.300s, is %.300s", proc_files[i], a->text[i], b->text[i]);
   check(!strcmp(a->exe, b->exe), "exe was %s, is %s", a->exe, b->exe);
-  check(!strcmp(a->cwd, b->cwd) && !strcmp(a->root, b->root), "directories were %s and %s, are %s and %s", a->cwd, a->root,
-      b->cwd, b->root);
+  check(!strcmp(a->cwd, b->cwd) && !strcmp(a->root, b->root), "directories were %s and %s, are %s and %s", a->cwd,
+      a->root, b->cwd, b->root);
   for (int i = 0; i < 9; i++)
     check(a->layout[i] == b->layout[i], "field %d of the memory layout was %lx, is %lx", i, a->layout[i], b->layout[i]);
   check(a->mask == b->mask, "umask was %o, is %o", a->mask, b->mask);
@@ -225,10 +225,12 @@ static void set_caps(uint64_t permitted, uint64_t effective, uint64_t inheritabl
 /* Five sets that differ from each other, under securebits of its own. */
 static void become_caps(void) {
   check_call(prctl(PR_CAPBSET_DROP, CAP_MAC_ADMIN, 0, 0, 0) == 0 && prctl(PR_CAPBSET_DROP, CAP_SYSLOG, 0, 0, 0) == 0);
-  check_call(prctl(PR_SET_SECUREBITS, SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP | SECBIT_NOROOT | SECBIT_NOROOT_LOCKED, 0, 0, 0) == 0);
+  check_call(prctl(PR_SET_SECUREBITS, SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP | SECBIT_NOROOT | SECBIT_NOROOT_LOCKED,
+                 0, 0, 0) == 0);
   const gid_t groups[] = {7, 1234, 65534};
   check_call(setgroups(3, groups) == 0 && setresgid(11, 12, 13) == 0 && setresuid(1001, 1002, 1003) == 0);
-  uint64_t permitted = CAP(CAP_CHOWN) | CAP(CAP_NET_RAW) | CAP(CAP_KILL) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_CHECKPOINT_RESTORE);
+  uint64_t permitted =
+      CAP(CAP_CHOWN) | CAP(CAP_NET_RAW) | CAP(CAP_KILL) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_CHECKPOINT_RESTORE);
   set_caps(permitted, CAP(CAP_DAC_OVERRIDE) | CAP(CAP_KILL), CAP(CAP_CHOWN) | CAP(CAP_NET_RAW));
   check_call(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_CHOWN, 0, 0) == 0);
   check_call(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0);

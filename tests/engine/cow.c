@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* A parent with 96 MiB and four descendants that share it copy-on-write, each with some pages of its own: after a restore
- * they must still share, that is, the proportional sizes of all together must not have grown, and none may see what another
- * writes. */
+/* A parent with 96 MiB and four descendants that share it copy-on-write, each with some pages of its own: after a
+ * restore they must still share, that is, the proportional sizes of all together must not have grown, and none may see
+ * what another writes. */
 
 #include "subject.h"
 #include <signal.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Much memory of which little must be written: a private mapping of a big file, read in full and written in a few places;
- * anonymous memory that was only read (the zero page) or never touched. The runner bounds the size of the images. */
+/* Much memory of which little must be written: a private mapping of a big file, read in full and written in a few
+ * places; anonymous memory that was only read (the zero page) or never touched. The runner bounds the size of the
+ * images. */
 
 #include "subject.h"
 #include <sys/mman.h>
@@ -41,8 +42,8 @@ int main(int argc, char **argv) {
   check_call(fd >= 0);
   make_file(fd);
   uint8_t *file = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-  uint8_t *untouched = mmap(NULL, UNTOUCHED_BYTES, PROT_READ | PROT_WRITE,
-      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  uint8_t *untouched =
+      mmap(NULL, UNTOUCHED_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   uint8_t *only_read = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   check_call(file != MAP_FAILED && untouched != MAP_FAILED && only_read != MAP_FAILED);
   check_call(madvise(only_read, READ_BYTES, MADV_NOHUGEPAGE) == 0);

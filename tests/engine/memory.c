@@ -228,11 +228,14 @@ static void verify_sharing(void) {
   verify("through the other mapping", shared + 8 * PAGE, 30, 0, PAGE);
   uint8_t byte;
   file_shared[77] = 0xaa;
-  check(pread(file_fd, &byte, 1, SIZE / 2 + 77) == 1 && byte == 0xaa, "a shared file mapping does not write to the file");
+  check(
+      pread(file_fd, &byte, 1, SIZE / 2 + 77) == 1 && byte == 0xaa, "a shared file mapping does not write to the file");
   byte = 0xbb;
-  check(pwrite(file_fd, &byte, 1, SIZE / 2 + 78) == 1 && file_shared[78] == 0xbb, "a shared file mapping does not see the file");
+  check(pwrite(file_fd, &byte, 1, SIZE / 2 + 78) == 1 && file_shared[78] == 0xbb,
+      "a shared file mapping does not see the file");
   byte = 0xcc;
-  check(pwrite(file_fd, &byte, 1, 12 * PAGE) == 1 && file_private[12 * PAGE] == 0xcc, "a private mapping lost its file");
+  check(
+      pwrite(file_fd, &byte, 1, 12 * PAGE) == 1 && file_private[12 * PAGE] == 0xcc, "a private mapping lost its file");
   memfd_shared[15 * PAGE] ^= 0xff;
   check(memfd_private[15 * PAGE] == memfd_shared[15 * PAGE], "the private mapping of the memfd is of another one");
 }

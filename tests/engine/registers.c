@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Threads that spin with known values in every register: general ones, x87, SSE, AVX, AVX-512 with its masks, AMX tiles,
- * and the control words. Each loop ends only when a flag in memory is set; then everything is stored and compared. argv[2]
- * picks one kind; the others are skipped if the CPU lacks them. */
+/* Threads that spin with known values in every register: general ones, x87, SSE, AVX, AVX-512 with its masks, AMX
+ * tiles, and the control words. Each loop ends only when a flag in memory is set; then everything is stored and
+ * compared. argv[2] picks one kind; the others are skipped if the CPU lacks them. */
 
 #include "subject.h"
 #include <asm/prctl.h>
@@ -181,8 +181,8 @@ static void run_amx(int seed) {
   }
   fill(in, seed, 8, 1024);
   spinning++;
-  __asm__ volatile("ldtilecfg %[config]\n\t" EACH_TILE(TILE_LOAD) SPIN EACH_TILE(TILE_STORE)
-                   "sttilecfg %[config_out]\n\t tilerelease\n\t"
+  __asm__ volatile("ldtilecfg %[config]\n\t" EACH_TILE(TILE_LOAD)
+                       SPIN EACH_TILE(TILE_STORE) "sttilecfg %[config_out]\n\t tilerelease\n\t"
                    : [config_out] "=m"(config_out)
                    : [in] "r"(in), [out] "r"(out), [stride] "r"(64L), [flag] "r"(&ending), [config] "m"(config)
                    : "memory", "cc");

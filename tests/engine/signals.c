@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Actions of all signals, bit for bit as the kernel gives them; masks; pending signals of the process and of one thread,
- * with everything in their siginfo, real-time ones in their order; a handler that is running while the dump comes. */
+/* Actions of all signals, bit for bit as the kernel gives them; masks; pending signals of the process and of one
+ * thread, with everything in their siginfo, real-time ones in their order; a handler that is running while the dump
+ * comes. */
 
 #include "subject.h"
 #include <pthread.h>
@@ -26,8 +27,7 @@ static volatile pid_t other_tid;
 static int code_of_tgkill; /* SI_TKILL, or SI_USER on some kernels */
 static volatile bool other_may_take, other_done;
 
-static void on_any(int signo, siginfo_t *info, void *context) {
-}
+static void on_any(int signo, siginfo_t *info, void *context) {}
 
 /* Stays in the handler over the dump: its frame must survive, and the way back to the main program. */
 static void on_long(int signo) {
@@ -81,7 +81,8 @@ static siginfo_t take(const char *who, int signo) {
   const struct timespec now = {0};
   (void)sigemptyset(&set);
   (void)sigaddset(&set, signo);
-  check(sigtimedwait(&set, &info, &now) == signo, "%s: signal %d is not pending any more (%s)", who, signo, strerror(errno));
+  check(sigtimedwait(&set, &info, &now) == signo, "%s: signal %d is not pending any more (%s)", who, signo,
+      strerror(errno));
   return info;
 }
 
@@ -99,8 +100,10 @@ static void *live(void *data) {
     subject_tick();
   for (int i = 0; i < N_QUEUED; i++) {
     siginfo_t info = take("thread", SIGRTMIN + 2);
-    check(info.si_code == SI_QUEUE && info.si_value.sival_int == 5000 + i && info.si_pid == getpid() && info.si_uid == getuid(),
-        "thread: queued signal %d has code %d, value %d, pid %d", i, info.si_code, info.si_value.sival_int, info.si_pid);
+    check(info.si_code == SI_QUEUE && info.si_value.sival_int == 5000 + i && info.si_pid == getpid() &&
+              info.si_uid == getuid(),
+        "thread: queued signal %d has code %d, value %d, pid %d", i, info.si_code, info.si_value.sival_int,
+        info.si_pid);
   }
   siginfo_t info = take("thread", SIGUSR2);
   check(info.si_code == code_of_tgkill && info.si_pid == getpid(), "thread: SIGUSR2 has code %d", info.si_code);
@@ -155,7 +158,8 @@ static void take_all(void) {
   check(info.si_errno == 7 && info.si_code == -77 && !memcmp((char *)&info + 16, expected, sizeof expected),
       "the siginfo of SIGWINCH has changed: errno %d, code %d", info.si_errno, info.si_code);
   info = take("process", SIGCHLD);
-  check(info.si_code == CLD_EXITED && info.si_status == 33, "SIGCHLD: code %d, status %d", info.si_code, info.si_status);
+  check(
+      info.si_code == CLD_EXITED && info.si_status == 33, "SIGCHLD: code %d, status %d", info.si_code, info.si_status);
   expect_none("process");
 }
 

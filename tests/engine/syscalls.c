@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* Threads that are inside a system call when the dump comes. Those that wait with a time-out must neither end early nor
- * begin anew (the runner dumps in the middle, see --settle); those that wait for an event must still wait afterwards, and
- * then get it. No call may fail with EINTR, but epoll_wait(2), which signal(7) excepts. And two threads hand a counter to
- * and fro through pipes, to see that no call is lost or done twice. */
+ * begin anew (the runner dumps in the middle, see --settle); those that wait for an event must still wait afterwards,
+ * and then get it. No call may fail with EINTR, but epoll_wait(2), which signal(7) excepts. And two threads hand a
+ * counter to and fro through pipes, to see that no call is lost or done twice. */
 
 #include "subject.h"
 #include <linux/futex.h>
@@ -152,11 +152,11 @@ static void run_wait(Case *self) {
   }
   self->child = pid;
   pid_t got = waitpid(pid, &status, 0);
-  check(got == pid && WIFEXITED(status) && WEXITSTATUS(status) == 17, "wait4: %d, %x, %s", got, status, strerror(errno));
+  check(
+      got == pid && WIFEXITED(status) && WEXITSTATUS(status) == 17, "wait4: %d, %x, %s", got, status, strerror(errno));
 }
 
-static void on_signal(int signo) {
-}
+static void on_signal(int signo) {}
 
 static void run_sigsuspend(Case *self) {
   sigset_t none, before, after;
@@ -244,10 +244,12 @@ static struct sockaddr_un address_of_listener(void) {
 }
 
 static void set_up(void) {
-  check_call(pipe(data_pipe) == 0 && pipe(quiet_pipe) == 0 && pipe(epoll_pipe) == 0 && pipe(there) == 0 && pipe(back) == 0);
+  check_call(
+      pipe(data_pipe) == 0 && pipe(quiet_pipe) == 0 && pipe(epoll_pipe) == 0 && pipe(there) == 0 && pipe(back) == 0);
   listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   struct sockaddr_un address = address_of_listener();
-  check_call(listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 4) == 0);
+  check_call(
+      listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 4) == 0);
   struct sigaction action = {.sa_handler = on_signal};
   check_call(sigaction(SIGUSR1, &action, NULL) == 0 && sigaction(SIGUSR2, &action, NULL) == 0);
   sigset_t mine;

@@ -77,7 +77,8 @@ static void verify(const Self *self) {
   if (__rseq_size) {
     unsigned cpu = area->cpu_id;
     int now = sched_getcpu(), again = (int)area->cpu_id;
-    check(cpu != (unsigned)RSEQ_CPU_ID_UNINITIALIZED && (int)cpu >= 0, "thread %d: no rseq, cpu_id %d", self->number, (int)cpu);
+    check(cpu != (unsigned)RSEQ_CPU_ID_UNINITIALIZED && (int)cpu >= 0, "thread %d: no rseq, cpu_id %d", self->number,
+        (int)cpu);
     check(now == (int)cpu || now == again, "thread %d: rseq says cpu %u, it is %d", self->number, cpu, now);
   }
 }
@@ -172,7 +173,8 @@ int main(int argc, char **argv) {
   ending = true;
   int err = pthread_mutex_lock(&robust);
   check(err == EOWNERDEAD, "the robust mutex of a dead thread says %s", strerror(err));
-  check_call(pthread_mutex_lock(&plain) == 0 && pthread_cond_broadcast(&ring) == 0 && pthread_mutex_unlock(&plain) == 0);
+  check_call(
+      pthread_mutex_lock(&plain) == 0 && pthread_cond_broadcast(&ring) == 0 && pthread_mutex_unlock(&plain) == 0);
   void *result;
   check(pthread_join(waiter, &result) == 0 && result == &n_threads, "the waiter returned %p", result);
   for (int i = 0; i < n_threads; i++)

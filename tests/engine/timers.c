@@ -125,7 +125,8 @@ static void set_up(void) {
   wake = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 7, value, 0);
   arm(wake, 0, 1500000000, 0);
   arm(overrun, 0, 1000000, 1000000);
-  struct itimerval real = {{0, 30000}, {0, 30000}}, prof = {{0, 10000}, {0, 10000}}, virtual = {{0, 11000}, {5000, 11000}};
+  struct itimerval real = {{0, 30000}, {0, 30000}}, prof = {{0, 10000}, {0, 10000}},
+                   virtual = {{0, 11000}, {5000, 11000}};
   check_call(setitimer(ITIMER_REAL, &real, NULL) == 0 && setitimer(ITIMER_PROF, &prof, NULL) == 0 &&
              setitimer(ITIMER_VIRTUAL, &virtual, NULL) == 0);
 }
@@ -138,8 +139,8 @@ static void check_itimers(void) {
   for (size_t i = 0; i < 3; i++) {
     struct itimerval now;
     check_call(getitimer(expected[i].which, &now) == 0);
-    check(now.it_interval.tv_sec == 0 && now.it_interval.tv_usec == expected[i].usec, "itimer %d has interval %ld us", expected[i].which,
-        (long)now.it_interval.tv_usec);
+    check(now.it_interval.tv_sec == 0 && now.it_interval.tv_usec == expected[i].usec, "itimer %d has interval %ld us",
+        expected[i].which, (long)now.it_interval.tv_usec);
     check(now.it_value.tv_sec || now.it_value.tv_usec, "itimer %d does not run", expected[i].which);
     check(expected[i].which != ITIMER_VIRTUAL || (now.it_value.tv_sec > 4000 && now.it_value.tv_sec <= 5000),
         "%ld s of the virtual timer remain", (long)now.it_value.tv_sec);
@@ -156,7 +157,8 @@ static void check_long_timers(void) {
     }
     struct itimerspec now = left_of(many[i]);
     uint64_t remains = nsec_of(now.it_value), whole = LONG_NSEC + (uint64_t)i * 1000000000U;
-    check(nsec_of(now.it_interval) == (uint64_t)i * 777U, "timer %d has interval %lu", i, (unsigned long)nsec_of(now.it_interval));
+    check(nsec_of(now.it_interval) == (uint64_t)i * 777U, "timer %d has interval %lu", i,
+        (unsigned long)nsec_of(now.it_interval));
     /* What the dump lasted may or may not have passed for it. */
     check(remains + passed + 1000000 >= whole && remains <= whole, "timer %d: %lu ms remain of %lu ms after %lu ms", i,
         (unsigned long)(remains / 1000000), (unsigned long)(whole / 1000000), (unsigned long)(passed / 1000000));
@@ -178,7 +180,8 @@ static void check_beats(void) {
   thread = beats_thread - thread;
   check(process >= 20 && process <= 35, "%d beats in 0.6 s, not 30", process);
   check(thread >= 20 && thread <= 35, "%d beats of the thread's timer in 0.6 s, not 30", thread);
-  check(beats_real - real >= 12 && beats_real - real <= 24, "%d beats of the real itimer in 0.6 s, not 20", beats_real - real);
+  check(beats_real - real >= 12 && beats_real - real <= 24, "%d beats of the real itimer in 0.6 s, not 20",
+      beats_real - real);
   int prof = beats_prof, cpu = beats_slow_clock;
   for (clock_t end = clock() + CLOCKS_PER_SEC / 5; clock() < end;)
     ;
@@ -187,8 +190,8 @@ static void check_beats(void) {
   check(!wrong, "a signal of a timer came with wrong data or to the wrong thread (%d)", wrong);
 }
 
-/* Its signal has been blocked since the beginning: one is pending, the rest are overruns. After a restore there may be one
- * more, the one that was pending at the dump. */
+/* Its signal has been blocked since the beginning: one is pending, the rest are overruns. After a restore there may be
+ * one more, the one that was pending at the dump. */
 static void check_overrun(int signo) {
   sigset_t set;
   siginfo_t info;

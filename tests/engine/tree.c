@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* A tree: children and grandchildren, sessions, process groups, zombies with their statuses, a stopped task, an orphan
- * with a parent other than the one that made it. The root compares what the kernel says of all of them before and after. */
+ * with a parent other than the one that made it. The root compares what the kernel says of all of them before and
+ * after. */
 
 #include "subject.h"
 #include <linux/sched.h>
@@ -148,7 +149,8 @@ static void check_waits(void) {
   /* The stop was waited for before; that it is reported once more after a restore is allowed, as with criu. */
   (void)waitpid(pid, &status, WNOHANG | WUNTRACED);
   check_call(kill(pid, SIGCONT) == 0);
-  check(waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status), "the continuation was not reported: %x", status);
+  check(waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status), "the continuation was not reported: %x",
+      status);
   unsigned long then = board->beats[STOPPED];
   for (int i = 0; i < 400 && board->beats[STOPPED] == then; i++)
     subject_tick();
@@ -156,8 +158,8 @@ static void check_waits(void) {
   /* No ordinary child, and no SIGCHLD, when it dies. */
   pid = board->pid[DUMB];
   check_call(kill(pid, SIGKILL) == 0);
-  check(waitpid(pid, &status, __WCLONE) == pid && WIFSIGNALED(status), "the child without exit signal is not one: %x, %s",
-      status, strerror(errno));
+  check(waitpid(pid, &status, __WCLONE) == pid && WIFSIGNALED(status),
+      "the child without exit signal is not one: %x, %s", status, strerror(errno));
 }
 
 static void finish(void) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* The drop-in's command line and configuration files. The first byte says which of the two the rest is: odd, the text of a
- * file; even, a command line, one argument a line. */
+/* The drop-in's command line and configuration files. The first byte says which of the two the rest is: odd, the text
+ * of a file; even, a command line, one argument a line. */
 
 #include "fuzz.h"
 #include "options.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* bench-target-run COMMAND…: runs it and says, in a last line of output, how many microseconds it took and its peak memory
- * in KiB. A small process of its own, because what a child inherits counts into its peak. */
+/* bench-target-run COMMAND…: runs it and says, in a last line of output, how many microseconds it took and its peak
+ * memory in KiB. A small process of its own, because what a child inherits counts into its peak. */
 
 #include <stdio.h>
 #include <sys/resource.h>

@@ -37,8 +37,8 @@ int act_check(CriuRun *run) {
   for (size_t i = 0; i < n; i++) {
     if ((!probes[i].required && !everything) || probes[i].test())
       continue;
-    criu_log(run->log, probes[i].required ? LOG_ERR : LOG_WARNING, "check", "The kernel, or a privilege, is missing for %s: %s",
-        probes[i].name, probes[i].what);
+    criu_log(run->log, probes[i].required ? LOG_ERR : LOG_WARNING, "check",
+        "The kernel, or a privilege, is missing for %s: %s", probes[i].name, probes[i].what);
     lacking_required += probes[i].required;
     lacking_optional += !probes[i].required;
   }

@@ -7,13 +7,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* criu overwrites an older checkpoint in the same directory, scripts rely on it; the engine never overwrites anything. So
- * the older one goes first, inventory before all: but only files that are named as criu's images are. */
-#define IMAGE_NAMES                                                                                                      \
-  "^(apparmor|bpfmap-data|bpfmap-file|cgroup|checkpoint|cpuinfo|eventfd|eventpoll|eventpoll-tfd|ext-files|fanotify|"      \
-  "fanotify-mark|fifo|fifo-data|filelocks|files|inetsk|inotify|inotify-wd|memfd|netlinksk|ns-files|packetsk|pidfd|"       \
-  "pipes|pipes-data|pstree|reg-files|remap-fpath|seccomp|signalfd|sk-queues|timerfd|tty|tty-data|tty-info|tunfile|"       \
-  "unixsk|(core|creds|fdinfo|fs|ids|itimers|mm|pagemap|pagemap-shmem|pages|pages-shmem|posix-timers|rlimit|sigacts|"      \
+/* criu overwrites an older checkpoint in the same directory, scripts rely on it; the engine never overwrites anything.
+ * So the older one goes first, inventory before all: but only files that are named as criu's images are. */
+#define IMAGE_NAMES                                                                                                    \
+  "^(apparmor|bpfmap-data|bpfmap-file|cgroup|checkpoint|cpuinfo|eventfd|eventpoll|eventpoll-tfd|ext-files|fanotify|"   \
+  "fanotify-mark|fifo|fifo-data|filelocks|files|inetsk|inotify|inotify-wd|memfd|netlinksk|ns-files|packetsk|pidfd|"    \
+  "pipes|pipes-data|pstree|reg-files|remap-fpath|seccomp|signalfd|sk-queues|timerfd|tty|tty-data|tty-info|tunfile|"    \
+  "unixsk|(core|creds|fdinfo|fs|ids|itimers|mm|pagemap|pagemap-shmem|pages|pages-shmem|posix-timers|rlimit|sigacts|"   \
   "signal-p|signal-s|timens|tcp-stream|ghost-file|vmas)-[0-9a-f]+)\\.img$"
 
 static bool remove_image(int dir_fd, const char *name, GError **error) {

@@ -25,7 +25,8 @@ static void pidfile_write(CriuRun *run, int fd, pid_t pid) {
   char text[16];
   int size = snprintf(text, sizeof text, "%d", pid);
   if (write(fd, text, (size_t)size) != size)
-    criu_log(run->log, LOG_ERR, "pidfile", "Cannot write the pid file %s: %s", run->options->pidfile, g_strerror(errno));
+    criu_log(
+        run->log, LOG_ERR, "pidfile", "Cannot write the pid file %s: %s", run->options->pidfile, g_strerror(errno));
 }
 
 static bool restore(CriuRun *run, Job *job, pid_t *ret_pid, GError **error) {

@@ -9,10 +9,9 @@ static bool read_file(CriuOptions *options, const char *path, bool may_be_missin
   g_autofree char *text = NULL;
   g_autoptr(GError) failure = NULL;
   if (!g_file_get_contents(path, &text, NULL, &failure)) {
-    if (may_be_missing &&
-        (g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_NOENT) ||
-            g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_NOTDIR) ||
-            g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_ACCES)))
+    if (may_be_missing && (g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_NOENT) ||
+                              g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_NOTDIR) ||
+                              g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_ACCES)))
       return true;
     g_propagate_prefixed_error(error, g_steal_pointer(&failure), "configuration file: ");
     return false;

@@ -62,8 +62,8 @@ void criu_log(CriuLog *log, int priority, const char *where, const char *format,
   g_autoptr(GString) line = g_string_new(NULL);
   gint64 usec = g_get_monotonic_time() - log->start;
   if (log->verbosity >= CRIU_VERBOSITY_INFO)
-    g_string_append_printf(line, "(%02" G_GINT64_FORMAT ".%06" G_GINT64_FORMAT ") ", usec / G_USEC_PER_SEC,
-        usec % G_USEC_PER_SEC);
+    g_string_append_printf(
+        line, "(%02" G_GINT64_FORMAT ".%06" G_GINT64_FORMAT ") ", usec / G_USEC_PER_SEC, usec % G_USEC_PER_SEC);
   if (level <= CRIU_VERBOSITY_WARN)
     g_string_append_printf(line, "%s (%s): ", level == CRIU_VERBOSITY_ERROR ? "Error" : "Warn ", where);
   va_list ap;

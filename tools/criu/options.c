@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
-G_DEFINE_QUARK(checkpoint-criu-options-error, criu_options_error)
+G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
 /* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
@@ -23,7 +23,8 @@ typedef struct Option {
 } Option;
 
 #define FIELD(member) offsetof(CriuOptions, member)
-#define REFUSED(name, letter, arg) {name, letter, arg, NOT_YET, 0, 0, NULL, NULL}
+#define REFUSED(name, letter, arg)                                                                                     \
+  { name, letter, arg, NOT_YET, 0, 0, NULL, NULL }
 
 static const Option table[] = {
     {"tree", 't', NEEDS_ARG, PID, D, FIELD(tree), "PID", "the root of the tree to dump"},
@@ -203,7 +204,8 @@ static const Option *lookup(const char *name, size_t length, bool exactly, bool 
       option = NULL;
   }
   if (!option)
-    (void)usage_error(error, ambiguous ? "option '--%.*s' is ambiguous" : "unrecognized option '--%.*s'", (int)length, name);
+    (void)usage_error(
+        error, ambiguous ? "option '--%.*s' is ambiguous" : "unrecognized option '--%.*s'", (int)length, name);
   return option;
 }
 
@@ -234,7 +236,8 @@ static bool set_verbosity(CriuOptions *options, const char *arg, GError **error)
   return true;
 }
 
-static bool set_number(const Option *option, const char *arg, uint64_t min, uint64_t max, uint64_t *field, GError **error) {
+static bool set_number(
+    const Option *option, const char *arg, uint64_t min, uint64_t max, uint64_t *field, GError **error) {
   uint64_t value = 0;
   if (!parse_number(arg, max, &value) || value < min)
     return usage_error(error, "invalid argument for --%s: %s", option->name, arg);
@@ -364,8 +367,8 @@ bool criu_options_parse_args(CriuOptions *options, int argc, char *const *argv, 
 
 /* --- configuration files --- */
 
-/* The argument of a line: the rest of it, or what stands in double quotes, in which a backslash takes the next character
- * as it is. NULL if there is none. A # begins a comment. */
+/* The argument of a line: the rest of it, or what stands in double quotes, in which a backslash takes the next
+ * character as it is. NULL if there is none. A # begins a comment. */
 static bool config_argument(const char *text, char **ret, GError **error) {
   g_autoptr(GString) arg = g_string_new(NULL);
   bool quoted = *text == '"';
@@ -439,8 +442,8 @@ char *criu_options_idle(const CriuOptions *options) {
 
 bool criu_options_check(const CriuOptions *options, GError **error) {
   if (options->refused->len) {
-    g_set_error(error, CRIU_OPTIONS_ERROR, CRIU_OPTIONS_ERROR_NOT_SUPPORTED, "not supported yet: %s",
-        options->refused->str);
+    g_set_error(
+        error, CRIU_OPTIONS_ERROR, CRIU_OPTIONS_ERROR_NOT_SUPPORTED, "not supported yet: %s", options->refused->str);
     return false;
   }
   if (!options->action)
@@ -465,8 +468,8 @@ char *criu_options_help(void) {
     g_autofree char *arg = o->arg == NO_ARG      ? g_strdup("")
                            : o->arg == NEEDS_ARG ? g_strdup_printf(" %s", o->arg_name)
                                                  : g_strdup_printf("[=%s]", o->arg_name);
-    g_autofree char *names = o->letter ? g_strdup_printf("-%c|--%s%s", o->letter, o->name, arg)
-                                       : g_strdup_printf("   --%s%s", o->name, arg);
+    g_autofree char *names =
+        o->letter ? g_strdup_printf("-%c|--%s%s", o->letter, o->name, arg) : g_strdup_printf("   --%s%s", o->name, arg);
     g_string_append_printf(text, "  %-26s %s\n", names, o->help);
   }
   g_string_append(text, "\nEvery flag can be negated: --no-NAME. criu(8)'s other options are refused by name.\n");

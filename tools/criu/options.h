@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* The command line and the configuration files of criu, as one table (options.c). Parsing is pure: text in, options or an
- * error out. What the command line says wins over every file; the last of two equal options wins. */
+/* The command line and the configuration files of criu, as one table (options.c). Parsing is pure: text in, options or
+ * an error out. What the command line says wins over every file; the last of two equal options wins. */
 
 #include <glib.h>
 #include <stdbool.h>
@@ -48,7 +48,7 @@ typedef struct CriuOptions {
   bool check_all;
   char *feature;
 
-  GPtrArray *given;  /* what the command line gave, for criu_options_idle() */
+  GPtrArray *given; /* what the command line gave, for criu_options_idle() */
   GString *refused; /* what we cannot do yet of all that was asked */
 } CriuOptions;
 
