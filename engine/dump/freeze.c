@@ -100,6 +100,14 @@ static int compare_threads(gconstpointer a, gconstpointer b) {
   return ((const FrozenThread *)a)->state.tid - ((const FrozenThread *)b)->state.tid;
 }
 
+static bool thread_has_ended(pid_t pid, pid_t tid) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/stat", (int)tid);
+  g_autofree char *text = proc_read(pid, name, NULL, NULL);
+  const char *after = text ? strrchr(text, ')') : NULL;
+  return !after || strchr("ZX", after[2]);
+}
+
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
 static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
   guint before = task->threads->len;
@@ -110,15 +118,17 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
       continue;
     sleep_observe(task->pid, &thread);
     int e = tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
-    if (e == -ESRCH)
-      continue; /* ended meanwhile */
+    if (e == -ESRCH || (e == -EPERM && thread_has_ended(task->pid, tid))) {
+      *ret_new = true; /* meanwhile: look again */
+      continue;
+    }
     if (e < 0)
       return fail_seize(task->pid, tid, e, error);
     g_array_append_val(task->threads, thread);
     if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 && errno != ESRCH)
       return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot interrupt tid %d", (int)tid);
   }
-  *ret_new = task->threads->len != before;
+  *ret_new |= task->threads->len != before;
   for (guint i = before; i < task->threads->len;) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, i);
     int stop_signal = 0, e = wait_interrupted(t->state.tid, &stop_signal);
@@ -160,9 +170,13 @@ static bool freeze_task(FrozenTree *tree, FrozenTask *task, bool *again, GError 
     return false;
   g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
   g_autoptr(GArray) children = g_array_new(FALSE, FALSE, sizeof(pid_t));
-  task->zombie = task->stat.state == 'Z';
   if (!proc_threads(task->pid, tids, error))
     return false;
+  task->zombie = task->stat.state == 'Z' && tids->len == 1;
+  if (task->stat.state == 'Z' && !task->zombie)
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "pid %d (%s): its main thread has ended while others go on; such a process cannot be checkpointed yet", (int)task->pid,
+        task->stat.comm);
   bool grew = false;
   if (!task->zombie && !seize_threads(task, tids, &grew, error))
     return false;
@@ -210,9 +224,7 @@ static bool check_alive(const FrozenTree *tree, GError **error) {
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d (%s) has ended already (it is a zombie)",
           (int)task->pid, task->stat.comm);
     if (!task->zombie && (!task->threads->len || g_array_index(task->threads, FrozenThread, 0).state.tid != task->pid))
-      return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-          "pid %d (%s): its main thread has ended while others go on; such a process cannot be checkpointed yet", (int)task->pid,
-          task->stat.comm);
+      return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "pid %d (%s) has just ended", (int)task->pid, task->stat.comm);
   }
   return true;
 }
