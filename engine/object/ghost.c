@@ -242,8 +242,9 @@ int ghost_open(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, GError **
   int fd = restorer_shared_get(r, FD_TYPES__REG, ghost_id);
   if (fd >= 0)
     return fcntl(fd, F_DUPFD_CLOEXEC, 0);
-  if (reg->name[0] != '/') {
-    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path", reg->name);
+  const char *base = strrchr(reg->name, '/');
+  if (reg->name[0] != '/' || !base[1] || strcmp(base, "/.") == 0 || strcmp(base, "/..") == 0) {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path of a file", reg->name);
     return -1;
   }
   fd = ghost_make(r, reg, ghost_id, error);

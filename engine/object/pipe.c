@@ -344,6 +344,8 @@ static int pipe_open(Restorer *r, const FileEntry *entry, GError **error) {
   _cleanup_fd_ int fd = first
                             ? restorer_shared_take(r, FD_TYPES__PIPE, (guint64)pipe->pipe_id << 1 | (mode == O_WRONLY))
                             : pipe_reopen(r, pipe, m, error);
+  if (fd < 0 && first)
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The pipe %u has no such end any more", pipe->pipe_id);
   if (fd < 0 || !restorer_set_flags(fd, pipe->flags, error))
     return -1;
   if (first)

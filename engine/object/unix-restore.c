@@ -230,7 +230,9 @@ static bool connect_to(Restorer *r, const UnixSkEntry *peer, int fd, GError **er
   uint32_t size = unix_address(&address, peer->name.data, peer->name.len);
   if (!(peer->uflags & UNIX_EXTERNAL)) {
     const FileEntry *entry = checkpoint_find_file(restorer_checkpoint(r), peer->id);
-    if (!entry || restorer_fd_of(r, entry->id, error) < 0)
+    if (!entry)
+      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The socket %s has no file id", text);
+    if (restorer_fd_of(r, entry->id, error) < 0)
       return false;
   }
   _cleanup_fd_ int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
