@@ -143,11 +143,11 @@ void files_plan_moves(Program *p, const FdMove *moves, size_t n, const int *inhe
 
 static bool build_fs(Restore *r, const Task *task, Program *p, GError **error) {
   const FileEntry *root = checkpoint_find_file(r->checkpoint, task->fs->root_id);
-  int cwd = restorer_fd_of(r->restorer, task->fs->cwd_id, error);
+  int cwd = restore_fd(r, task->fs->cwd_id, error);
   if (cwd < 0)
     return false;
   if (root && root->reg && strcmp(root->reg->name, "/") != 0) {
-    int fd = restorer_fd_of(r->restorer, task->fs->root_id, error);
+    int fd = restore_fd(r, task->fs->root_id, error);
     if (fd < 0)
       return false;
     size_t dot = program_string(p, ".");
@@ -184,7 +184,7 @@ static bool build_bound(Restore *r, PlanTask *t, Program *p, GError **error) {
     bool owned = fown && (fown->pid || fown->signum);
     if (!ops || (!ops->program && !owned) || !is_first_holder(r, t, fd))
       continue;
-    if (ops->program && !ops->program(r->restorer, entry, t->task, (int)fd->fd, p, error))
+    if (ops->program && r->restorer && !ops->program(r->restorer, entry, t->task, (int)fd->fd, p, error))
       return false;
     if (owned)
       restorer_fown_program(entry, (int)fd->fd, p);
@@ -198,7 +198,7 @@ bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
   g_autoptr(GArray) moves = g_array_new(FALSE, FALSE, sizeof(FdMove));
   for (guint i = 0; i < t->task->fds->len; i++) {
     const FdinfoEntry *fd = t->task->fds->pdata[i];
-    int from = restorer_fd_of(r->restorer, fd->id, error);
+    int from = restore_fd(r, fd->id, error);
     if (from < 0)
       return false;
     FdMove move = {from, (int)fd->fd, (fd->flags & 1) != 0};

@@ -39,9 +39,9 @@ static int pages_fd(const Restore *r, const PageSet *pages) {
 }
 
 int mm_file_fd(Restore *r, const VmaEntry *v, GError **error) {
-  int fd = restorer_fd_of(r->restorer, (guint32)v->shmid, error);
+  int fd = restore_fd(r, (guint32)v->shmid, error);
   bool writable = (v->flags & MAP_SHARED) && ((v->has_fdflags && (v->fdflags & O_ACCMODE) == O_RDWR) || (v->prot & PROT_WRITE));
-  if (fd < 0 || !writable || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
+  if (fd < 0 || !writable || !r->restorer || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
     return fd;
   int known = GPOINTER_TO_INT(g_hash_table_lookup(r->map_fds, GUINT_TO_POINTER((guint)v->shmid)));
   if (known)
@@ -393,7 +393,7 @@ static void build_vma_finish(const PlanTask *t, const VmaEntry *v, bool filled, 
 
 static bool build_mm_map(Restore *r, PlanTask *t, Program *p, GError **error) {
   const MmEntry *mm = t->task->mm;
-  int exe = restorer_fd_of(r->restorer, mm->exe_file_id, error);
+  int exe = restore_fd(r, mm->exe_file_id, error);
   if (exe < 0)
     return false;
   size_t auxv = program_data(p, mm->mm_saved_auxv, mm->n_mm_saved_auxv * 8);

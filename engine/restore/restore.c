@@ -107,6 +107,10 @@ bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, 
   return job_poll(r->job, error);
 }
 
+int restore_fd(Restore *r, guint32 file_id, GError **error) {
+  return r->restorer ? restorer_fd_of(r->restorer, file_id, error) : (int)file_id;
+}
+
 static bool restore_load(Restore *r, GError **error) {
   job_phase(r->job, "restore-load");
   r->checkpoint = image_load(job_images_fd(r->job), error);
@@ -132,8 +136,8 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
     if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && mm_file_fd(r, v, error) < 0)
       return false;
   }
-  return restorer_fd_of(r->restorer, t->mm->exe_file_id, error) >= 0 && restorer_fd_of(r->restorer, t->fs->cwd_id, error) >= 0 &&
-         restorer_fd_of(r->restorer, t->fs->root_id, error) >= 0;
+  return restore_fd(r, t->mm->exe_file_id, error) >= 0 && restore_fd(r, t->fs->cwd_id, error) >= 0 &&
+         restore_fd(r, t->fs->root_id, error) >= 0;
 }
 
 static GArray *own_descriptors(void) {
@@ -302,14 +306,42 @@ bool restore_run(Job *job, pid_t *ret_pid, GError **error) {
   return ok;
 }
 
+static void print_task(const PlanTask *t, FILE *out) {
+  (void)fprintf(out, "task %d: parent %d, session %d, group %d, %u threads%s%s%s%s\n", (int)t->pid, t->parent ? (int)t->parent->pid : 0,
+      (int)t->sid, (int)t->pgid, t->threads->len, t->setsid ? ", setsid" : "", t->late ? ", inherits memory" : "",
+      t->zombie ? ", zombie" : "", t->helper ? ", helper" : "");
+}
+
+static bool print_programs(Restore *r, PlanTask *t, FILE *out, GError **error) {
+  static const struct {
+    const char *name;
+    BuildFunc build;
+  } stages[] = {{"children", skeleton_build_early}, {"memory", mm_build}, {"children that inherit it", skeleton_build_late},
+      {"process group", skeleton_build_group}, {"memory, at last", mm_build_finish}, {"files (numbers are file ids)", files_build},
+      {"threads", threads_build_clones}, {"attributes", attributes_build}};
+  for (size_t i = 0; i < G_N_ELEMENTS(stages); i++) {
+    g_autoptr(Program) p = program_new();
+    if (!stages[i].build(r, t, p, error))
+      return false;
+    if (program_n_ops(p))
+      (void)fprintf(out, "  %s\n", stages[i].name);
+    program_print(p, out);
+  }
+  return threads_print(r, t, out, error);
+}
+
 bool restore_plan_print(Job *job, FILE *out, GError **error) {
-  Restore r = {.job = job};
-  bool ok = restore_load(&r, error);
+  Restore r = {.job = job, .programs = g_ptr_array_new_with_free_func((GDestroyNotify)program_free)};
+  r.pages_fds = g_hash_table_new(NULL, NULL);
+  r.map_fds = g_hash_table_new(NULL, NULL);
+  r.inherited = own_descriptors();
+  bool ok = restore_load(&r, error) && make_region(&r, error) && mm_open_pages(&r, error);
+  if (ok)
+    (void)fprintf(out, "agents at 0x%" G_GINT64_MODIFIER "x, %" G_GUINT64_FORMAT " KiB\n", r.plan->region_start, r.plan->region_size / 1024);
   for (guint i = 0; ok && i < r.plan->tasks->len; i++) {
-    const PlanTask *t = r.plan->tasks->pdata[i];
-    (void)fprintf(out, "task %d: parent %d, session %d, group %d, %u threads%s%s%s%s\n", (int)t->pid, t->parent ? (int)t->parent->pid : 0,
-        (int)t->sid, (int)t->pgid, t->threads->len, t->setsid ? ", setsid" : "", t->late ? ", inherits memory" : "",
-        t->zombie ? ", zombie" : "", t->helper ? ", helper" : "");
+    PlanTask *t = r.plan->tasks->pdata[i];
+    print_task(t, out);
+    ok = t->zombie || t->helper || print_programs(&r, t, out, error);
   }
   restore_clear(&r);
   return ok;

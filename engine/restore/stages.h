@@ -9,7 +9,7 @@
 typedef struct Restore {
   Job *job;
   Checkpoint *checkpoint;
-  Restorer *restorer;
+  Restorer *restorer; /* NULL in a plan that is only printed */
   Plan *plan;
   Region *region;
   GHashTable *pages_fds; /* pages id -> descriptor + 1, inherited by every task */
@@ -24,6 +24,9 @@ typedef struct Restore {
 
 /* Not a result of any system call: the op has not run yet. */
 #define RESULT_PENDING INT64_MIN
+
+/* The descriptor of a file id, in this process. In a plan that is only printed nothing is open: the id itself. */
+int restore_fd(Restore *r, guint32 file_id, GError **error);
 
 /* Builds, loads and runs one program in the agent of a task, and checks its results. */
 typedef bool (*BuildFunc)(Restore *r, PlanTask *task, Program *program, GError **error);
@@ -72,6 +75,8 @@ bool attributes_write_proc(Restore *r, PlanTask *task, GError **error);
 bool threads_build_clones(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Runs every thread's own program; the sleeping ones are left asleep. */
 bool threads_run(Restore *r, GError **error);
+/* What it would run. */
+bool threads_print(Restore *r, PlanTask *task, FILE *out, GError **error);
 
 /* --- creds.c --- */
 void creds_build(Restore *r, const CredsEntry *creds, const MmEntry *mm_if_leader, Program *p);

@@ -145,6 +145,18 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   return true;
 }
 
+bool threads_print(Restore *r, PlanTask *t, FILE *out, GError **error) {
+  for (guint k = 0; k < t->threads->len; k++) {
+    PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+    g_autoptr(Program) p = program_new();
+    if (!build_thread(r, t, th, k == 0, p, error))
+      return false;
+    (void)fprintf(out, "  thread %d\n", (int)th->thread->tid);
+    program_print(p, out);
+  }
+  return true;
+}
+
 static bool start_thread(Restore *r, PlanTask *t, guint k, GError **error) {
   PlanThread *th = &g_array_index(t->threads, PlanThread, k);
   Program *p = program_new();
