@@ -41,10 +41,8 @@ static const char *refusal(const ProcVma *v, const char **cure) {
     return "it is System V shared memory";
   if (g_str_has_prefix(v->path, "anon_inode:") || g_str_has_prefix(v->path, "socket:"))
     return "it maps a kernel object";
-  if ((v->flags & VMF_HUGETLB) && !g_str_has_prefix(v->path, "/anon_hugepage"))
+  if ((v->flags & VMF_HUGETLB) && !g_str_has_prefix(v->path, "/anon_hugepage") && !g_str_has_prefix(v->path, "/memfd:"))
     return "it maps a hugetlbfs file";
-  if ((v->flags & VMF_HUGETLB) && (v->flags & VMF_SHARED))
-    return "it is shared huge page memory";
   return NULL;
 }
 
@@ -183,6 +181,12 @@ static bool merge_vvar(MmEntry *mm, const VmaEntry *e) {
   return true;
 }
 
+/* Private huge pages have a file of the kernel behind them, but nobody else sees it. */
+static bool is_anonymous(const ProcVma *v) {
+  bool huge = (v->flags & VMF_HUGETLB) && g_str_has_prefix(v->path, "/anon_hugepage");
+  return !(v->flags & VMF_SHARED) && (huge || !v->inode);
+}
+
 static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collector *collector, GHashTable *seen, GError **error) {
   MmEntry *mm = task->model->mm;
   VmaEntry *e = vma_new(v);
@@ -191,7 +195,7 @@ static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collec
   const char *why = special ? NULL : refusal(v, &cure);
   if (why)
     block_vma(job, task, v, why, cure);
-  else if (!special && (v->flags & VMF_HUGETLB || (!v->inode && !(v->flags & VMF_SHARED))))
+  else if (!special && is_anonymous(v))
     fill_anonymous(e, v, mm);
   else if (!special)
     ok = fill_file(e, task, v, collector, seen, error);

@@ -24,8 +24,10 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
+#define MFD_HUGE_SHIFT_ 26 /* MFD_HUGE_SHIFT, MAP_HUGE_SHIFT */
 #define DELETED " (deleted)"
 #define ANON_NAME "/dev/zero"
+#define ANON_HUGE_NAME "/anon_hugepage"
 #define DEFAULT_MODE 0777
 
 /* --- collect --- */
@@ -44,12 +46,17 @@ static char *memfd_name(const FileProbe *probe) {
   const char *name = probe->link;
   if (g_str_has_prefix(name, "/memfd:"))
     name += strlen("/memfd:");
-  else if (strcmp(name, ANON_NAME DELETED) != 0)
+  else if (strcmp(name, ANON_NAME DELETED) != 0 && strcmp(name, ANON_HUGE_NAME DELETED) != 0)
     return NULL;
   size_t length = strlen(name);
   if (g_str_has_suffix(name, DELETED))
     length -= strlen(DELETED);
   return g_strndup(name, length);
+}
+
+static bool is_huge(const FileProbe *probe) {
+  struct statfs fs;
+  return probe->st.st_dev != kernel_devs()->shmem && fstatfs(probe->local, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC;
 }
 
 static gpointer inodes_new(void) {
@@ -89,6 +96,10 @@ static guint32 memfd_inode(Collector *c, const FileProbe *probe, const char *nam
                             : collector_new_shmid(c)); /* nothing to write */
   inode->seals = (guint32)seals;
   inode->inode_id = id;
+  if (is_huge(probe)) { /* as memfd_create(2) and mmap(2) take it; st_blksize is the page size there */
+    inode->has_hugetlb_flag = true;
+    inode->hugetlb_flag = MFD_HUGETLB | (guint32)__builtin_ctzl((unsigned long)probe->st.st_blksize) << MFD_HUGE_SHIFT_;
+  }
   inode->has_mode = (probe->st.st_mode & 07777) != DEFAULT_MODE;
   inode->mode = probe->st.st_mode & 07777;
   checkpoint_add_record(collector_checkpoint(c), RECORD_MEMFD, &inode->base, NULL);
@@ -97,11 +108,7 @@ static guint32 memfd_inode(Collector *c, const FileProbe *probe, const char *nam
 }
 
 static bool block_special(Collector *c, const FileProbe *probe) {
-  struct statfs fs;
-  if (fstatfs(probe->local, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC)
-    collector_block(c, probe, "memory in huge pages", "shared memory in huge pages cannot be brought back yet",
-        "let the program use ordinary pages (no MFD_HUGETLB, MAP_HUGETLB)");
-  else if (g_str_has_prefix(probe->link, "/SYSV"))
+  if (g_str_has_prefix(probe->link, "/SYSV"))
     collector_block(c, probe, "System V shared memory", "System V shared memory cannot be brought back yet",
         "let the program use POSIX shared memory");
   else
@@ -111,7 +118,7 @@ static bool block_special(Collector *c, const FileProbe *probe) {
 
 static bool memfd_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   g_autofree char *name = memfd_name(probe);
-  if (!name || probe->st.st_dev != kernel_devs()->shmem)
+  if (!name || (probe->st.st_dev != kernel_devs()->shmem && !is_huge(probe)))
     return block_special(c, probe);
   guint32 inode_id = memfd_inode(c, probe, name, error);
   if (!inode_id)
@@ -139,10 +146,11 @@ static const MemfdInodeEntry *find_inode(Restorer *r, guint32 inode_id) {
 
 /* Shared anonymous memory as the application made it, by its name in /proc/PID/maps; -1 where map_files cannot be
  * opened. */
-static int make_anonymous(guint64 size) {
+static int make_anonymous(guint64 size, guint32 huge) {
   if (!size || size & 4095)
     return -1;
-  void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  int flags = MAP_SHARED | MAP_ANONYMOUS | (huge ? MAP_HUGETLB | (int)(huge & (0x3fu << MFD_HUGE_SHIFT_)) : 0);
+  void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (at == MAP_FAILED)
     return -1;
   char path[96];
@@ -153,12 +161,13 @@ static int make_anonymous(guint64 size) {
 }
 
 static int make_memfd(const MemfdInodeEntry *inode, GError **error) {
-  unsigned int flags = MFD_CLOEXEC | (inode->seals == F_SEAL_SEAL ? 0 : MFD_ALLOW_SEALING);
+  unsigned int flags = MFD_CLOEXEC | (inode->seals == F_SEAL_SEAL ? 0 : MFD_ALLOW_SEALING) | inode->hugetlb_flag;
   int fd = memfd_create(inode->name, flags | MFD_EXEC);
   if (fd < 0 && errno == EINVAL) /* before 6.3 */
     fd = memfd_create(inode->name, flags);
   if (fd < 0)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make the memfd %s", inode->name);
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make the memfd %s%s", inode->name,
+        inode->hugetlb_flag ? " (in huge pages: are there enough in /proc/sys/vm/nr_hugepages?)" : "");
   return fd;
 }
 
@@ -203,14 +212,13 @@ static int memfd_of_inode(Restorer *r, guint32 inode_id, GError **error) {
   if (known >= 0)
     return known;
   const MemfdInodeEntry *inode = find_inode(r, inode_id);
-  if (!inode || inode->hugetlb_flag || inode->size > G_MAXINT64) {
-    if (inode && inode->hugetlb_flag)
-      engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "Memory in huge pages cannot be restored yet");
-    else
-      engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "memfd.img has no valid inode %u", inode_id);
+  const guint32 huge_bits = MFD_HUGETLB | 0x3fu << MFD_HUGE_SHIFT_;
+  if (!inode || (inode->hugetlb_flag & ~huge_bits) || inode->size > G_MAXINT64) {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "memfd.img has no valid inode %u", inode_id);
     return -1;
   }
-  _cleanup_fd_ int fd = strcmp(inode->name, ANON_NAME) == 0 ? make_anonymous(inode->size) : -1;
+  bool anonymous = strcmp(inode->name, inode->hugetlb_flag ? ANON_HUGE_NAME : ANON_NAME) == 0;
+  _cleanup_fd_ int fd = anonymous ? make_anonymous(inode->size, inode->hugetlb_flag) : -1;
   if (fd < 0)
     fd = make_memfd(inode, error);
   if (fd < 0 || !memfd_fill(r, inode, fd, error))

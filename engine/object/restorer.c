@@ -6,6 +6,7 @@
 #include "internal.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 /* In Restorer.fds while a description is being opened: an image in which files refer to each other in a circle. */
@@ -267,23 +268,36 @@ void restorer_fown_program(const FileEntry *entry, int fd, Program *p) {
 
 /* --- shared memory --- */
 
-static bool fill_entry(Restorer *r, int pages_fd, off_t *at, const PagemapEntry *e, int fd, GError **error) {
+/* Reads into a mapping of the object: one copy, and the only way into huge pages, which know no write(2). */
+static bool fill_entry(Restorer *r, int pages_fd, off_t *at, const PagemapEntry *e, char *object, GError **error) {
   guint64 left = pagemap_entry_n_pages(e) * 4096;
-  off_t to = (off_t)e->vaddr;
-  g_autofree char *buffer = g_malloc(1 << 20);
+  char *to = object + e->vaddr;
   while (left > 0) {
-    ssize_t n = pread(pages_fd, buffer, MIN(left, 1 << 20), *at);
+    ssize_t n = pread(pages_fd, to, MIN(left, 1 << 20), *at);
     if (n <= 0)
       return engine_fail_errno(
           error, ENGINE_ERROR_CODE__IMAGE_INVALID, n < 0 ? errno : ENODATA, "Cannot read pages of shared memory");
-    ssize_t written = pwrite(fd, buffer, (size_t)n, to);
-    if (written <= 0)
-      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot write shared memory");
-    *at += written;
-    to += written;
-    left -= (guint64)written;
-    job_add_bytes(r->job, (guint64)written);
+    *at += n;
+    to += n;
+    left -= (guint64)n;
+    job_add_bytes(r->job, (guint64)n);
     if (!job_poll(r->job, error))
+      return false;
+  }
+  return true;
+}
+
+static bool fill_all(Restorer *r, guint64 shmid, const PageSet *set, guint64 end, int pages_fd, char *object, GError **error) {
+  off_t at = 0;
+  for (guint i = 0; i < set->entries->len; i++) {
+    const PagemapEntry *e = set->entries->pdata[i];
+    guint64 n = pagemap_entry_n_pages(e);
+    if (!(pagemap_entry_flags(e) & PE_PRESENT))
+      continue;
+    if (e->vaddr > end || n > (end - e->vaddr) / 4096)
+      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+          "pagemap-shmem-%" G_GUINT64_FORMAT ".img has pages behind the end of its object", shmid);
+    if (!fill_entry(r, pages_fd, &at, e, object, error))
       return false;
   }
   return true;
@@ -300,18 +314,13 @@ bool restorer_fill_shmem(Restorer *r, guint64 shmid, int fd, GError **error) {
   _cleanup_fd_ int pages_fd = image_open_pages(r->images_fd, set->pages_id, error);
   if (pages_fd < 0)
     return false;
-  off_t at = 0;
-  for (guint i = 0; i < set->entries->len; i++) {
-    const PagemapEntry *e = set->entries->pdata[i];
-    guint64 n = pagemap_entry_n_pages(e);
-    if (!(pagemap_entry_flags(e) & PE_PRESENT))
-      continue;
-    if (e->vaddr > end || n > (end - e->vaddr) / 4096)
-      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
-          "pagemap-shmem-%" G_GUINT64_FORMAT ".img has pages behind the end of its object", shmid);
-    if (!fill_entry(r, pages_fd, &at, e, fd, error))
-      return false;
-  }
+  char *object = mmap(NULL, end, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (object == MAP_FAILED)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot map shared memory of %" G_GUINT64_FORMAT " bytes", end);
+  bool ok = fill_all(r, shmid, set, end, pages_fd, object, error);
+  (void)munmap(object, end);
+  if (!ok)
+    return false;
   return ftruncate(fd, st.st_size) == 0 ||
          engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot cut shared memory to its size");
 }

@@ -39,21 +39,9 @@ static int pages_fd(const Restore *r, const PageSet *pages) {
 }
 
 int mm_file_fd(Restore *r, const VmaEntry *v, GError **error) {
-  int fd = restore_fd(r, (guint32)v->shmid, error);
-  bool writable = (v->flags & MAP_SHARED) && ((v->has_fdflags && (v->fdflags & O_ACCMODE) == O_RDWR) || (v->prot & PROT_WRITE));
-  if (fd < 0 || !writable || !r->restorer || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
-    return fd;
-  int known = GPOINTER_TO_INT(g_hash_table_lookup(r->map_fds, GUINT_TO_POINTER((guint)v->shmid)));
-  if (known)
-    return known - 1;
-  char path[32];
-  g_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-  fd = open(path, O_RDWR | O_CLOEXEC);
-  if (fd < 0)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the file of a shared mapping for writing");
-  else
-    g_hash_table_insert(r->map_fds, GUINT_TO_POINTER((guint)v->shmid), GINT_TO_POINTER(fd + 1));
-  return fd;
+  if (!r->restorer)
+    return (int)v->shmid;
+  return restorer_fd_for_mapping(r->restorer, (guint32)v->shmid, v->has_fdflags ? (int)v->fdflags : 0, error);
 }
 
 static bool is_special(const VmaEntry *v) {

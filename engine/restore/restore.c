@@ -29,7 +29,6 @@ static void restore_clear(Restore *r) {
   plan_free(r->plan);
   restorer_free(r->restorer);
   close_all(r->pages_fds);
-  close_all(r->map_fds);
   g_clear_pointer(&r->inherited, g_array_unref);
   g_clear_pointer(&r->programs, g_ptr_array_unref);
   checkpoint_free(r->checkpoint);
@@ -156,7 +155,6 @@ static GArray *own_descriptors(void) {
 static bool restore_files(Restore *r, GError **error) {
   job_phase(r->job, "restore-files");
   job_set_total(r->job, total_bytes(r->checkpoint));
-  r->map_fds = g_hash_table_new(NULL, NULL);
   r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
   if (!restorer_open_all(r->restorer, error))
     return false;
@@ -245,7 +243,7 @@ static bool restore_groups(Restore *r, GError **error) {
 static bool restore_rest(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = select_tasks(r, false, false);
   cgroup_move_tasks(r);
-  if (!stage_run(r, living, "memory", mm_build_finish, error) || !stage_run(r, living, "files", files_build, error) ||
+  if (!stage_run(r, living, "memory", mm_build_finish, error) || !restorer_finish(r->restorer, error) || !stage_run(r, living, "files", files_build, error) ||
       !stage_run(r, living, "threads", threads_build_clones, error))
     return false;
   for (guint i = 0; i < living->len; i++)
@@ -333,7 +331,6 @@ static bool print_programs(Restore *r, PlanTask *t, FILE *out, GError **error) {
 bool restore_plan_print(Job *job, FILE *out, GError **error) {
   Restore r = {.job = job, .programs = g_ptr_array_new_with_free_func((GDestroyNotify)program_free)};
   r.pages_fds = g_hash_table_new(NULL, NULL);
-  r.map_fds = g_hash_table_new(NULL, NULL);
   r.inherited = own_descriptors();
   bool ok = restore_load(&r, error) && make_region(&r, error) && mm_open_pages(&r, error);
   if (ok)

@@ -13,7 +13,6 @@ typedef struct Restore {
   Plan *plan;
   Region *region;
   GHashTable *pages_fds; /* pages id -> descriptor + 1, inherited by every task */
-  GHashTable *map_fds;   /* file id -> descriptor + 1, where a mapping needs more rights than the file entry has */
   GArray *inherited;     /* int: every descriptor open in this process when the root was made */
   pid_t root;
   guint64 pages_restored, pages_shared;
