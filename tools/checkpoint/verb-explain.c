@@ -8,6 +8,7 @@
 #include "verbs.h"
 
 #include <stdio.h>
+#include <string.h>
 
 int verb_explain(Context *context, char **arguments) {
   g_autoptr(sd_bus_message) call = NULL;
@@ -42,16 +43,32 @@ int verb_explain(Context *context, char **arguments) {
   return n > 0 ? STATUS_NOT_SUPPORTED : 0;
 }
 
+// "feature-NAME" is a number, 0 or 1, where the engine says it.
+static char *check_answer(GVariant *report, const char *key) {
+  g_autoptr(GVariant) value = g_variant_lookup_value(report, key, NULL);
+  if (g_str_has_prefix(key, "feature-") && g_variant_is_of_type(value, G_VARIANT_TYPE_UINT64))
+    return g_strdup(g_variant_get_uint64(value) ? "yes" : "no");
+  return value_to_text(value);
+}
+
+static gint compare_keys(gconstpointer a, gconstpointer b) {
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
 static void print_check(GVariant *report) {
   static const char *const columns[] = {"WHAT", "ANSWER", NULL};
   g_autoptr(Table) table = table_new(columns);
-  GVariantIter iter;
-  const char *key = NULL;
-  GVariant *value = NULL;
-  g_variant_iter_init(&iter, report);
-  while (g_variant_iter_loop(&iter, "{&sv}", &key, &value)) {
+  g_autoptr(GPtrArray) keys = g_ptr_array_new_with_free_func(g_free);
+  for (gsize i = 0; i < g_variant_n_children(report); i++) {
+    char *key = NULL;
+    g_variant_get_child(report, i, "{sv}", &key, NULL);
+    g_ptr_array_add(keys, key);
+  }
+  g_ptr_array_sort(keys, compare_keys);
+  for (guint i = 0; i < keys->len; i++) {
+    const char *key = g_ptr_array_index(keys, i);
     table_add(table, g_strdup(key));
-    table_add(table, value_to_text(value));
+    table_add(table, check_answer(report, key));
   }
   table_print(table);
 }
