@@ -144,6 +144,13 @@ static void sink_object(void *data, const EngineObject *object) {
   channel_send(data, &event, MSG_DONTWAIT);
 }
 
+/* Rows are what was asked for: they wait for the peer. */
+static void sink_row(void *data, const EngineRow *row) {
+  EngineEvent event = ENGINE_EVENT__INIT;
+  event.row = (EngineRow *)row;
+  channel_send(data, &event, 0);
+}
+
 /* Takes every waiting packet: a cancel request counts, whatever else came is dropped with its descriptors. */
 static bool sink_cancelled(void *data) {
   Channel *channel = data;
@@ -175,6 +182,7 @@ JobSink channel_sink(Channel *channel) {
       .progress = sink_progress,
       .log = sink_log,
       .object = sink_object,
+      .row = sink_row,
       .cancelled = sink_cancelled,
       .data = channel};
 }

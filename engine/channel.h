@@ -3,7 +3,7 @@
 
 /* The engine's end of the socket it was started with (proto/engine.proto): one request in, events out, cancel packets
  * in between. A peer that does not read loses progress, objects and log lines, never time of a frozen tree; only the
- * last event, result or error, waits for it. */
+ * last event, result or error, waits for it, and the rows of a description do. */
 
 #include "engine.pb-c.h"
 #include "job.h"

@@ -6,6 +6,7 @@
 
 #include "channel.h"
 #include "config.h"
+#include "describe.h"
 #include "dump.h"
 #include "probe.h"
 #include "restore.h"
@@ -38,7 +39,8 @@ static bool target_is_alive(int pidfd, pid_t pid, GError **error) {
 static bool request_check(const Channel *channel, const EngineRequest *request, GError **error) {
   bool restores = request->operation == ENGINE_OPERATION__RESTORE;
   bool dumps = request->operation == ENGINE_OPERATION__DUMP;
-  if ((restores || dumps) && channel_fd(channel, ENGINE_FD__IMAGES_DIRECTORY) < 0)
+  bool describes = request->operation == ENGINE_OPERATION__DESCRIBE;
+  if ((restores || dumps || describes) && channel_fd(channel, ENGINE_FD__IMAGES_DIRECTORY) < 0)
     return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS, "The request came without an images directory");
   if (channel_fd(channel, ENGINE_FD__PARENT_DIRECTORY) >= 0)
     return engine_fail(
@@ -84,6 +86,8 @@ static bool run(Job *job, const Channel *channel, const EngineRequest *request, 
     return dump_explain(job, (pid_t)request->pid, pidfd, error);
   case ENGINE_OPERATION__RESTORE:
     return run_restore(job, error);
+  case ENGINE_OPERATION__DESCRIBE:
+    return describe_run(job, error);
   case ENGINE_OPERATION__CHECK:
     run_check(job);
     return true;

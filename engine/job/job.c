@@ -143,6 +143,11 @@ bool job_check_findings(const Job *job, GError **error) {
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "%s", text->str);
 }
 
+void job_row(Job *job, const EngineRow *row) {
+  if (job->sink.row)
+    job->sink.row(job->sink.data, row);
+}
+
 static EngineValue *result_new(Job *job, const char *key) {
   EngineValue *v = g_new0(EngineValue, 1);
   engine_value__init(v);

@@ -19,6 +19,7 @@ typedef struct JobSink {
   void (*progress)(void *data, guint64 bytes_done, guint64 bytes_total);
   void (*log)(void *data, int priority, const char *line);
   void (*object)(void *data, const EngineObject *object);
+  void (*row)(void *data, const EngineRow *row);
   /* Called from job_poll(): true asks the job to stop. */
   bool (*cancelled)(void *data);
   void *data;
@@ -51,6 +52,9 @@ size_t job_n_findings(const Job *job);
 EngineFinding *const *job_findings(const Job *job);
 /* false with NOT_SUPPORTED and a message of all findings if there are any. */
 bool job_check_findings(const Job *job, GError **error);
+
+/* Sends one row of a table at once; @row is borrowed. */
+void job_row(Job *job, const EngineRow *row);
 
 /* Results, in the order they were set. Keys as on the bus. */
 void job_result_u64(Job *job, const char *key, guint64 value);
