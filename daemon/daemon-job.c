@@ -48,6 +48,7 @@ void job_free(Job *job) {
   job_options_clear(&job->options);
   g_clear_pointer(&job->result, g_variant_unref);
   g_clear_pointer(&job->findings, g_variant_unref);
+  description_free(job->description);
   g_clear_error(&job->error);
   g_clear_error(&job->cancel_reason);
   g_free(job->gids);
@@ -66,6 +67,7 @@ const char *job_operation_name(const Job *job) {
       [ENGINE_OPERATION__RESTORE] = "restore",
       [ENGINE_OPERATION__EXPLAIN] = "explain",
       [ENGINE_OPERATION__CHECK] = "check",
+      [ENGINE_OPERATION__DESCRIBE] = "describe",
   };
   return names[job->operation];
 }
@@ -265,6 +267,8 @@ static void on_event(EngineLink *link, const EngineEvent *event, void *userdata)
     job->phase = values_text(event->phase);
     job->observer->changed(job, JOB_CHANGED_PHASE, job->observer_data);
   }
+  if (event->row && job->description)
+    description_add(job->description, event->row);
   if (event->object)
     job->observer->object(job, event->object, job->observer_data);
   if (event->log)

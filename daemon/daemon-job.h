@@ -7,6 +7,7 @@
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
+#include "description.h"
 #include "engine-link.h"
 #include "engine.pb-c.h"
 #include "job-options.h"
@@ -36,7 +37,7 @@ typedef struct JobObserver {
   void (*finished)(Job *job, void *userdata);
 } JobObserver;
 
-/* One dump, restore, explanation or check, from its acceptance until it is forgotten.
+/* One dump, restore, explanation, check or description, from its acceptance until it is forgotten.
  * What was asked for never changes after job_new(). */
 struct Job {
   uint64_t id;
@@ -46,7 +47,7 @@ struct Job {
   size_t n_gids;
   bool any_target; /* an administrator's action was granted */
   Target *target;  /* dump, explain */
-  char *name;      /* dump, restore; "" else */
+  char *name;      /* dump, restore, describe; "" else */
   uid_t store_uid; /* whose checkpoint it is */
   JobOptions options;
   uint64_t start_time; /* CLOCK_REALTIME usec */
@@ -58,12 +59,13 @@ struct Job {
   int64_t first_progress_time; /* CLOCK_MONOTONIC usec; 0: none yet */
   GVariant *result;            /* a{sv}, once done */
   GVariant *findings;          /* aa{sv}, of Explain or an error; may be NULL */
+  Description *description;    /* describe: what its answer will be */
   GError *error;               /* once failed or cancelled */
 
   EngineLink *link;
   pid_t engine_pid;
   StoreDraft *draft;
-  int images_fd; /* restore */
+  int images_fd; /* restore; describe: given to it */
   GError *cancel_reason;
   bool killed;
   unsigned cancel_step;

@@ -221,11 +221,23 @@ static int reply_result(const BusJob *bus_job, const Waiter *waiter) {
   return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
+int bus_job_reply_description(sd_bus_message *message, Description *description, const GError *error) {
+  g_autoptr(sd_bus_message) reply = NULL;
+  g_autoptr(GVariant) all = description_end(description, error);
+  int r = sd_bus_message_new_method_return(message, &reply);
+
+  if (r >= 0)
+    r = values_append(reply, all);
+  return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
 static void waiter_answer(const BusJob *bus_job, const Waiter *waiter) {
   int r;
 
   if (waiter->form == REPLY_PATH && (bus_job->job->ready || !bus_job->job->error))
     r = sd_bus_reply_method_return(waiter->message, "o", bus_job->path);
+  else if (waiter->form == REPLY_DESCRIPTION)
+    r = bus_job_reply_description(waiter->message, bus_job->job->description, bus_job->job->error);
   else if (bus_job->job->error)
     r = daemon_error_reply(waiter->message, bus_job->job->error);
   else

@@ -7,10 +7,11 @@
 
 /* How an answer that waits for a job's end (or its begin) looks. */
 typedef enum ReplyForm {
-  REPLY_RESULT,   /* a{sv} */
-  REPLY_FINDINGS, /* aa{sv} */
-  REPLY_CHECK,    /* b a{sv} */
-  REPLY_PATH,     /* o, as soon as the engine is ready or the job has to queue */
+  REPLY_RESULT,      /* a{sv} */
+  REPLY_FINDINGS,    /* aa{sv} */
+  REPLY_CHECK,       /* b a{sv} */
+  REPLY_DESCRIPTION, /* a{sv}, also when the job failed */
+  REPLY_PATH,        /* o, as soon as the engine is ready or the job has to queue */
 } ReplyForm;
 
 /* What a job's observer and the bus need besides the job. */
@@ -50,6 +51,9 @@ BusJob *bus_job_find(Manager *manager, uint64_t id);
 
 /* Answers @message (a new reference is taken) when it is time. */
 int bus_job_add_waiter(BusJob *bus_job, sd_bus_message *message, ReplyForm form);
+
+/* Answers @message with what is known, and why there is no more (@error, may be NULL). */
+int bus_job_reply_description(sd_bus_message *message, Description *description, const GError *error);
 
 /* The job's properties, a{sv}, with its token if it has one. */
 GVariant *bus_job_describe(const BusJob *bus_job);

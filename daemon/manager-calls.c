@@ -175,10 +175,8 @@ static bool check_quota(const Call *call, GError **error) {
 }
 
 /* Moves what was asked into a job; the call keeps its message. */
-static bool start_job(Call *call, EngineOperation operation, ReplyForm form, GError **error) {
-  Manager *manager = call->manager;
-  g_autoptr(Job) job = job_new(manager->event, operation, &bus_job_observer, NULL);
-  BusJob *bus_job;
+static Job *make_job(Call *call, EngineOperation operation) {
+  Job *job = job_new(call->manager->event, operation, &bus_job_observer, NULL);
 
   job->owner = call->caller->uid;
   job->gids = g_memdup2(call->caller->gids, call->caller->n_gids * sizeof(gid_t));
@@ -192,16 +190,34 @@ static bool start_job(Call *call, EngineOperation operation, ReplyForm form, GEr
   job->store_uid = call->owner;
   job->options = call->options;
   call->options = (JobOptions){};
-  job->store = manager->store;
-  job->limits = &manager->limits;
+  job->store = call->manager->store;
+  job->limits = &call->manager->limits;
+  return job;
+}
+
+/* @job is handed over if it is accepted. */
+static bool submit_job(Call *call, Job *job, ReplyForm form, GError **error) {
+  Manager *manager = call->manager;
+  BusJob *bus_job;
+
   if (!queue_check(manager->queue, job, error))
     return false;
   job->id = store_next_job_id(manager->store);
-  bus_job = bus_job_new(manager, g_steal_pointer(&job), call->caller->name);
+  bus_job = bus_job_new(manager, job, call->caller->name);
+  bus_job->released = form == REPLY_DESCRIPTION; /* nobody looks at that one again */
   /* The engine works already while the signal is made. */
   queue_add(manager->queue, bus_job->job);
   bus_job_announce(bus_job);
   (void)bus_job_add_waiter(bus_job, call->message, form);
+  return true;
+}
+
+static bool start_job(Call *call, EngineOperation operation, ReplyForm form, GError **error) {
+  g_autoptr(Job) job = make_job(call, operation);
+
+  if (!submit_job(call, job, form, error))
+    return false;
+  (void)g_steal_pointer(&job);
   return true;
 }
 
@@ -273,18 +289,35 @@ static bool proceed_check(Call *call, GError **error) {
   return start_job(call, ENGINE_OPERATION__CHECK, REPLY_CHECK, error);
 }
 
+/* The owner of a checkpoint that took dump-any to make may know that it is there. What is
+ * in it would tell more of others' processes than was ever granted. */
+static bool check_may_look_inside(const Call *call, GError **error) {
+  if (call->any || call->caller->uid == 0 || !is_of_foreign_tree(call))
+    return true;
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__ACCESS_DENIED,
+      "It was made with the action org.criu.Checkpoint.dump-any: only an administrator is told what is in it");
+  return false;
+}
+
+/* Whatever keeps an engine from reading the images, what the service knows is answered. */
 static bool proceed_describe(Call *call, GError **error) {
-  g_autoptr(GVariant) description = store_describe(call->manager->store, call->owner, call->name, error);
-  g_autoptr(sd_bus_message) reply = NULL;
+  g_autoptr(GVariant) note = store_describe(call->manager->store, call->owner, call->name, error);
+  g_autoptr(Job) job = NULL;
+  g_autoptr(GError) reason = NULL;
   int r;
 
-  if (!description)
+  if (!note)
     return false;
-  r = sd_bus_message_new_method_return(call->message, &reply);
-  if (r >= 0)
-    r = values_append(reply, description);
-  if (r >= 0)
-    r = sd_bus_send(NULL, reply, NULL);
+  job = make_job(call, ENGINE_OPERATION__DESCRIBE);
+  job->description = description_new(note);
+  /* Now, so that it is this checkpoint also if another one takes its name before the job begins. */
+  job->images_fd = store_open_images(call->manager->store, call->owner, call->name, &reason);
+  if (job->images_fd >= 0 && check_may_look_inside(call, &reason) &&
+      submit_job(call, job, REPLY_DESCRIPTION, &reason)) {
+    (void)g_steal_pointer(&job);
+    return true;
+  }
+  r = bus_job_reply_description(call->message, job->description, reason);
   return r >= 0 || daemon_error_set_errno(error, -r, "Cannot answer");
 }
 

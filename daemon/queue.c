@@ -44,9 +44,14 @@ unsigned queue_running(const Queue *queue) {
   return queue->jobs->len - queue_waiting(queue);
 }
 
+/* Who only reads what a checkpoint holds is in nobody's way. */
+static bool claims_name(const Job *job) {
+  return job->name[0] != '\0' && job->operation != ENGINE_OPERATION__DESCRIBE;
+}
+
 bool queue_uses_name(const Queue *queue, uid_t uid, const char *name) {
   for (size_t i = 0; i < queue->jobs->len; i++)
-    if (name[0] != '\0' && nth(queue, i)->store_uid == uid && g_str_equal(nth(queue, i)->name, name))
+    if (claims_name(nth(queue, i)) && nth(queue, i)->store_uid == uid && g_str_equal(nth(queue, i)->name, name))
       return true;
   return false;
 }
@@ -76,7 +81,7 @@ bool queue_check(const Queue *queue, const Job *candidate, GError **error) {
         (int)candidate->target->pid);
     return false;
   }
-  if (queue_uses_name(queue, candidate->store_uid, candidate->name)) {
+  if (claims_name(candidate) && queue_uses_name(queue, candidate->store_uid, candidate->name)) {
     g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__BUSY, "Another job works on checkpoint '%s'", candidate->name);
     return false;
   }

@@ -17,6 +17,9 @@
  *   big…        announces 1 MiB, then waits for a cancel for half a second
  *   linger…     stays alive after its result
  *   echo…       returns what it was told: caller, options, descriptors
+ *
+ * A description of …damaged fails with ImageInvalid, of …broken ends with SIGSEGV, of …many
+ * has 25000 tasks, of …fat 3000 with 4000 bytes of text each; any other is of one task.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -130,6 +133,52 @@ static void send_result(EngineValue **values, size_t n, bool with_findings) {
   result.n_findings = with_findings ? 1 : 0;
   event.result = &result;
   send_event(&event);
+}
+
+static EngineValue number(const char *key, uint64_t u64) {
+  EngineValue v = ENGINE_VALUE__INIT;
+
+  v.key = (char *)key;
+  v.has_u64 = true;
+  v.u64 = u64;
+  return v;
+}
+
+static EngineValue text_value(const char *key, const char *text) {
+  EngineValue v = ENGINE_VALUE__INIT;
+
+  v.key = (char *)key;
+  v.text = (char *)text;
+  return v;
+}
+
+static void send_row(const char *table, EngineValue *values, size_t n) {
+  EngineEvent event = ENGINE_EVENT__INIT;
+  EngineRow row = ENGINE_ROW__INIT;
+  EngineValue *list[8];
+
+  for (size_t i = 0; i < n; i++)
+    list[i] = &values[i];
+  row.table = (char *)table;
+  row.values = list;
+  row.n_values = n;
+  event.row = &row;
+  send_event(&event);
+}
+
+/* Also what the service must leave out: unknown tables and columns, values of a wrong type. */
+static void send_rows(unsigned n_tasks, const char *comm) {
+  EngineValue task[] = {number("pid", 0), text_value("comm", comm), number("pages-bytes", UINT64_C(1) << 40)};
+  EngineValue file[] = {number("pid", 7), number("fd", UINT64_C(1) << 40), text_value("path", "pipe:3")};
+  EngineValue mapping[] = {number("pid", 7), number("start", 0x400000), number("new", 1), number("path", 1)};
+
+  for (unsigned i = 0; i < n_tasks; i++) {
+    task[0].u64 = i + 7;
+    send_row("tasks", task, 3);
+  }
+  send_row("files", file, 3);
+  send_row("mappings", mapping, 4);
+  send_row("surprises", task, 3);
 }
 
 static void receive(Request *request) {
@@ -314,6 +363,24 @@ static void linger(const Request *request) {
   wait_forever(request);
 }
 
+static void describe(const Request *request, const char *name) {
+  static char fat[4001];
+  struct stat st;
+
+  if (request->n_fds != 1 || request->message->fds[0] != ENGINE_FD__IMAGES_DIRECTORY ||
+      fstatat(request->fds[0], "inventory.img", &st, 0) < 0)
+    send_error(ENGINE_ERROR_CODE__FAILED, "no images came along", false);
+  else if (strstr(name, "damaged"))
+    send_error(ENGINE_ERROR_CODE__IMAGE_INVALID, "core-7.img: broken", false);
+  else if (strstr(name, "broken"))
+    crash(request);
+  else {
+    memset(fat, 'x', sizeof fat - 1);
+    send_rows(strstr(name, "many") ? 25000 : strstr(name, "fat") ? 3000 : 1, strstr(name, "fat") ? fat : "a\xff");
+    send_result(NULL, 0, false);
+  }
+}
+
 static const struct {
   const char *prefix;
   void (*act)(const Request *request);
@@ -345,6 +412,10 @@ int main(void) {
   else if (request.message->options->timeout_usec == 2)
     name = "crash";
   send_ready();
+  if (request.message->operation == ENGINE_OPERATION__DESCRIBE) {
+    describe(&request, name);
+    return 0;
+  }
   for (size_t i = 0; i < sizeof behaviours / sizeof behaviours[0]; i++)
     if (strncmp(name, behaviours[i].prefix, strlen(behaviours[i].prefix)) == 0) {
       behaviours[i].act(&request);

@@ -195,6 +195,39 @@ def test_checkpoints_belong_to_users():
     assert "ok-mine" not in nobody.names()
 
 
+def test_description_tells_what_the_images_hold():
+    dump_names(nobody, ["ok-inside", "ok-damaged", "ok-broken", "ok-many", "ok-fat"])
+    watcher = Client(uid=NOBODY)
+    watcher.do("Subscribe")
+    inside = nobody.do("DescribeCheckpoint", "ok-inside", {})[0]
+    assert inside["tasks"] == [{"pid": 7, "comm": "a\ufffd", "pages-bytes": 1 << 40}], inside["tasks"]
+    assert inside["files"] == [{"pid": 7, "fd": (1 << 32) - 1, "path": "pipe:3"}], inside["files"]
+    assert inside["mappings"] == [{"pid": 7, "start": 0x400000}], inside["mappings"]
+    assert inside["pages"] == 5 and inside["truncated"] is False and "images-error" not in inside, inside
+    path = watcher.wait_signal("JobNew").body[0]
+    assert watcher.wait_signal("JobRemoved").body == (path, "done") and path not in nobody.jobs()
+    for name, says in (("ok-damaged", "core-7.img"), ("ok-broken", "signal 11")):
+        meta = nobody.do("DescribeCheckpoint", name, {})[0]
+        assert says in meta["images-error"] and meta["pages"] == 5 and meta["comm"] == "sleep", meta
+        assert not {"tasks", "files", "mappings", "truncated"} & set(meta), meta
+    many = nobody.do("DescribeCheckpoint", "ok-many", {})[0]
+    assert many["truncated"] is True and len(many["tasks"]) == 20000 and many["files"] == [], len(many["tasks"])
+    fat = nobody.do("DescribeCheckpoint", "ok-fat", {})[0]
+    assert fat["truncated"] is True and 1900 < len(fat["tasks"]) < 2100, len(fat["tasks"])
+
+
+def test_description_waits_for_nobody_and_stops_nobody():
+    dump_names(root, ["slow-inside"])
+    path = root.do("StartRestore", "slow-inside", {})[0]
+    assert len(root.do("DescribeCheckpoint", "slow-inside", {})[0]["tasks"]) == 1, "also while a job works on it"
+    assert root.get(path, JOB, "State") == "running"
+    root.job(path, "Wait")
+    os.unlink(f"{STORE}/0/slow-inside/images/inventory.img")
+    incomplete = root.do("DescribeCheckpoint", "slow-inside", {})[0]
+    assert incomplete["complete"] is False and incomplete["images-error"] and "tasks" not in incomplete, incomplete
+    root.do("RemoveCheckpoint", "slow-inside", {})
+
+
 def test_store_is_closed_to_users():
     dump_names(nobody, ["ok-closed"])
     for path in ("", f"/{NOBODY}", f"/{NOBODY}/ok-closed", f"/{NOBODY}/ok-closed/images/inventory.img"):

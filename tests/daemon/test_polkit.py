@@ -327,6 +327,11 @@ def test_checkpoint_of_a_foreign_tree_needs_restore_any():
     polkit.questions.clear()
     polkit.do(client, "Restore", "ok-foreign", {})
     assert polkit.actions() == ["restore-any"]
+    polkit.questions.clear()
+    described = polkit.do(client, "DescribeCheckpoint", "ok-foreign", {})[0]
+    assert described["any-target"] is True and "administrator" in described["images-error"], described
+    assert "mappings" not in described and not polkit.actions()
+    assert root.do("DescribeCheckpoint", "ok-foreign", {"owner": ("u", NOBODY)})[0]["mappings"]
     polkit.close()
 
 
