@@ -14,7 +14,7 @@
 #ifndef PR_GET_TID_ADDRESS
 #define PR_GET_TID_ADDRESS 40
 #endif
-#define MAX_GROUPS 1024
+#define MAX_GROUPS 64 /* more are read from /proc, which is slower */
 #define AFFINITY_BYTES 128
 #define IOPRIO_WHO_PROCESS 1
 #define LAST_CAP 40 /* CAP_CHECKPOINT_RESTORE */
@@ -43,6 +43,7 @@ static void add_identity(ThreadProgram *t, Program *p) {
   t->op_fsgid = PROGRAM_CALL(p, "setfsgid -1", SYS_setfsgid, ARG(-1));
   t->groups = program_data(p, NULL, MAX_GROUPS * 4);
   t->op_groups = PROGRAM_CALL(p, "getgroups", SYS_getgroups, ARG(MAX_GROUPS), ARG_DATA(t->groups));
+  program_expect(p, EXPECT_ANY, 0);
   struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   size_t h = program_data(p, &header, sizeof header);
   t->capability = program_data(p, NULL, 2 * sizeof(struct __user_cap_data_struct));
@@ -149,13 +150,29 @@ static CredsEntry *decode_creds(const ThreadProgram *p, const FrozenThread *t) {
   guint64 ambient = caps_of_ops(t, p->op_ambient);
   if (ambient)
     set_caps(&c->n_cap_amb, &c->cap_amb, ambient);
-  size_t n = (size_t)t->loaded.results[p->op_groups];
-  if (n) {
-    c->n_groups = n;
-    c->groups = malloc(n * sizeof *c->groups);
-    memcpy(c->groups, t->loaded.data + p->groups, n * sizeof *c->groups);
-  }
   return c;
+}
+
+static void set_groups(CredsEntry *c, const void *groups, size_t n) {
+  if (!n)
+    return;
+  c->n_groups = n;
+  c->groups = malloc(n * sizeof *c->groups);
+  memcpy(c->groups, groups, n * sizeof *c->groups);
+}
+
+static bool decode_groups(const ThreadProgram *p, const FrozenThread *t, CredsEntry *c, GError **error) {
+  gint64 n = t->loaded.results[p->op_groups];
+  if (n >= 0) {
+    set_groups(c, t->loaded.data + p->groups, (size_t)n);
+    return true;
+  }
+  ProcStatus status; /* more than there was room for */
+  if (!proc_status(t->state.tid, t->state.tid, &status, error))
+    return false;
+  set_groups(c, status.groups->data, status.groups->len);
+  proc_status_clear(&status);
+  return true;
 }
 
 static void decode_scheduling(const ThreadProgram *p, const FrozenThread *t, ThreadCoreEntry *core) {
@@ -207,6 +224,8 @@ bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader,
     tc->futex_rla_len = (uint32_t)read_u64(t, p->robust + 8);
   }
   tc->creds = decode_creds(p, t);
+  if (!decode_groups(p, t, tc->creds, error))
+    return false;
   decode_scheduling(p, t, tc);
   if (leader)
     core->tc->comm = strdup(tc->comm);

@@ -181,6 +181,8 @@ static bool freeze_task(FrozenTree *tree, FrozenTask *task, bool *again, GError 
   if (!task->zombie && !seize_threads(task, tids, &grew, error))
     return false;
   *again |= grew;
+  if (grew)
+    return true; /* there will be another look: children are asked for when all threads stand */
   if (!proc_children(task->pid, tids, children, error))
     return false;
   for (guint i = 0; i < children->len; i++) {

@@ -206,7 +206,7 @@ static void *map_region(pid_t pid, uint64_t address, size_t size, GError **error
   char path[96];
   g_snprintf(path, sizeof path, "/proc/%d/map_files/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", (int)pid, address, address + size);
   int fd = open(path, O_RDWR | O_CLOEXEC);
-  void *p = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  void *p = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
   int err = errno;
   if (fd >= 0)
     (void)close(fd);
@@ -266,7 +266,7 @@ Injection *inject_process(const StoppedThread *leader, size_t n_threads, size_t 
   }
   size_t size = (room + 4 * PAGE + PAGE - 1) & ~(size_t)(PAGE - 1);
   int64_t address = 0;
-  uint64_t args[6] = {0, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, (uint64_t)-1, 0};
+  uint64_t args[6] = {0, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, (uint64_t)-1, 0};
   int e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
   bool mapped = e == 0 && (address > 0);
   if (e == 0 && !mapped)

@@ -24,12 +24,18 @@ typedef struct Component {
   uint32_t size, offset;
 } Component;
 
-/* Standard-format place of a component (CPUID leaf 0xd). */
+/* Standard-format place of a component (CPUID leaf 0xd). Asked once: in a virtual machine every CPUID is a trip to the
+ * hypervisor. */
 static Component component(unsigned n) {
-  unsigned eax, ebx, ecx, edx;
-  if (!__get_cpuid_count(0xd, n, &eax, &ebx, &ecx, &edx))
-    return (Component){0, 0};
-  return (Component){eax, ebx};
+  static Component known[PKRU + 1];
+  static bool asked[PKRU + 1];
+  if (!asked[n]) {
+    unsigned eax, ebx, ecx, edx;
+    if (__get_cpuid_count(0xd, n, &eax, &ebx, &ecx, &edx))
+      known[n] = (Component){eax, ebx};
+    asked[n] = true;
+  }
+  return known[n];
 }
 
 size_t regs_xstate_size(void) {
