@@ -115,14 +115,12 @@ static void close_rest(Program *p, const FdMove *moves, size_t n) {
   PROGRAM_CALL(p, "close_range", SYS_close_range, ARG(at), ARG(~0u), ARG(0));
 }
 
-void files_plan_moves(Program *p, const FdMove *moves, size_t n, const int *inherited, size_t n_inherited) {
+void files_plan_moves(Program *p, const FdMove *moves, size_t n) {
   Mover m = {.program = p, .moves = moves, .n = n};
   m.from = g_new0(int, n + 1);
   m.done = g_new0(bool, n + 1);
   m.waiting = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_array_unref);
   m.by_goal = g_hash_table_new(NULL, NULL);
-  for (size_t i = 0; i < n_inherited; i++)
-    m.spare = MAX(m.spare, inherited[i] + 1);
   for (size_t i = 0; i < n; i++)
     mover_add(&m, i);
   for (size_t i = 0; i < n; i++)
@@ -204,6 +202,6 @@ bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     FdMove move = {from, (int)fd->fd, (fd->flags & 1) != 0};
     g_array_append_val(moves, move);
   }
-  files_plan_moves(p, (const FdMove *)(const void *)moves->data, moves->len, (const int *)(const void *)r->inherited->data, r->inherited->len);
+  files_plan_moves(p, (const FdMove *)(const void *)moves->data, moves->len);
   return build_bound(r, t, p, error);
 }

@@ -5,7 +5,6 @@
 #include "image.h"
 #include "stages.h"
 #include "page-check.h"
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -29,7 +28,6 @@ static void restore_clear(Restore *r) {
   plan_free(r->plan);
   restorer_free(r->restorer);
   close_all(r->pages_fds);
-  g_clear_pointer(&r->inherited, g_array_unref);
   g_clear_pointer(&r->programs, g_ptr_array_unref);
   checkpoint_free(r->checkpoint);
 }
@@ -139,19 +137,6 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
          restore_fd(r, t->fs->root_id, error) >= 0;
 }
 
-static GArray *own_descriptors(void) {
-  GArray *fds = g_array_new(FALSE, FALSE, sizeof(int));
-  DIR *dir = opendir("/proc/self/fd");
-  for (struct dirent *e; dir && (e = readdir(dir));) {
-    int fd = atoi(e->d_name);
-    if (e->d_name[0] != '.' && fd != dirfd(dir))
-      g_array_append_val(fds, fd);
-  }
-  if (dir)
-    (void)closedir(dir);
-  return fds;
-}
-
 static bool restore_files(Restore *r, GError **error) {
   job_phase(r->job, "restore-files");
   job_set_total(r->job, total_bytes(r->checkpoint));
@@ -162,10 +147,7 @@ static bool restore_files(Restore *r, GError **error) {
     if (!open_for_task(r, r->checkpoint->tasks->pdata[i], error))
       return false;
   r->pages_fds = g_hash_table_new(NULL, NULL);
-  if (!mm_open_pages(r, error))
-    return false;
-  r->inherited = own_descriptors();
-  return true;
+  return mm_open_pages(r, error);
 }
 
 static bool make_region(Restore *r, GError **error) {
@@ -331,7 +313,6 @@ static bool print_programs(Restore *r, PlanTask *t, FILE *out, GError **error) {
 bool restore_plan_print(Job *job, FILE *out, GError **error) {
   Restore r = {.job = job, .programs = g_ptr_array_new_with_free_func((GDestroyNotify)program_free)};
   r.pages_fds = g_hash_table_new(NULL, NULL);
-  r.inherited = own_descriptors();
   bool ok = restore_load(&r, error) && make_region(&r, error) && mm_open_pages(&r, error);
   if (ok)
     (void)fprintf(out, "agents at 0x%" G_GINT64_MODIFIER "x, %" G_GUINT64_FORMAT " KiB\n", r.plan->region_start, r.plan->region_size / 1024);

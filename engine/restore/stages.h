@@ -13,7 +13,6 @@ typedef struct Restore {
   Plan *plan;
   Region *region;
   GHashTable *pages_fds; /* pages id -> descriptor + 1, inherited by every task */
-  GArray *inherited;     /* int: every descriptor open in this process when the root was made */
   pid_t root;
   guint64 pages_restored, pages_shared;
   GPtrArray *programs;  /* Program: those of threads, until the end */
@@ -63,7 +62,7 @@ typedef struct FdMove {
   int from, to;
   bool cloexec;
 } FdMove;
-void files_plan_moves(Program *p, const FdMove *moves, size_t n, const int *inherited, size_t n_inherited);
+void files_plan_moves(Program *p, const FdMove *moves, size_t n);
 
 /* --- attributes.c --- */
 bool attributes_build(Restore *r, PlanTask *task, Program *p, GError **error);

@@ -41,7 +41,7 @@ static void check(const FdMove *moves, size_t n, const int *inherited, size_t n_
   for (size_t i = 0; i < n; i++)
     wanted[moves[i].to] = (Slot){moves[i].from + 1, moves[i].cloexec};
   g_autoptr(Program) p = program_new();
-  files_plan_moves(p, moves, n, inherited, n_inherited);
+  files_plan_moves(p, moves, n);
   run(p, table);
   for (int fd = 0; fd < TABLE; fd++) {
     g_assert_cmpint(table[fd].file, ==, wanted[fd].file);
