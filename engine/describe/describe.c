@@ -97,9 +97,10 @@ static const struct {
     {VMA_ANON_SHARED, "shared"},
 };
 
-/* The kernel's own file behind shared anonymous memory is kept as a memfd of that name. */
+/* The kernel's own files behind shared anonymous memory are kept as memfds of their names. */
 static bool is_shared_anonymous(const VmaEntry *v, const char *path) {
-  return v->status & VMA_AREA_MEMFD && v->status & VMA_FILE_SHARED && !strcmp(path, "memfd:/dev/zero");
+  return v->status & VMA_AREA_MEMFD && v->status & VMA_FILE_SHARED &&
+         (!strcmp(path, "memfd:/dev/zero") || !strcmp(path, "memfd:/anon_hugepage"));
 }
 
 static const char *kind_text(const MmEntry *mm, const VmaEntry *v) {
