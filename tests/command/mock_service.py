@@ -149,8 +149,13 @@ TREE = [task(100, 1, "sh"), task(101, 100, "\x1b[31mred"), task(103, 101, "leaf"
 FULL = dict(DETAILS, **{
     "tasks": dbus.Array(TREE, signature="a{sv}"),
     "mappings": dbus.Array([dbus.Dictionary({
-        "pid": dbus.UInt32(100), "start": dbus.UInt64(0x400000), "end": dbus.UInt64(0x402000), "prot": "r-x",
-        "kind": "private file", "path": "/usr/bin/sh", "pages": dbus.UInt64(1)}, signature="sv")], signature="a{sv}"),
+        "pid": dbus.UInt32(pid), "start": dbus.UInt64(start), "end": dbus.UInt64(end), "prot": prot,
+        "kind": kind, "path": path, "pages": dbus.UInt64(1)}, signature="sv") for pid, start, end, prot, kind, path in (
+            (100, 0x400000, 0x402000, "r-xp", "file", "/usr/bin/sh"),
+            (100, 0x600000, 0x601000, "rw-p", "file", "/usr/bin/sh"),
+            (100, 0x601000, 0x602000, "---p", "anonymous", ""), (100, 0x602000, 0x604000, "rw-p", "anonymous", ""),
+            (100, 0x700000, 0x701000, "rw-p", "anonymous", ""), (103, 0x701000, 0x702000, "rw-p", "anonymous", "")
+        )], signature="a{sv}"),
     "files": dbus.Array([dbus.Dictionary({
         "pid": dbus.UInt32(100), "fd": dbus.UInt32(1), "type": "pipe", "path": "pipe:[7]", "flags": "w"},
         signature="sv")], signature="a{sv}"),
@@ -209,6 +214,11 @@ class Manager(dbus.service.Object):
     def DescribeCheckpoint(self, name, options):
         if name == "nothing":
             refuse("NoSuchCheckpoint", "no checkpoint nothing")
+        if name == "damaged":
+            return dict(DETAILS, **{"tasks": dbus.UInt64(3), "images-error": "core-7.img: \x1b broken", "complete": True,
+                                    "any-target": True})
+        if name == "huge":
+            return dict(FULL, truncated=True, complete=True)
         return FULL if name == "full" else dict(DETAILS, tasks=dbus.UInt64(3))
 
     @dbus.service.method(MANAGER, in_signature="sa{sv}", out_signature="")

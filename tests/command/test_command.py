@@ -279,9 +279,28 @@ class Views(CommandCase):
         self.assertRegex(shown, r"(?m)^├─ 101 .*red ")
         self.assertRegex(shown, r"(?m)^│  └─ 103 leaf ")
         self.assertRegex(shown, r"(?m)^└─ 102 tail ")
-        self.assertRegex(shown, r"(?m)^000000400000-000000402000  8.0 KiB  r-x ")
+        self.assertRegex(shown, r"(?m)^Open files of 100 sh$")
         self.assertRegex(shown, r"(?m)^ *1  pipe  w  +pipe:\[7\]")
         self.assertIn("kernel      6.1.0", shown)
+
+    def test_show_joins_mappings_of_one_file(self):
+        shown = self.run_command("show", "full").stdout
+        self.assertIn("\nMappings of 100 sh\n", shown)
+        self.assertRegex(shown, r"(?m)^000000400000 +2  12.0 KiB  8.0 KiB  file       /usr/bin/sh$")
+        self.assertRegex(shown, r"(?m)^000000601000 +2  12.0 KiB  8.0 KiB  anonymous$")
+        self.assertRegex(shown, r"(?m)^000000700000 +1   4.0 KiB  4.0 KiB  anonymous$")
+        self.assertIn("\nMappings of 103 leaf\n", shown)
+        shown = self.run_command("show", "full", "--verbose").stdout
+        self.assertRegex(shown, r"(?m)^000000400000-000000402000  8.0 KiB  r-xp      1  file       /usr/bin/sh$")
+        self.assertRegex(shown, r"(?m)^000000700000-000000701000  4.0 KiB  rw-p      1  anonymous$")
+
+    def test_show_says_what_is_unusual(self):
+        shown = self.run_command("show", "damaged").stdout
+        self.assertIn("What is in its images is not told: core-7.img: \\x1b broken", shown)
+        self.assertIn("Its processes were not all its owner's.", shown)
+        self.assertNotIn("Not told by this service", shown)
+        self.assertNotIn("complete", shown)
+        self.assertIn("There is more in it than the service tells at once.", self.run_command("show", "huge").stdout)
 
     def test_show_without_unicode(self):
         shown = self.run_command("show", "full", env=dict(self.bus.env, LC_ALL="C")).stdout

@@ -74,7 +74,7 @@ static void print_usage(const Verb *verbs) {
   printf("\nAll verbs:\n"
          "      --json               print one JSON document\n"
          "      --no-progress        print the result only\n"
-         "  -v, --verbose            print the job's log and the objects handled too\n"
+         "  -v, --verbose            print the job's log and objects, or every mapping\n"
          "      --no-ask-password    do not ask for a password on the terminal\n"
          "  -h, --help, --version\n"
          "dump:\n"

@@ -118,18 +118,28 @@ static int column_width(const Table *table, int column) {
   return (int)width;
 }
 
+// Up to the last cell that is not empty.
+static void print_row(const Table *table, guint first, const int *widths) {
+  int end = table->columns;
+  while (end > 0 && *(const char *)g_ptr_array_index(table->cells, first + (guint)end - 1) == '\0')
+    end--;
+  for (int column = 0; column < end; column++) {
+    const char *cell = g_ptr_array_index(table->cells, first + (guint)column);
+    int pad = widths[column] - (int)g_utf8_strlen(cell, -1);
+    if (column > 0)
+      fputs("  ", stdout);
+    if (table->right[column])
+      printf("%*s%s", pad, "", cell);
+    else
+      printf("%s%*s", cell, column + 1 < end ? pad : 0, "");
+  }
+  fputs("\n", stdout);
+}
+
 void table_print(const Table *table) {
   g_autofree int *widths = g_new(int, table->columns);
   for (int i = 0; i < table->columns; i++)
     widths[i] = column_width(table, i);
-  for (guint i = 0; i < table->cells->len; i++) {
-    const char *cell = g_ptr_array_index(table->cells, i);
-    int column = (int)i % table->columns, pad = widths[column] - (int)g_utf8_strlen(cell, -1);
-    bool last = column == table->columns - 1;
-    if (table->right[column])
-      printf("%*s%s", pad, "", cell);
-    else
-      printf("%s%*s", cell, last ? 0 : pad, "");
-    fputs(last ? "\n" : "  ", stdout);
-  }
+  for (guint i = 0; i + (guint)table->columns <= table->cells->len; i += (guint)table->columns)
+    print_row(table, i, widths);
 }

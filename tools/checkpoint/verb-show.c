@@ -9,6 +9,8 @@
 
 #include <stdio.h>
 
+#define PAGE_BYTES 4096
+
 static char *as_number(uint64_t value) {
   return g_strdup_printf("%" G_GUINT64_FORMAT, value);
 }
@@ -37,7 +39,8 @@ static const struct {
 };
 
 // Told elsewhere.
-static const char *const told[] = {"name", "comm", "tasks", "mappings", "files", NULL};
+static const char *const told[] = {
+    "name", "comm", "tasks", "mappings", "files", "complete", "any-target", "images-error", "truncated", NULL};
 
 static bool in_head(const char *key) {
   for (size_t i = 0; i < G_N_ELEMENTS(head); i++)
@@ -100,56 +103,153 @@ static void print_tree(GVariant *tasks) {
   table_print(table);
 }
 
-static void add_mapping(Table *table, GVariant *mapping) {
-  uint64_t start = value_u64(mapping, "start", 0), end = value_u64(mapping, "end", 0);
-  table_add(table, g_strdup_printf("%012" G_GINT64_MODIFIER "x-%012" G_GINT64_MODIFIER "x", start, end));
-  table_add(table, format_bytes(end > start ? end - start : 0));
-  table_add(table, g_strdup(value_text(mapping, "prot")));
-  table_add(table, g_strdup_printf("%" G_GUINT64_FORMAT, value_u64(mapping, "pages", 0)));
-  table_add(table, g_strdup(value_text(mapping, "kind")));
-  table_add(table, g_strdup(value_text(mapping, "path")));
-}
-
-static void add_file(Table *table, GVariant *file) {
-  table_add(table, g_strdup_printf("%" G_GUINT64_FORMAT, value_u64(file, "fd", 0)));
-  table_add(table, g_strdup(value_text(file, "type")));
-  table_add(table, g_strdup(value_text(file, "flags")));
-  table_add(table, g_strdup(value_text(file, "path")));
-}
-
-// The rows of @all that belong to @pid, under @heading; nothing if there are none.
-static void print_rows_of(
-    GVariant *all, uint64_t pid, const char *heading, const char *const *columns, void (*add)(Table *, GVariant *)) {
-  g_autoptr(Table) table = table_new(columns);
-  gsize n = 0;
-  for (gsize i = 0; i < g_variant_n_children(all); i++) {
-    g_autoptr(GVariant) one = g_variant_get_child_value(all, i);
-    if (value_u64(one, "pid", 0) != pid)
-      continue;
-    add(table, one);
-    n++;
+// One by one, as in /proc/PID/maps.
+static void fill_mappings(Table *table, GVariant *all, const GArray *rows) {
+  for (guint i = 0; i < rows->len; i++) {
+    g_autoptr(GVariant) mapping = g_variant_get_child_value(all, g_array_index(rows, gsize, i));
+    uint64_t start = value_u64(mapping, "start", 0), end = value_u64(mapping, "end", 0);
+    table_add(table, g_strdup_printf("%012" G_GINT64_MODIFIER "x-%012" G_GINT64_MODIFIER "x", start, end));
+    table_add(table, format_bytes(end > start ? end - start : 0));
+    table_add(table, g_strdup(value_text(mapping, "prot")));
+    table_add(table, g_strdup_printf("%" G_GUINT64_FORMAT, value_u64(mapping, "pages", 0)));
+    table_add(table, g_strdup(value_text(mapping, "kind")));
+    table_add(table, g_strdup(value_text(mapping, "path")));
   }
-  if (n == 0)
+}
+
+// Neighbours of the same kind and file, in one line. Without a file they must adjoin.
+typedef struct Stretch {
+  GVariant *first;
+  uint64_t end, bytes, pages, n;
+} Stretch;
+
+static bool stretch_takes(const Stretch *stretch, GVariant *mapping) {
+  const char *path = value_text(mapping, "path");
+  return stretch->first && g_str_equal(value_text(stretch->first, "kind"), value_text(mapping, "kind")) &&
+         g_str_equal(value_text(stretch->first, "path"), path) &&
+         (*path || stretch->end == value_u64(mapping, "start", 0));
+}
+
+static void stretch_end(Stretch *stretch, Table *table) {
+  if (!stretch->first)
     return;
-  printf("\n%s of %" G_GUINT64_FORMAT "\n", heading, pid);
-  table_print(table);
+  table_add(table, g_strdup_printf("%012" G_GINT64_MODIFIER "x", value_u64(stretch->first, "start", 0)));
+  table_add(table, g_strdup_printf("%" G_GUINT64_FORMAT, stretch->n));
+  table_add(table, format_bytes(stretch->bytes));
+  table_add(table, stretch->pages > 0 ? format_bytes(stretch->pages * PAGE_BYTES) : g_strdup(""));
+  table_add(table, g_strdup(value_text(stretch->first, "kind")));
+  table_add(table, g_strdup(value_text(stretch->first, "path")));
+  g_variant_unref(stretch->first);
+  *stretch = (Stretch){};
 }
 
-// In the order in which the pids first come in @all.
-static void print_by_pid(
-    GVariant *all, const char *heading, const char *const *columns, void (*add)(Table *, GVariant *)) {
-  g_autoptr(GHashTable) seen = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
-  for (gsize i = 0; i < g_variant_n_children(all); i++) {
-    g_autoptr(GVariant) one = g_variant_get_child_value(all, i);
-    uint64_t pid = value_u64(one, "pid", 0);
-    if (g_hash_table_add(seen, g_memdup2(&pid, sizeof(pid))))
-      print_rows_of(all, pid, heading, columns, add);
+static void fill_stretches(Table *table, GVariant *all, const GArray *rows) {
+  Stretch stretch = {};
+  for (guint i = 0; i < rows->len; i++) {
+    g_autoptr(GVariant) mapping = g_variant_get_child_value(all, g_array_index(rows, gsize, i));
+    uint64_t start = value_u64(mapping, "start", 0), end = value_u64(mapping, "end", 0);
+    if (!stretch_takes(&stretch, mapping)) {
+      stretch_end(&stretch, table);
+      stretch.first = g_variant_ref(mapping);
+    }
+    stretch.end = end;
+    stretch.bytes += end > start ? end - start : 0;
+    stretch.pages += value_u64(mapping, "pages", 0);
+    stretch.n++;
+  }
+  stretch_end(&stretch, table);
+}
+
+static void fill_files(Table *table, GVariant *all, const GArray *rows) {
+  for (guint i = 0; i < rows->len; i++) {
+    g_autoptr(GVariant) file = g_variant_get_child_value(all, g_array_index(rows, gsize, i));
+    table_add(table, g_strdup_printf("%" G_GUINT64_FORMAT, value_u64(file, "fd", 0)));
+    table_add(table, g_strdup(value_text(file, "type")));
+    table_add(table, g_strdup(value_text(file, "flags")));
+    table_add(table, g_strdup(value_text(file, "path")));
   }
 }
 
-static void print_all(const char *name, GVariant *details) {
-  static const char *const mapping_columns[] = {"ADDRESS", ">SIZE", "PROT", ">PAGES", "KIND", "PATH", NULL};
+// A table of rows that each belong to a process.
+typedef struct Section {
+  const char *heading;
+  const char *const *columns;
+  void (*fill)(Table *table, GVariant *all, const GArray *rows);
+} Section;
+
+// The numbers of the rows of each process, in the order in which the processes first come in @all.
+// GPtrArray of GArray of gsize.
+static GPtrArray *rows_by_pid(GVariant *all) {
+  g_autoptr(GHashTable) known = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+  GPtrArray *groups = g_ptr_array_new_with_free_func((GDestroyNotify)g_array_unref);
+  for (gsize i = 0; i < g_variant_n_children(all); i++) {
+    g_autoptr(GVariant) row = g_variant_get_child_value(all, i);
+    uint64_t pid = value_u64(row, "pid", 0);
+    GArray *group = g_hash_table_lookup(known, &pid);
+    if (!group) {
+      group = g_array_new(FALSE, FALSE, sizeof(gsize));
+      g_ptr_array_add(groups, group);
+      g_hash_table_insert(known, g_memdup2(&pid, sizeof(pid)), group);
+    }
+    g_array_append_val(group, i);
+  }
+  return groups;
+}
+
+// pid -> program, borrowed from @tasks (may be NULL).
+static GHashTable *programs(GVariant *tasks) {
+  GHashTable *found = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)g_variant_unref);
+  for (gsize i = 0; tasks && i < g_variant_n_children(tasks); i++) {
+    GVariant *task = g_variant_get_child_value(tasks, i);
+    uint64_t pid = value_u64(task, "pid", 0);
+    g_hash_table_insert(found, g_memdup2(&pid, sizeof(pid)), task);
+  }
+  return found;
+}
+
+static void print_section(GVariant *all, GHashTable *by_pid, const Section *section) {
+  g_autoptr(GPtrArray) groups = rows_by_pid(all);
+  for (guint i = 0; i < groups->len; i++) {
+    const GArray *rows = g_ptr_array_index(groups, i);
+    g_autoptr(Table) table = table_new(section->columns);
+    g_autoptr(GVariant) first = g_variant_get_child_value(all, g_array_index(rows, gsize, 0));
+    uint64_t pid = value_u64(first, "pid", 0);
+    GVariant *task = g_hash_table_lookup(by_pid, &pid);
+    g_autofree char *comm = format_safe(task ? value_text(task, "comm") : "");
+    printf("\n%s of %" G_GUINT64_FORMAT "%s%s\n", section->heading, pid, *comm ? " " : "", comm);
+    section->fill(table, all, rows);
+    table_print(table);
+  }
+}
+
+static void print_sections(GVariant *tasks, GVariant *mappings, GVariant *files, bool verbose) {
+  static const char *const one_by_one[] = {"ADDRESS", ">SIZE", "PROT", ">PAGES", "KIND", "PATH", NULL};
+  static const char *const in_short[] = {"ADDRESS", ">MAPPINGS", ">SIZE", ">SAVED", "KIND", "PATH", NULL};
   static const char *const file_columns[] = {">FD", "TYPE", "FLAGS", "PATH", NULL};
+  const Section of_files = {"Open files", file_columns, fill_files};
+  const Section of_mappings = {"Mappings", verbose ? one_by_one : in_short, verbose ? fill_mappings : fill_stretches};
+  g_autoptr(GHashTable) by_pid = programs(tasks);
+
+  if (files)
+    print_section(files, by_pid, &of_files);
+  if (mappings)
+    print_section(mappings, by_pid, &of_mappings);
+}
+
+// What is unusual about it.
+static void print_notes(GVariant *details) {
+  g_autofree char *problem = format_safe(value_text(details, "images-error"));
+  if (value_has(details, "complete") && !value_bool(details, "complete"))
+    printf("\nIt is not complete and cannot be restored.\n");
+  if (value_bool(details, "any-target"))
+    printf("\nIts processes were not all its owner's.\n");
+  if (*problem)
+    printf("\nWhat is in its images is not told: %s\n", problem);
+  if (value_bool(details, "truncated"))
+    printf("\nThere is more in it than the service tells at once.\n");
+}
+
+static void print_all(const char *name, GVariant *details, bool verbose) {
   g_autoptr(GVariant) tasks = value_dictionaries(details, "tasks");
   g_autoptr(GVariant) mappings = value_dictionaries(details, "mappings");
   g_autoptr(GVariant) files = value_dictionaries(details, "files");
@@ -158,11 +258,9 @@ static void print_all(const char *name, GVariant *details) {
   print_more(details);
   if (tasks)
     print_tree(tasks);
-  if (mappings)
-    print_by_pid(mappings, "Mappings", mapping_columns, add_mapping);
-  if (files)
-    print_by_pid(files, "Open files", file_columns, add_file);
-  if (!tasks || !mappings || !files)
+  print_sections(tasks, mappings, files, verbose);
+  print_notes(details);
+  if ((!tasks || !mappings || !files) && !value_has(details, "images-error"))
     printf("\nNot told by this service:%s%s%s\n", tasks ? "" : " the tree of tasks.", mappings ? "" : " the mappings.",
         files ? "" : " the open files.");
 }
@@ -188,6 +286,6 @@ int verb_show(Context *context, char **arguments) {
   if (context->options->json)
     json_print(details);
   else
-    print_all(arguments[0], details);
+    print_all(arguments[0], details, context->options->verbose);
   return 0;
 }
