@@ -34,14 +34,24 @@ static void block_task(Job *job, const FrozenTask *task, const char *kind, const
   job_block(job, kind, task->pid, -1, name, reason, cure);
 }
 
+/* Our own, which never change; 0 for kinds that this kernel has not. */
+static ino_t own_namespace(size_t i) {
+  static ino_t known[G_N_ELEMENTS(namespaces)];
+  struct stat st;
+  if (!known[i]) {
+    g_autofree char *path = g_strconcat("/proc/self/ns/", namespaces[i].name, NULL);
+    known[i] = stat(path, &st) == 0 ? st.st_ino : 0;
+  }
+  return known[i];
+}
+
 static void check_namespaces(Job *job, const FrozenTask *task) {
   for (size_t i = 0; i < G_N_ELEMENTS(namespaces); i++) {
-    char theirs[64], ours[64];
-    struct stat a, b;
+    char theirs[64];
+    struct stat st;
     g_snprintf(theirs, sizeof theirs, "/proc/%d/ns/%s", (int)task->pid, namespaces[i].name);
-    g_snprintf(ours, sizeof ours, "/proc/self/ns/%s", namespaces[i].name);
-    if (stat(theirs, &a) < 0 || stat(ours, &b) < 0 || a.st_ino == b.st_ino)
-      continue; /* a kernel without that kind has no file */
+    if (!own_namespace(i) || stat(theirs, &st) < 0 || st.st_ino == own_namespace(i))
+      continue;
     g_autofree char *reason = g_strdup_printf("it has a %s namespace of its own", namespaces[i].text);
     block_task(job, task, "namespace", reason, namespaces[i].cure);
   }
