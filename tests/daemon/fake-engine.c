@@ -401,7 +401,7 @@ static const struct {
 };
 
 int main(void) {
-  Request request = {};
+  static Request request = {};
   const char *name;
 
   receive(&request);
