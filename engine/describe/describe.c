@@ -191,17 +191,19 @@ static void describe_mappings(Job *job, const Checkpoint *c, const Task *task) {
 
 /* --- all --- */
 
-bool describe_run(Job *job, GError **error) {
+bool describe_checkpoint(Job *job, const Checkpoint *checkpoint, GError **error) {
   static void (*const tables[])(Job *, const Checkpoint *, const Task *) = {
       describe_task, describe_fds, describe_mappings};
-  g_autoptr(Checkpoint) c = image_load(job_images_fd(job), error);
-  if (!c)
-    return false;
   for (size_t t = 0; t < G_N_ELEMENTS(tables); t++)
-    for (guint i = 0; i < c->tasks->len; i++) {
+    for (guint i = 0; i < checkpoint->tasks->len; i++) {
       if (!job_poll(job, error))
         return false;
-      tables[t](job, c, c->tasks->pdata[i]);
+      tables[t](job, checkpoint, checkpoint->tasks->pdata[i]);
     }
   return true;
+}
+
+bool describe_run(Job *job, GError **error) {
+  g_autoptr(Checkpoint) checkpoint = image_load(job_images_fd(job), error);
+  return checkpoint && describe_checkpoint(job, checkpoint, error);
 }

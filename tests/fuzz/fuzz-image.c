@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* The image decoder. The first byte of an input chooses a file of a small valid checkpoint, the rest takes the place of
- * its content; then the whole checkpoint is loaded, cross checks included. */
+ * its content; then the whole checkpoint is loaded, cross checks included, and what passes them is described. */
 
+#include "describe.h"
 #include "fixture.h"
 #include "fuzz.h"
 #include "reader.h"
@@ -61,6 +62,28 @@ static bool decode(ImageKindId id, guint64 number, const guint8 *data, gsize siz
   return false;
 }
 
+static guint n_rows;
+
+static void count_row(void *data, const EngineRow *row) {
+  for (size_t i = 0; i < row->n_values; i++)
+    if (row->values[i]->text && !g_utf8_validate(row->values[i]->text, -1, NULL))
+      abort();
+  /* Far from what a packet may hold. */
+  if (engine_row__get_packed_size(row) > 64 * 1024)
+    abort();
+  n_rows++;
+}
+
+/* Whatever passed the checks can be described, and has a task at least. */
+static void describe(const Checkpoint *c) {
+  const JobSink sink = {.row = count_row};
+  const EngineOptions options = ENGINE_OPTIONS__INIT;
+  g_autoptr(Job) job = job_new(&options, NULL, -1, &sink);
+  n_rows = 0;
+  if (!describe_checkpoint(job, c, NULL) || n_rows < c->tasks->len)
+    abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (!checkpoint)
     checkpoint = fixture_golden();
@@ -76,6 +99,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   g_autoptr(Checkpoint) c = fixture_load(checkpoint, &error);
   if ((c == NULL) != (error != NULL))
     abort();
+  if (c)
+    describe(c);
   if (before)
     g_hash_table_insert(checkpoint, g_strdup(name), before);
   else
