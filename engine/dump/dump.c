@@ -86,7 +86,7 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
     if (!task->zombie && !collect_files(d, task, error))
       return false;
   }
-  return collector_finish(d->collector, error);
+  return collector_finish(d->collector, error) && collect_locks(d->job, d->tree, error);
 }
 
 static void add_timens(Checkpoint *c) {
