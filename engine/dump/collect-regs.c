@@ -261,14 +261,14 @@ static bool run_process_program(FrozenTask *task, const ProcessProgram *pp, GErr
 static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram **pps, GadgetCache *cache, GError **error) {
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    if (task->zombie)
+    if (task->zombie || task->seccomp)
       continue;
     if (!(pps[i] = process_program_new(task, error)) || !inject_task(task, thread_program_get(tp), pps[i]->program, cache, error))
       return false;
   }
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    if (!task->zombie && (!wait_task(task, tp, error) || !run_process_program(task, pps[i], error)))
+    if (!task->zombie && !task->seccomp && (!wait_task(task, tp, error) || !run_process_program(task, pps[i], error)))
       return false;
   }
   return true;

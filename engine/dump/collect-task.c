@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What /proc tells about a task. */
 #include "collect.h"
+#include "tracee.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -88,25 +89,48 @@ static void check_sharing(Job *job, const FrozenTree *tree, const FrozenTask *ta
   }
 }
 
-static bool check_seccomp(Job *job, const FrozenTask *task, GError **error) {
-  for (guint i = 0; i < task->threads->len; i++) {
-    ProcStatus s;
-    if (i > 0 && task->threads->len > 64)
-      break; /* filters of other threads are looked at by the leader's only in huge processes: they share them by TSYNC */
-    if (!proc_status(task->pid, g_array_index(task->threads, FrozenThread, i).state.tid, &s, error))
-      return false;
-    int mode = s.seccomp;
-    if (i == 0) {
-      task->model->fs->has_umask = true;
-      task->model->fs->umask = s.umask;
-    }
-    proc_status_clear(&s);
-    if (mode) {
-      block_task(job, task, "task", mode == 1 ? "it runs in strict seccomp mode" : "it has a seccomp filter",
-          "seccomp is not supported yet; start it without the filter");
-      break;
-    }
+/* A thread in strict mode is only ever in one of these calls. */
+static bool may_be_strict(const struct user_regs_struct *r) {
+  switch ((gint64)r->orig_rax) {
+  case SYS_read:
+  case SYS_write:
+  case SYS_restart_syscall:
+    return true;
+  default:
+    return (gint64)r->orig_rax < 0;
   }
+}
+
+static bool has_seccomp(const FrozenTask *task, const FrozenThread *t, bool *ret, GError **error) {
+  int filters = tracee_count_seccomp_filters(t->state.tid);
+  *ret = filters > 0;
+  if (filters > 0 || (filters == 0 && !may_be_strict(&t->state.regs)))
+    return true;
+  ProcStatus s;
+  if (!proc_status(task->pid, t->state.tid, &s, error))
+    return false;
+  *ret = s.seccomp != 0;
+  proc_status_clear(&s);
+  return true;
+}
+
+static bool check_seccomp(Job *job, FrozenTask *task, GError **error) {
+  for (guint i = 0; i < task->threads->len && !task->seccomp; i++)
+    if (!has_seccomp(task, &g_array_index(task->threads, FrozenThread, i), &task->seccomp, error))
+      return false;
+  if (task->seccomp)
+    block_task(job, task, "task", "it has a seccomp filter, or runs in strict mode",
+        "seccomp is not supported yet; start it without the filter");
+  return true;
+}
+
+static bool collect_umask(const FrozenTask *task, GError **error) {
+  ProcStatus s;
+  if (!proc_status(task->pid, task->pid, &s, error))
+    return false;
+  task->model->fs->has_umask = true;
+  task->model->fs->umask = s.umask;
+  proc_status_clear(&s);
   return true;
 }
 
@@ -186,7 +210,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   fs_entry__init(m->fs);
   check_namespaces(job, task);
   check_sharing(job, tree, task);
-  if (!check_seccomp(job, task, error) || !collect_auxv(task, error))
+  if (!check_seccomp(job, task, error) || !collect_umask(task, error) || !collect_auxv(task, error))
     return false;
   collect_layout(task);
   collect_cgroups(task);

@@ -62,8 +62,9 @@ static bool dump_freeze(Dump *d, pid_t pid, int pidfd, GError **error) {
 }
 
 static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
+  const GArray *fds = task->fds; /* NULL: it could not be asked itself */
   return collector_visit_task(d->collector, task->pid, task->stat.comm, task->pidfd,
-             (const CollectedFd *)(const void *)task->fds->data, task->fds->len, task->model, error) &&
+             fds ? (const CollectedFd *)(const void *)fds->data : NULL, fds ? fds->len : 0, task->model, error) &&
          collect_fs(d->job, task, d->collector, error) && collect_mappings(d->job, task, d->collector, error);
 }
 

@@ -25,6 +25,7 @@ typedef struct FrozenTask {
   int pidfd;
   ProcStat stat;
   bool zombie;
+  bool seccomp; /* some thread has a filter or strict mode: an agent's system calls could be its death, so it gets none */
   bool stopped; /* by job control */
   int stop_signal;
   GArray *threads; /* FrozenThread; [0] is the leader */

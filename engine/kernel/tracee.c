@@ -83,6 +83,16 @@ int tracee_peek_signals(pid_t tid, bool shared, unsigned from, siginfo_t *infos,
   return r < 0 ? -errno : (int)r;
 }
 
+int tracee_count_seccomp_filters(pid_t tid) {
+  for (uint64_t n = 0;; n++) {
+    if (ptrace(PTRACE_SECCOMP_GET_FILTER, tid, number(n), NULL) >= 0)
+      continue;
+    if (errno == ENOENT || (errno == EINVAL && n == 0))
+      return (int)n;
+    return errno == EACCES ? -EACCES : (int)n + 1; /* a filter that cannot be shown is one, too */
+  }
+}
+
 int tracee_get_rseq(pid_t tid, struct rseq_config *config) {
   struct {
     uint64_t pointer;

@@ -32,6 +32,8 @@ int tracee_get_sigmask(pid_t tid, uint64_t *mask);
 int tracee_set_sigmask(pid_t tid, uint64_t mask);
 /* Pending signals, oldest first, shared by the process or of the thread alone. Returns how many, at most @n. */
 int tracee_peek_signals(pid_t tid, bool shared, unsigned from, siginfo_t *infos, int n);
+/* seccomp(2): how many filters the task has; 0: none, or strict mode; -EACCES: this process may not ask. */
+int tracee_count_seccomp_filters(pid_t tid);
 int tracee_get_rseq(pid_t tid, struct rseq_config *config);
 
 /* Memory of another process; all or an error. */
