@@ -58,6 +58,19 @@ static void check_namespaces(Job *job, const FrozenTask *task) {
   }
 }
 
+/* A session comes from its leader by fork; whoever is in one that cannot have come so (its leader died, or an ancestor in
+ * between did) could not be put there again. The root may be in a session of the outside. */
+static void check_session(Job *job, const FrozenTree *tree, const FrozenTask *task) {
+  const FrozenTask *parent = frozen_tree_find(tree, task->stat.ppid);
+  if (!parent || task->stat.sid == task->pid || task->stat.sid == parent->stat.sid)
+    return;
+  const FrozenTask *grandparent = frozen_tree_find(tree, parent->stat.ppid);
+  if (parent->stat.sid == parent->pid && grandparent && grandparent->stat.sid == task->stat.sid)
+    return; /* forked before its parent's setsid(2) */
+  g_autofree char *reason = g_strdup_printf("it is in session %d, whose leader has died or is not its ancestor", (int)task->stat.sid);
+  block_task(job, task, "task", reason, "start it with setsid(1), or checkpoint it alone");
+}
+
 static bool shares(pid_t a, pid_t b, int kind) {
   return syscall(SYS_kcmp, a, b, kind, 0, 0) == 0;
 }
@@ -210,6 +223,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   fs_entry__init(m->fs);
   check_namespaces(job, task);
   check_sharing(job, tree, task);
+  check_session(job, tree, task);
   if (!check_seccomp(job, task, error) || !collect_umask(task, error) || !collect_auxv(task, error))
     return false;
   collect_layout(task);

@@ -4,6 +4,7 @@
 #include "stages.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -115,11 +116,26 @@ static bool build_timers(const PlanTask *t, const TaskTimersEntry *timers, Progr
   return true;
 }
 
-static void build_limits(const TaskRlimitsEntry *limits, Program *p) {
+static bool may_raise_limits(void) {
+  ProcStatus s;
+  if (!proc_status(getpid(), getpid(), &s, NULL))
+    return false;
+  bool may = s.cap_eff & (1ull << CAP_SYS_RESOURCE);
+  proc_status_clear(&s);
+  return may;
+}
+
+static void build_limits(Restore *r, const PlanTask *t, const TaskRlimitsEntry *limits, Program *p) {
   for (size_t i = 0; limits && i < limits->n_rlimits && i < RLIM_NLIMITS; i++) {
     struct rlimit have, want = {limits->rlimits[i]->cur, limits->rlimits[i]->max};
-    if (getrlimit((__rlimit_resource_t)i, &have) == 0 && have.rlim_cur == want.rlim_cur && have.rlim_max == want.rlim_max)
+    if (getrlimit((__rlimit_resource_t)i, &have) < 0 || (have.rlim_cur == want.rlim_cur && have.rlim_max == want.rlim_max))
       continue;
+    if (want.rlim_max > have.rlim_max && !may_raise_limits()) {
+      job_log(r->job, 4, "pid %d: resource limit %zu comes back as %" G_GUINT64_FORMAT " instead of %" G_GUINT64_FORMAT
+          ": raising it needs CAP_SYS_RESOURCE", (int)t->pid, i, (guint64)have.rlim_max, (guint64)want.rlim_max);
+      want.rlim_max = have.rlim_max;
+      want.rlim_cur = MIN(want.rlim_cur, want.rlim_max);
+    }
     size_t at = program_data(p, &want, sizeof want);
     PROGRAM_CALL(p, "prlimit64", SYS_prlimit64, ARG(0), ARG(i), ARG_DATA(at), ARG(0));
   }
@@ -131,7 +147,7 @@ bool attributes_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     return false;
   if (tc->has_child_subreaper && tc->child_subreaper)
     PROGRAM_CALL(p, "prctl SET_CHILD_SUBREAPER", SYS_prctl, ARG(PR_SET_CHILD_SUBREAPER), ARG(1), ARG(0), ARG(0), ARG(0));
-  build_limits(tc->rlimits, p);
+  build_limits(r, t, tc->rlimits, p);
   for (size_t i = 0; tc->signals_s && i < tc->signals_s->n_signals; i++) {
     const ProtobufCBinaryData *s = &tc->signals_s->signals[i]->siginfo;
     siginfo_t info;
@@ -166,9 +182,10 @@ bool attributes_write_proc(Restore *r, PlanTask *t, GError **error) {
   const TaskCoreEntry *tc = t->task->core->tc;
   char value[32];
   if (tc->has_oom_score_adj && differs(t->pid, "oom_score_adj", 10, tc->oom_score_adj)) {
+    g_autoptr(GError) why = NULL;
     g_snprintf(value, sizeof value, "%d", tc->oom_score_adj);
-    if (!write_proc(t->pid, "oom_score_adj", value, error))
-      return false;
+    if (!write_proc(t->pid, "oom_score_adj", value, &why)) /* lowering it needs CAP_SYS_RESOURCE */
+      job_log(r->job, 4, "pid %d: %s", (int)t->pid, why->message);
   }
   const CkptTask *x = t->task->extra;
   if (x && x->has_coredump_filter && differs(t->pid, "coredump_filter", 16, x->coredump_filter)) {
