@@ -38,6 +38,8 @@ static void parse_head(const char *line, const char *end, ProcVma *vma) {
   *vma = (ProcVma){.pkey = -1};
   vma->start = strtoull(line, &p, 16);
   vma->end = strtoull(p + 1, &p, 16);
+  if (p[4] == 's') /* VM_MAYSHARE; "sh" of VmFlags is only set while it may be written, too */
+    vma->flags = VMF_SHARED;
   p += 6; /* " r-xp " */
   vma->offset = strtoull(p, &p, 16);
   vma->dev_major = (uint32_t)strtoul(p, &p, 16);
@@ -50,7 +52,7 @@ static void parse_head(const char *line, const char *end, ProcVma *vma) {
 
 static void parse_detail(const char *line, ProcVma *vma) {
   if (g_str_has_prefix(line, "VmFlags:"))
-    vma->flags = parse_flags(line + 8);
+    vma->flags |= parse_flags(line + 8);
   else if (g_str_has_prefix(line, "Rss:"))
     vma->rss_kb = strtoull(line + 4, NULL, 10);
   else if (g_str_has_prefix(line, "KernelPageSize:"))
