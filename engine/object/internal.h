@@ -78,17 +78,6 @@ RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id
 /* Whether the description is a regular file or directory on a file system with paths, or one of the plain devices. */
 bool reg_claims(const FileProbe *probe);
 
-/* Opens an entry that no remap record names; needs no restorer, so threads may call it. */
-int reg_open_plain(const RegFileEntry *reg, GError **error);
-
-/* --- preopen.c, restorer.c --- */
-
-/* Opens the ordinary files that tasks hold, if there are many. */
-bool preopen_files(Restorer *r, GError **error);
-bool restorer_is_open(const Restorer *r, guint32 file_id);
-/* The restorer takes @fd over. */
-void restorer_put_fd(Restorer *r, guint32 file_id, int fd);
-
 /* --- build-id.c --- */
 
 /* The build id of the file behind @local (O_PATH too), as 32-bit words in the byte order of the machine; their number,

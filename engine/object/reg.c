@@ -191,11 +191,6 @@ static bool reg_finish(const RegFileEntry *reg, int fd, GError **error) {
   return true;
 }
 
-int reg_open_plain(const RegFileEntry *reg, GError **error) {
-  _cleanup_fd_ int fd = open_path(reg, reg->flags, error);
-  return fd >= 0 && reg_finish(reg, fd, error) ? fd_take(&fd) : -1;
-}
-
 static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
   const RegFileEntry *reg = entry->reg;
   if (!reg) {

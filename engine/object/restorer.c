@@ -164,11 +164,7 @@ static int entry_open(Restorer *r, const FileEntry *entry, GError **error) {
   return ops->open(r, entry, error);
 }
 
-bool restorer_is_open(const Restorer *r, guint32 file_id) {
-  return GPOINTER_TO_INT(g_hash_table_lookup(r->fds, GUINT_TO_POINTER(file_id))) - 3 >= 0;
-}
-
-void restorer_put_fd(Restorer *r, guint32 file_id, int fd) {
+static void restorer_put_fd(Restorer *r, guint32 file_id, int fd) {
   g_hash_table_insert(r->fds, GUINT_TO_POINTER(file_id), GINT_TO_POINTER(fd + 3));
 }
 
@@ -201,8 +197,6 @@ static gboolean is_spare(gpointer key, gpointer value, gpointer data) {
 
 bool restorer_open_all(Restorer *r, GError **error) {
   guint n = 0;
-  if (!preopen_files(r, error))
-    return false;
   for (guint t = 0; t < r->checkpoint->tasks->len; t++) {
     const Task *task = r->checkpoint->tasks->pdata[t];
     for (guint i = 0; i < task->fds->len; i++) {

@@ -3,17 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/syscall.h>
-
-/* Descriptors a thread takes at once, and how many of these may be ahead of the collector: that many duplicates are
- * open at the same time. */
-#define BATCH 64
-#define AHEAD 8
-#define MAX_THREADS 4
-/* Below this a thread costs more than it saves. */
-#define MIN_PARALLEL 512
 
 struct Looker {
   int self_fd;     /* /proc/self/fd */
@@ -108,26 +99,17 @@ bool looker_look(Looker *l, FileProbe *probe, bool keep_flags, char **ret_link, 
   return *ret_link != NULL;
 }
 
-/* --- ahead, in threads --- */
-
 struct Scout {
   FileProbe like;
   const CollectedFd *fds;
-  size_t n_fds, n_batches;
-  Sight *sights;
-  size_t at; /* of the next sight that the collector gets */
+  size_t n_fds, at; /* of the next sight */
+  Sight sight;
   Looker *looker;
-  GThread *threads[MAX_THREADS];
-  GMutex lock; /* of all below */
-  GCond changed;
-  size_t next_batch;     /* that nobody has taken */
-  size_t consumed_batch; /* the one that the collector is in */
-  bool *done;            /* per batch */
-  bool stop;
 };
 
-static void look_at(Looker *l, const Scout *s, size_t i) {
-  Sight *sight = &s->sights[i];
+static void look_at(Scout *s, size_t i) {
+  Looker *l = s->looker;
+  Sight *sight = &s->sight;
   FileProbe *probe = &sight->probe;
   *probe = s->like;
   probe->fd = s->fds[i].fd;
@@ -144,54 +126,13 @@ static void look_at(Looker *l, const Scout *s, size_t i) {
   engine_fail_errno(&sight->error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot duplicate %s", name);
 }
 
-static void look_at_batch(Looker *l, Scout *s, size_t batch) {
-  size_t end = MIN((batch + 1) * BATCH, s->n_fds);
-  for (size_t i = batch * BATCH; i < end; i++)
-    look_at(l, s, i);
-  g_mutex_lock(&s->lock);
-  s->done[batch] = true;
-  g_cond_broadcast(&s->changed);
-  g_mutex_unlock(&s->lock);
-}
-
-/* A batch to do, or n_batches when there is none left. */
-static size_t take_batch(Scout *s) {
-  g_mutex_lock(&s->lock);
-  while (!s->stop && s->next_batch < s->n_batches && s->next_batch >= s->consumed_batch + AHEAD)
-    g_cond_wait(&s->changed, &s->lock);
-  size_t batch = s->stop ? s->n_batches : s->next_batch;
-  if (batch < s->n_batches)
-    s->next_batch++;
-  g_mutex_unlock(&s->lock);
-  return batch;
-}
-
-static gpointer thread_main(gpointer data) {
-  Scout *s = data;
-  Looker *l = looker_new();
-  size_t batch;
-  while ((batch = take_batch(s)) < s->n_batches)
-    look_at_batch(l, s, batch);
-  looker_free(l);
-  return NULL;
-}
-
 Scout *scout_new(const FileProbe *like, const CollectedFd *fds, size_t n_fds, Looker *looker) {
   Scout *s = g_new0(Scout, 1);
   s->like = *like;
   s->fds = fds;
   s->n_fds = n_fds;
-  s->n_batches = (n_fds + BATCH - 1) / BATCH;
-  s->sights = g_new0(Sight, n_fds + 1);
-  for (size_t i = 0; i < n_fds; i++)
-    s->sights[i].probe.local = -1;
-  s->done = g_new0(bool, s->n_batches + 1);
   s->looker = looker;
-  g_mutex_init(&s->lock);
-  g_cond_init(&s->changed);
-  guint n_threads = n_fds < MIN_PARALLEL ? 0 : MIN(g_get_num_processors(), MAX_THREADS);
-  for (guint i = 0; i < n_threads; i++)
-    s->threads[i] = g_thread_try_new("scout", thread_main, s, NULL); /* without them it is slower, no more */
+  s->sight.probe.local = -1;
   return s;
 }
 
@@ -202,46 +143,17 @@ static void sight_clear(Sight *sight) {
   g_clear_error(&sight->error);
 }
 
-/* The collector enters a batch: waits for it, or does it itself if nobody has begun. */
-static void enter_batch(Scout *s, size_t batch) {
-  g_mutex_lock(&s->lock);
-  s->consumed_batch = batch;
-  g_cond_broadcast(&s->changed);
-  bool own = s->next_batch == batch;
-  if (own)
-    s->next_batch++;
-  while (!own && !s->done[batch])
-    g_cond_wait(&s->changed, &s->lock);
-  g_mutex_unlock(&s->lock);
-  if (own)
-    look_at_batch(s->looker, s, batch);
-}
-
 Sight *scout_next(Scout *s) {
-  if (s->at > 0)
-    sight_clear(&s->sights[s->at - 1]);
+  sight_clear(&s->sight);
   if (s->at == s->n_fds)
     return NULL;
-  if (s->at % BATCH == 0)
-    enter_batch(s, s->at / BATCH);
-  return &s->sights[s->at++];
+  look_at(s, s->at++);
+  return &s->sight;
 }
 
 void scout_free(Scout *s) {
   if (!s)
     return;
-  g_mutex_lock(&s->lock);
-  s->stop = true;
-  g_cond_broadcast(&s->changed);
-  g_mutex_unlock(&s->lock);
-  for (guint i = 0; i < MAX_THREADS; i++)
-    if (s->threads[i])
-      (void)g_thread_join(s->threads[i]);
-  for (size_t i = 0; i < s->n_fds; i++)
-    sight_clear(&s->sights[i]);
-  g_mutex_clear(&s->lock);
-  g_cond_clear(&s->changed);
-  g_free(s->sights);
-  g_free(s->done);
+  sight_clear(&s->sight);
   g_free(s);
 }

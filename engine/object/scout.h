@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* The scout: what the kernel says about each descriptor of a task by itself, looked up ahead by several threads. It is
- * five to eight system calls a descriptor, most of the time that collecting ten thousand of them takes; what depends on
- * other descriptors (is it the same description? what is at the other end?) is the collector's, one after the other. */
+/* The scout: what the kernel says about each descriptor of a task by itself; what depends on other descriptors (is it the
+ * same description? what is at the other end?) is the collector's. One thread does it all: with several, every descriptor
+ * lookup in the engine would have to count references, which costs more than the others bring. */
 
 #include "internal.h"
 
@@ -23,10 +23,9 @@ typedef struct Sight {
 } Sight;
 
 typedef struct Scout Scout;
-/* @looker is used by the calling thread only. All arguments are borrowed until scout_free(). */
+/* All arguments are borrowed until scout_free(). */
 Scout *scout_new(const FileProbe *like, const CollectedFd *fds, size_t n_fds, Looker *looker);
 /* Sights in the order of @fds. The one before is let go by the next call. NULL at the end. */
 Sight *scout_next(Scout *s);
-/* Stops the threads; closes what was seen and not asked for. */
 void scout_free(Scout *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Scout, scout_free)
