@@ -66,8 +66,10 @@ static bool fail_seize(pid_t pid, pid_t tid, int err, GError **error) {
 }
 
 static bool have_thread(const FrozenTask *task, pid_t tid) {
-  /* ascending, as /proc lists them */
-  guint low = 0, high = task->threads->len;
+  /* the leader first, the others ascending */
+  guint low = 1, high = task->threads->len;
+  if (high && g_array_index(task->threads, FrozenThread, 0).state.tid == tid)
+    return true;
   while (low < high) {
     guint mid = (low + high) / 2;
     pid_t at = g_array_index(task->threads, FrozenThread, mid).state.tid;
@@ -108,6 +110,19 @@ static bool thread_has_ended(pid_t pid, pid_t tid) {
   return !after || strchr("ZX", after[2]);
 }
 
+/* The leader first: where ids have wrapped around, its threads may have lower ones. */
+static void sort_threads(FrozenTask *task) {
+  g_array_sort(task->threads, compare_threads);
+  for (guint i = 1; i < task->threads->len; i++) {
+    FrozenThread leader = g_array_index(task->threads, FrozenThread, i);
+    if (leader.state.tid != task->pid)
+      continue;
+    g_array_remove_index(task->threads, i);
+    g_array_prepend_val(task->threads, leader);
+    return;
+  }
+}
+
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
 static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
   guint before = task->threads->len;
@@ -144,7 +159,7 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
     }
     i++;
   }
-  g_array_sort(task->threads, compare_threads);
+  sort_threads(task);
   return true;
 }
 
