@@ -2,6 +2,7 @@
 /* Mappings: /proc/PID/smaps -> vma_entry. The kind of a mapping follows from its flags and from the file behind it, which
  * is opened through /proc/PID/map_files, so that names play no part. */
 #include "collect.h"
+#include "external.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -187,19 +188,73 @@ static bool is_anonymous(const ProcVma *v) {
   return !(v->flags & VMF_SHARED) && (huge || !v->inode);
 }
 
+/* The entry names the device by its path, as an external file. */
+static bool fill_external(
+    VmaEntry *e, const FrozenTask *task, const ProcVma *v, const FileProbe *probe, Collector *collector, GError **error) {
+  bool blocked = false, shared = v->flags & VMF_SHARED;
+  FileProbe device = *probe;
+  device.elsewhere = true;
+  guint32 id = probe->local < 0 ? 0 : collector_add_path(collector, &device, &blocked, error);
+  if (!id)
+    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "pid %d: what is mapped at %" G_GINT64_MODIFIER "x cannot be opened",
+        (int)task->pid, v->start);
+  e->status = VMA_AREA_REGULAR | (shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE) | VMA_EXT_PLUGIN;
+  e->flags = shared ? MAP_SHARED : MAP_PRIVATE;
+  e->pgoff = v->offset;
+  e->shmid = id;
+  e->has_fdflags = true;
+  e->fdflags = shared && (v->flags & VMF_MAYWRITE) ? O_RDWR : O_RDONLY;
+  return true;
+}
+
+/* What a plugin may know how to make again: memory of devices, and of kernel objects that can be mapped. */
+static bool may_be_external(const ProcVma *v) {
+  return (v->flags & (VMF_IO | VMF_PFNMAP | VMF_MIXEDMAP)) || g_str_has_prefix(v->path, "anon_inode:") ||
+         g_str_has_prefix(v->path, "socket:");
+}
+
+/* Asks about a mapping that cannot be made from a file; *ret_taken: its entry is filled. */
+static bool ask_about_mapping(FrozenTask *task, const ProcVma *v, const char *why, const char *cure, Collector *collector,
+    VmaEntry *e, bool *ret_taken, GError **error) {
+  FileProbe probe = {.pid = task->pid, .comm = task->stat.comm, .fd = -1, .pidfd = task->pidfd, .local = -1};
+  g_autofree char *link = NULL;
+  g_autofree char *what = g_strdup_printf("mapping %" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x%s%s", v->start, v->end,
+      *v->path ? " " : "", v->path);
+  (void)open_behind(task, v, &probe, &link, NULL); /* some can be described only */
+  ExternalObject o = external_of_probe(EXTERNAL_MAPPING, &probe, 0);
+  o.path = link ? link : v->path;
+  o.what = what;
+  o.reason = why;
+  o.cure = cure;
+  o.map.start = v->start, o.map.end = v->end, o.map.offset = v->offset;
+  o.map.prot = (int)e->prot;
+  o.map.shared = v->flags & VMF_SHARED;
+  g_auto(ExternalClaim) claim = {0};
+  bool ok = collector_external(collector, &o, &claim, error);
+  *ret_taken = ok && claim.action == EXTERNAL_PLUGIN;
+  if (*ret_taken)
+    ok = fill_external(e, task, v, &probe, collector, error);
+  if (probe.local >= 0)
+    (void)close(probe.local);
+  return ok;
+}
+
 static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collector *collector, GHashTable *seen, GError **error) {
   MmEntry *mm = task->model->mm;
   VmaEntry *e = vma_new(v);
   const char *cure;
   bool ok = true, special = fill_special(e, v);
   const char *why = special ? NULL : refusal(v, &cure);
-  if (why)
+  bool taken = false;
+  if (why && may_be_external(v))
+    ok = ask_about_mapping(task, v, why, cure, collector, e, &taken, error);
+  else if (why)
     block_vma(job, task, v, why, cure);
   else if (!special && is_anonymous(v))
     fill_anonymous(e, v, mm);
   else if (!special)
     ok = fill_file(e, task, v, collector, seen, error);
-  if (why || !ok || merge_vvar(mm, e)) {
+  if ((why && !taken) || !ok || merge_vvar(mm, e)) {
     vma_entry__free_unpacked(e, NULL);
     return ok;
   }

@@ -4,6 +4,7 @@
 #include "dump.h"
 #include "collect.h"
 #include "config.h"
+#include "external-dump.h"
 #include "seccomp.pb-c.h"
 #include "timens.pb-c.h"
 #include "image.h"
@@ -21,11 +22,13 @@ typedef struct Dump {
   FrozenTree *tree;
   Checkpoint *checkpoint;
   Collector *collector;
+  ExternalStage *external;
   MemoryStats memory;
   gint64 started;
 } Dump;
 
 static void dump_clear(Dump *d) {
+  external_stage_free(d->external);
   collector_free(d->collector);
   frozen_tree_free(d->tree);
   checkpoint_free(d->checkpoint);
@@ -82,6 +85,9 @@ static bool dump_collect(Dump *d, GError **error) {
 static bool dump_objects(Dump *d, int images_fd, GError **error) {
   job_phase(d->job, "objects");
   d->collector = collector_new(d->job, d->checkpoint, images_fd);
+  d->external = external_stage_new(d->job, d->collector, error);
+  if (!d->external)
+    return false;
   for (guint i = 0; i < d->tree->tasks->len; i++) {
     FrozenTask *task = d->tree->tasks->pdata[i];
     if (!task->zombie && !collect_files(d, task, error))

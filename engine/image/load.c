@@ -201,6 +201,23 @@ static bool load_task_extra(Loader *l, CkptTask *extra, GError **error) {
   return true;
 }
 
+/* Mappings have no file id, and are found by their address. */
+static bool load_externals(Loader *l, GError **error) {
+  GPtrArray *from = l->manifest.externals;
+  g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+  for (guint i = 0; i < from->len; i++) {
+    const CkptExternal *e = from->pdata[i];
+    if (e->file_id && verify_file_type(l->checkpoint, e->file_id) == FD_TYPES__UND)
+      return image_invalid(
+          error, IMAGE_CHECKPOINT, 0, "the external file id %u is not in files.img", e->file_id);
+    if (e->file_id && !g_hash_table_add(seen, GUINT_TO_POINTER(e->file_id)))
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "it describes the external file id %u twice", e->file_id);
+  }
+  l->manifest.externals = l->checkpoint->externals;
+  l->checkpoint->externals = from;
+  return true;
+}
+
 static bool load_extras(Loader *l, GError **error) {
   l->checkpoint->creator = g_steal_pointer(&l->manifest.creator);
   for (guint i = 0; i < l->manifest.tasks->len; i++) {
@@ -232,7 +249,7 @@ static bool load_all(Loader *l, GError **error) {
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
       return false;
-  return load_shmem(l, error) && load_extras(l, error) && verify_checkpoint(l->checkpoint, error) &&
+  return load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && verify_checkpoint(l->checkpoint, error) &&
          content_check(l->source, l->checkpoint, error) &&
          manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }

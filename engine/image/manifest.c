@@ -12,6 +12,7 @@ static void free_message(void *m) {
 void manifest_init(Manifest *m) {
   *m = (Manifest){
       .tasks = g_ptr_array_new_with_free_func(free_message),
+      .externals = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
   };
 }
@@ -19,6 +20,7 @@ void manifest_init(Manifest *m) {
 void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->creator, free_message);
   g_clear_pointer(&m->tasks, g_ptr_array_unref);
+  g_clear_pointer(&m->externals, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
 }
 
@@ -47,6 +49,9 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
       return false;
   if (e->task)
     g_ptr_array_add(m->tasks, g_steal_pointer(&e->task));
+  for (size_t i = 0; i < e->n_external; i++)
+    g_ptr_array_add(m->externals, g_steal_pointer(&e->external[i]));
+  e->n_external = 0;
   return true;
 }
 
@@ -236,6 +241,11 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   for (guint i = 0; i < checkpoint->tasks->len; i++)
     if (!store_task(w, checkpoint->tasks->pdata[i], error))
       return false;
+  CkptEntry externals = CKPT_ENTRY__INIT;
+  externals.n_external = checkpoint->externals->len;
+  externals.external = (CkptExternal **)checkpoint->externals->pdata;
+  if (externals.n_external && !store_entry(w, &externals, error))
+    return false;
   if (!store_digests(w, error))
     return false;
   CkptEntry seal = CKPT_ENTRY__INIT;

@@ -19,6 +19,7 @@ typedef struct Manifest {
   bool present;
   CkptCreator *creator; /* owned until taken */
   GPtrArray *tasks;     /* CkptTask, owned until taken */
+  GPtrArray *externals; /* CkptExternal, the same */
   GHashTable *files;    /* name -> ManifestFile */
 } Manifest;
 

@@ -122,6 +122,7 @@ Checkpoint *checkpoint_new(void) {
   c->files_by_id = g_hash_table_new(NULL, NULL);
   for (int i = 0; i < RECORD_N_KINDS; i++)
     c->records[i] = g_ptr_array_new_with_free_func(record_free);
+  c->externals = g_ptr_array_new_with_free_func(message_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
   return c;
 }
@@ -137,6 +138,7 @@ void checkpoint_free(Checkpoint *c) {
   g_hash_table_unref(c->files_by_id);
   for (int i = 0; i < RECORD_N_KINDS; i++)
     g_ptr_array_unref(c->records[i]);
+  g_ptr_array_unref(c->externals);
   g_hash_table_unref(c->shmem);
   g_free(c);
 }
@@ -172,4 +174,13 @@ FileEntry *checkpoint_find_file(const Checkpoint *c, guint32 id) {
 
 PageSet *checkpoint_find_shmem(const Checkpoint *c, guint64 shmid) {
   return g_hash_table_lookup(c->shmem, &shmid);
+}
+
+CkptExternal *checkpoint_find_external(const Checkpoint *c, guint32 file_id) {
+  for (guint i = 0; file_id && i < c->externals->len; i++) {
+    CkptExternal *e = c->externals->pdata[i];
+    if (e->file_id == file_id)
+      return e;
+  }
+  return NULL;
 }

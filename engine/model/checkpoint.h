@@ -126,6 +126,7 @@ typedef struct Checkpoint {
   GPtrArray *records[RECORD_N_KINDS]; /* Record */
   GHashTable *shmem;             /* guint64* shmid -> PageSet: shared anonymous memory and memfds */
   CkptCreator *creator;          /* may be NULL */
+  GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);
@@ -143,4 +144,6 @@ void checkpoint_add_record(Checkpoint *checkpoint, RecordKind kind, ProtobufCMes
 void checkpoint_add_shmem(Checkpoint *checkpoint, guint64 shmid, PageSet *pages);
 Task *checkpoint_find_task(const Checkpoint *checkpoint, pid_t pid);
 FileEntry *checkpoint_find_file(const Checkpoint *checkpoint, guint32 id);
+/* The record of an external object; NULL for file id 0 and where there is none. */
+CkptExternal *checkpoint_find_external(const Checkpoint *checkpoint, guint32 file_id);
 PageSet *checkpoint_find_shmem(const Checkpoint *checkpoint, guint64 shmid);

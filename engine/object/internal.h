@@ -63,12 +63,13 @@ const KernelDevs *kernel_devs(void);
 void raise_fd_limit(void);
 /* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open, for reading (S_IRUSR) or
  * writing (S_IWUSR) if @access says so; NULL if none is found. */
+pid_t outside_holder(const Collector *c, const char *link, mode_t access, char **ret_comm); /* 0: none */
 char *find_outside_holder(const Collector *c, const char *link, mode_t access);
 
 /* --- kinds --- */
 
 extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, timerfd_ops, signalfd_ops, memfd_ops;
-extern const ObjectOps unix_ops, inet_ops, unsupported_ops;
+extern const ObjectOps unix_ops, inet_ops, ext_ops, unsupported_ops;
 
 /* --- reg.c --- */
 

@@ -37,6 +37,7 @@ typedef struct FileProbe {
   int flags;         /* F_GETFL */
   off_t pos;         /* of regular files and directories, else 0 */
   bool path_checked; /* the link is a path, and leads to this inode */
+  bool elsewhere;    /* a plugin has the mapping of it: only its path is noted, whatever it is */
   struct {           /* F_GETOWN_EX and F_GETSIG, if known */
     bool known;
     int type, signal;

@@ -35,7 +35,7 @@ static bool holds_link(pid_t pid, const char *link, mode_t access) {
   return false;
 }
 
-char *find_outside_holder(const Collector *c, const char *link, mode_t access) {
+pid_t outside_holder(const Collector *c, const char *link, mode_t access, char **ret_comm) {
   _cleanup_dir_ DIR *proc = opendir("/proc");
   const struct dirent *e;
   while (proc && (e = readdir(proc))) {
@@ -47,7 +47,14 @@ char *find_outside_holder(const Collector *c, const char *link, mode_t access) {
     g_autofree char *comm = NULL;
     if (!g_file_get_contents(path, &comm, NULL, NULL))
       continue;
-    return g_strdup_printf("pid %d (%s)", pid, g_strchomp(comm));
+    *ret_comm = g_strdup(g_strchomp(comm));
+    return pid;
   }
-  return NULL;
+  return 0;
+}
+
+char *find_outside_holder(const Collector *c, const char *link, mode_t access) {
+  g_autofree char *comm = NULL;
+  pid_t pid = outside_holder(c, link, access, &comm);
+  return pid ? g_strdup_printf("pid %d (%s)", (int)pid, comm) : NULL;
 }

@@ -4,6 +4,7 @@
  * anything that has a path. They are opened again by that path; so at the dump it must still lead to the same inode.
  * A file whose last name is gone becomes a ghost (ghost.c). */
 
+#include "external.h"
 #include "internal.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +31,8 @@ static bool is_plain_device(const struct stat *st) {
 }
 
 bool reg_claims(const FileProbe *probe) {
+  if (probe->elsewhere)
+    return true;
   if (probe->link[0] != '/' || probe->st.st_dev == kernel_devs()->shmem)
     return false;
   if (probe->flags & O_PATH)
@@ -45,17 +48,35 @@ static bool is_proc_of_task(const FileProbe *probe) {
   return fstatfs(probe->local, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
 }
 
-static void block_path(Collector *c, const FileProbe *probe) {
-  g_autofree char *what = g_strdup_printf("%s %s", S_ISDIR(probe->st.st_mode) ? "directory" : "file", probe->link);
-  if (S_ISDIR(probe->st.st_mode))
-    collector_block(c, probe, what, "the directory was deleted or its path leads elsewhere",
-        "let the program leave the directory (chdir, close)");
-  else if (S_ISREG(probe->st.st_mode) && g_str_has_suffix(probe->link, DELETED))
-    collector_block(c, probe, what, "the name it was opened by is gone and its other names are not known",
-        "let the program open it again by a name that exists");
-  else
-    collector_block(c, probe, what, "its path leads to another file now, or to none",
-        "remove what covers it (another mount, another file), or let the program open it again");
+/* Why a file cannot be opened again by its path; zeroed where it can. */
+typedef struct RegProblem {
+  char *what;
+  const char *reason, *cure;
+} RegProblem;
+
+static RegProblem path_problem(const FileProbe *probe) {
+  RegProblem p = {.what = g_strdup_printf("%s %s", S_ISDIR(probe->st.st_mode) ? "directory" : "file", probe->link)};
+  if (S_ISDIR(probe->st.st_mode)) {
+    p.reason = "the directory was deleted or its path leads elsewhere";
+    p.cure = "let the program leave the directory (chdir, close)";
+  } else if (S_ISREG(probe->st.st_mode) && g_str_has_suffix(probe->link, DELETED)) {
+    p.reason = "the name it was opened by is gone and its other names are not known";
+    p.cure = "let the program open it again by a name that exists";
+  } else {
+    p.reason = "its path leads to another file now, or to none";
+    p.cure = "remove what covers it (another mount, another file), or let the program open it again";
+  }
+  return p;
+}
+
+static RegProblem find_problem(const FileProbe *probe) {
+  if (!probe->path_checked && !(S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 0))
+    return path_problem(probe);
+  if (probe->path_checked && is_proc_of_task(probe))
+    return (RegProblem){.what = g_strdup_printf("file %s", probe->link),
+        .reason = "files of /proc that belong to a process cannot be brought back yet",
+        .cure = "close it before the dump"};
+  return (RegProblem){0};
 }
 
 static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
@@ -74,18 +95,8 @@ static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
   return reg;
 }
 
-RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
+static RegFileEntry *collect_sound(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
   bool there = probe->path_checked;
-  if (!there && !(S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 0)) {
-    block_path(c, probe);
-    return NULL;
-  }
-  if (there && is_proc_of_task(probe)) {
-    g_autofree char *what = g_strdup_printf("file %s", probe->link);
-    collector_block(c, probe, what, "files of /proc that belong to a process cannot be brought back yet",
-        "close it before the dump");
-    return NULL;
-  }
   if (!there && !ghost_collect(c, probe, id, error))
     return NULL;
   RegFileEntry *reg = reg_entry_new(probe, id);
@@ -100,13 +111,49 @@ RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id
   return reg;
 }
 
+RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
+  RegProblem problem = find_problem(probe);
+  if (!problem.what)
+    return collect_sound(c, probe, id, error);
+  collector_block(c, probe, problem.what, problem.reason, problem.cure);
+  g_free(problem.what);
+  return NULL;
+}
+
+/* Somebody else has the file: an entry that says so. A mapping needs one with a path. */
+static void collect_elsewhere(const FileProbe *probe, FileEntry *entry) {
+  if (probe->fd >= 0) {
+    entry->type = FD_TYPES__EXT;
+    entry->ext = MESSAGE_NEW(ExtFileEntry, ext_file_entry__init);
+    entry->ext->id = entry->id;
+    entry->ext->fown = collector_fown(probe);
+    return;
+  }
+  entry->reg = reg_entry_new(probe, entry->id);
+  entry->reg->name = g_strdup(probe->link);
+  entry->reg->has_ext = entry->reg->ext = true;
+}
+
 static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
-  GError *failure = NULL;
-  entry->reg = reg_collect_entry(c, probe, entry->id, &failure);
-  if (!failure)
+  if (probe->elsewhere) {
+    collect_elsewhere(probe, entry);
     return true;
-  g_propagate_error(error, failure);
-  return false;
+  }
+  RegProblem problem = find_problem(probe);
+  g_autofree char *what = problem.what;
+  ExternalObject o = external_of_probe(EXTERNAL_FILE, probe, entry->id);
+  o.optional = !what;
+  o.what = what ? what : "file";
+  o.reason = problem.reason;
+  o.cure = problem.cure;
+  g_auto(ExternalClaim) claim = {0};
+  if (!collector_external(c, &o, &claim, error))
+    return false;
+  if (claim.action == EXTERNAL_PLUGIN || claim.action == EXTERNAL_INHERIT)
+    collect_elsewhere(probe, entry);
+  else if (!what)
+    entry->reg = collect_sound(c, probe, entry->id, error);
+  return what || entry->reg || entry->ext;
 }
 
 /* --- restore --- */

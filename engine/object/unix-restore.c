@@ -5,6 +5,7 @@
  * belong to others by now. Listening sockets and bound datagram sockets are bound in the file system: the file that the
  * dumped process left behind is replaced, unless somebody listens there. */
 
+#include "external.h"
 #include "sockopts.h"
 #include "unix-diag.h"
 #include "unix-private.h"
@@ -275,12 +276,32 @@ static bool make_group(Restorer *r, const UnixSkEntry *u, GError **error) {
   return make_single(r, u, peer, error);
 }
 
+/* A plugin had it at the dump. */
+static int open_outside(Restorer *r, const UnixSkEntry *u, GError **error) {
+  ExternalObject o = {.kind = EXTERNAL_UNIX, .file_id = u->id};
+  o.sock.type = (int)u->type;
+  o.sock.state = u->state;
+  o.sock.ino = u->ino;
+  o.sock.peer_ino = u->peer;
+  o.sock.name = u->name.data;
+  o.sock.name_size = u->name.len;
+  g_auto(ExternalAnswer) answer = {.fd = -1};
+  if (!restorer_external(r, &o, &answer, error))
+    return -1;
+  if (answer.fd >= 0)
+    return fd_take(&answer.fd);
+  engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "No plugin can make the unix socket of inode %u again", u->ino);
+  return -1;
+}
+
 int unix_open(Restorer *r, const FileEntry *entry, GError **error) {
   const UnixSkEntry *u = entry->usk;
   if (!u || !u->opts || (!is_connected_type(u) && u->type != SOCK_DGRAM)) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no valid unix_sk_entry");
     return -1;
   }
+  if (u->uflags & UNIX_CALLBACK)
+    return open_outside(r, u, error);
   if (restorer_shared_get(r, FD_TYPES__UNIXSK, u->ino) < 0 && !make_group(r, u, error))
     return -1;
   _cleanup_fd_ int fd = restorer_shared_take(r, FD_TYPES__UNIXSK, u->ino);

@@ -5,6 +5,7 @@
  * known at the end; a connection that leads out of it blocks, but a datagram socket that was connected to a name
  * (syslog) is connected to that name again. */
 
+#include "external.h"
 #include "unix.h"
 #include "sockopts.h"
 #include "unix-diag.h"
@@ -137,11 +138,57 @@ static void block(Collector *c, const UnixSkEntry *u, const char *reason, const 
   collector_block(c, &probe, what, reason, cure);
 }
 
-static void block_peer(Collector *c, const UnixSkEntry *u) {
+/* Who holds the other end, from SO_PEERCRED: of a connected stream socket the one who listened or connected. */
+static void describe_peer(const UnixSeen *s, const UnixSkEntry *u, ExternalObject *o) {
+  const UnixDiag *peer = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->peer));
+  o->sock.type = (int)u->type;
+  o->sock.state = u->state;
+  o->sock.ino = u->ino;
+  o->sock.peer_ino = u->peer;
+  o->sock.name = u->name.data;
+  o->sock.name_size = u->name.len;
+  if (peer && peer->name)
+    o->sock.peer_name = g_bytes_get_data(peer->name, &o->sock.peer_name_size);
+  struct ucred cred;
+  socklen_t size = sizeof cred;
+  if (getsockopt(o->local, SOL_SOCKET, SO_PEERCRED, &cred, &size) == 0 && cred.pid > 0) {
+    o->sock.peer_known = true;
+    o->sock.peer_pid = cred.pid;
+    o->sock.peer_uid = cred.uid;
+    o->sock.peer_gid = cred.gid;
+  }
+}
+
+static bool ask_about_peer(Collector *c, const UnixSeen *s, UnixSkEntry *u, ExternalClaim *ret_claim, GError **error) {
+  FileProbe probe;
+  if (!collector_probe_of(c, u->id, &probe))
+    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The unix socket of file id %u is gone", u->id);
+  ExternalObject o = external_of_probe(EXTERNAL_UNIX, &probe, u->id);
+  describe_peer(s, u, &o);
   g_autofree char *link = g_strdup_printf("socket:[%u]", u->peer);
-  g_autofree char *who = find_outside_holder(c, link, 0);
-  g_autofree char *reason = g_strdup_printf("its peer is %s, outside the tree", who ? who : "another process");
-  block(c, u, reason, "end that connection before the dump, dump from their common parent on, or use a plugin for it");
+  g_autofree char *comm = NULL;
+  pid_t holder = outside_holder(c, link, 0, &comm);
+  if (holder)
+    o.sock.peer_pid = holder;
+  o.sock.peer_comm = comm;
+  g_autofree char *name = unix_name_text(u->name.data, u->name.len);
+  g_autofree char *what = g_strdup_printf("unix %s socket (%s)", type_text(u->type), name);
+  g_autofree char *reason = holder ? g_strdup_printf("its peer is pid %d (%s), outside the tree", (int)holder, comm)
+                                   : g_strdup("its peer is another process, outside the tree");
+  o.what = what;
+  o.reason = reason;
+  o.cure = "end that connection before the dump, dump from their common parent on, or use a plugin for it";
+  return collector_external(c, &o, ret_claim, error);
+}
+
+/* The other end is not in the tree: somebody must have an answer, or it blocks. */
+static bool collect_outside(Collector *c, const UnixSeen *s, UnixSkEntry *u, GError **error) {
+  g_auto(ExternalClaim) claim = {0};
+  if (!ask_about_peer(c, s, u, &claim, error))
+    return false;
+  if (claim.action == EXTERNAL_PLUGIN)
+    u->uflags |= UNIX_CALLBACK;
+  return true;
 }
 
 /* A socket outside that datagrams go to by name: an entry of its own, marked as external. */
@@ -169,19 +216,19 @@ static bool add_external(Collector *c, const UnixSeen *s, const UnixSkEntry *u) 
   return true;
 }
 
-/* false: it blocks. */
-static bool check_peer(Collector *c, const UnixSeen *s, const UnixSkEntry *u) {
+typedef enum PeerState { PEER_ERROR, PEER_BLOCKS, PEER_INSIDE, PEER_OUTSIDE } PeerState;
+
+static PeerState check_peer(Collector *c, const UnixSeen *s, UnixSkEntry *u, GError **error) {
   bool connected = u->type != SOCK_DGRAM && u->state == UNIX_ESTABLISHED;
   if (connected && !u->peer && u->shutdown != SK_SHUTDOWN__BOTH) {
     block(c, u, "its connection was not accepted by the other side yet", "try again in a moment");
-    return false;
+    return PEER_BLOCKS;
   }
   if (!u->peer || g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(u->peer)))
-    return true;
+    return PEER_INSIDE;
   if (u->type == SOCK_DGRAM && add_external(c, s, u))
-    return true;
-  block_peer(c, u);
-  return false;
+    return PEER_INSIDE;
+  return collect_outside(c, s, u, error) ? PEER_OUTSIDE : PEER_ERROR;
 }
 
 static bool collect_queue(Collector *c, const UnixSeen *s, const UnixSkEntry *u, GError **error) {
@@ -220,7 +267,8 @@ static bool finish_one(Collector *c, const UnixSeen *s, guint32 id, GError **err
       block(c, u, reason, "try again in a moment");
     return true;
   }
-  return !check_peer(c, s, u) || collect_queue(c, s, u, error);
+  PeerState state = check_peer(c, s, u, error);
+  return state == PEER_INSIDE ? collect_queue(c, s, u, error) : state != PEER_ERROR;
 }
 
 static bool unix_collect_finish(Collector *c, GError **error) {

@@ -9,7 +9,7 @@
 /* unix_sk_entry.state, as in the kernel's tcp_states.h */
 enum { UNIX_ESTABLISHED = 1, UNIX_CLOSE = 7, UNIX_LISTEN = 10 };
 /* unix_sk_entry.uflags: the entry stands for a socket that is not in the tree. */
-enum { UNIX_EXTERNAL = 1 << 0 };
+enum { UNIX_EXTERNAL = 1 << 0, UNIX_CALLBACK = 1 << 1 /* a plugin has it */ };
 
 static inline bool unix_has_path(const UnixSkEntry *u) {
   return u->name.len > 0 && u->name.data[0] != '\0';

@@ -2,6 +2,7 @@
 
 /* The kind that takes what no other did, and says what it is and what to do about it. */
 
+#include "external.h"
 #include "internal.h"
 #include <linux/magic.h>
 #include <linux/netlink.h>
@@ -35,52 +36,52 @@ static const Hint family_hints[] = {
     {"PACKET", "packet socket", "packet sockets cannot be brought back yet", "stop the capture"},
 };
 
-static void block_anon(Collector *c, const FileProbe *probe, const char *name) {
+static bool block_anon(
+    Collector *c, const FileProbe *probe, FileEntry *entry, const char *name, GError **error) {
   for (size_t i = 0; i < G_N_ELEMENTS(anon_hints); i++) {
     const Hint *h = &anon_hints[i];
-    if (g_str_has_prefix(name, h->match) || (name[0] == '[' && g_str_has_prefix(name + 1, h->match))) {
-      collector_block(c, probe, h->what, h->reason, h->cure);
-      return;
-    }
+    if (g_str_has_prefix(name, h->match) || (name[0] == '[' && g_str_has_prefix(name + 1, h->match)))
+      return collector_block_external(c, EXTERNAL_OTHER, probe, entry, h->what, h->reason, h->cure, error);
   }
   g_autofree char *what = g_strdup_printf("anonymous inode %s", name);
-  collector_block(c, probe, what, "this kind of object is not supported", "close it before the dump");
+  return collector_block_external(c, EXTERNAL_OTHER, probe, entry, what, "this kind of object is not supported",
+      "close it before the dump, or use a plugin for it", error);
 }
 
-static void block_socket(Collector *c, const FileProbe *probe) {
+static bool block_socket(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   int family = -1;
   socklen_t size = sizeof family;
   (void)getsockopt(probe->local, SOL_SOCKET, SO_DOMAIN, &family, &size);
   const Hint *h = family == AF_NETLINK ? &family_hints[0] : family == AF_PACKET ? &family_hints[1] : NULL;
-  if (h) {
-    collector_block(c, probe, h->what, h->reason, h->cure);
-    return;
-  }
+  if (h)
+    return collector_block_external(c, EXTERNAL_OTHER, probe, entry, h->what, h->reason, h->cure, error);
   g_autofree char *what = g_strdup_printf("socket of address family %d", family);
-  collector_block(c, probe, what, "sockets of this family are not supported", "close it before the dump");
+  return collector_block_external(c, EXTERNAL_OTHER, probe, entry, what, "sockets of this family are not supported",
+      "close it before the dump, or use a plugin for it", error);
 }
 
 static bool is_tty_major(unsigned int maj) {
   return maj == 4 || maj == 5 || (maj >= 136 && maj <= 143);
 }
 
-static void block_device(Collector *c, const FileProbe *probe) {
+static bool block_device(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   unsigned int maj = major(probe->st.st_rdev), min = minor(probe->st.st_rdev);
   g_autofree char *what = NULL;
   if (S_ISCHR(probe->st.st_mode) && is_tty_major(maj)) {
     what = g_strdup_printf("terminal %s", probe->link);
-    collector_block(c, probe, what, "terminals cannot be brought back yet",
-        "start the program with its input and output in files (setsid PROGRAM <in >out 2>&1), or as a service");
-    return;
+    return collector_block_external(c, EXTERNAL_DEVICE, probe, entry, what, "terminals cannot be brought back yet",
+        "start the program with its input and output in files (setsid PROGRAM <in >out 2>&1), or as a service", error);
   }
   what = g_strdup_printf(
       "%s device %s (%u:%u)", S_ISCHR(probe->st.st_mode) ? "character" : "block", probe->link, maj, min);
-  collector_block(c, probe, what, "the state of a device is outside the process", "close it, or use a plugin for it");
+  return collector_block_external(c, EXTERNAL_DEVICE, probe, entry, what, "the state of a device is outside the process",
+      "close it, or use a plugin for it", error);
 }
 
-static void block_namespace(Collector *c, const FileProbe *probe) {
+static bool block_namespace(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   g_autofree char *what = g_strdup_printf("namespace %s", probe->link);
-  collector_block(c, probe, what, "references to namespaces cannot be brought back yet", "close it before the dump");
+  return collector_block_external(c, EXTERNAL_OTHER, probe, entry, what,
+      "references to namespaces cannot be brought back yet", "close it before the dump", error);
 }
 
 static bool unsupported_claims(const FileProbe *probe) {
@@ -90,16 +91,15 @@ static bool unsupported_claims(const FileProbe *probe) {
 static bool unsupported_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   mode_t type = probe->st.st_mode & S_IFMT;
   if (g_str_has_prefix(probe->link, "anon_inode:"))
-    block_anon(c, probe, probe->link + strlen("anon_inode:"));
-  else if (type == S_IFSOCK)
-    block_socket(c, probe);
-  else if (type == S_IFCHR || type == S_IFBLK)
-    block_device(c, probe);
-  else if (strstr(probe->link, ":[") && probe->link[0] != '/')
-    block_namespace(c, probe);
-  else
-    collector_block(c, probe, probe->link, "this kind of file is not supported", "close it before the dump");
-  return true;
+    return block_anon(c, probe, entry, probe->link + strlen("anon_inode:"), error);
+  if (type == S_IFSOCK)
+    return block_socket(c, probe, entry, error);
+  if (type == S_IFCHR || type == S_IFBLK)
+    return block_device(c, probe, entry, error);
+  if (strstr(probe->link, ":[") && probe->link[0] != '/')
+    return block_namespace(c, probe, entry, error);
+  return collector_block_external(c, EXTERNAL_OTHER, probe, entry, probe->link, "this kind of file is not supported",
+      "close it before the dump", error);
 }
 
 const ObjectOps unsupported_ops = {

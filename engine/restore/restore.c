@@ -27,6 +27,7 @@ static void restore_clear(Restore *r) {
   region_free(r->region);
   plan_free(r->plan);
   restorer_free(r->restorer);
+  external_return_free(r->external);
   close_all(r->pages_fds);
   g_clear_pointer(&r->programs, g_ptr_array_unref);
   checkpoint_free(r->checkpoint);
@@ -141,7 +142,8 @@ static bool restore_files(Restore *r, GError **error) {
   job_phase(r->job, "restore-files");
   job_set_total(r->job, total_bytes(r->checkpoint));
   r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
-  if (!restorer_open_all(r->restorer, error))
+  r->external = external_return_new(r->job, r->restorer, error);
+  if (!r->external || !restorer_open_all(r->restorer, error))
     return false;
   for (guint i = 0; i < r->checkpoint->tasks->len; i++)
     if (!open_for_task(r, r->checkpoint->tasks->pdata[i], error))

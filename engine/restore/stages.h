@@ -3,13 +3,14 @@
 
 /* What the stages of a restore hand to each other. */
 
-#include "object.h"
+#include "external-restore.h"
 #include "plan.h"
 
 typedef struct Restore {
   Job *job;
   Checkpoint *checkpoint;
   Restorer *restorer; /* NULL in a plan that is only printed */
+  ExternalReturn *external;
   Plan *plan;
   Region *region;
   GHashTable *pages_fds; /* pages id -> descriptor + 1, inherited by every task */
