@@ -3,9 +3,9 @@
 /* Ghosts: regular files without a name that somebody still has open. Their content goes into ghost-file-<id>.img, once
  * per inode; a remap record says which file ids mean it.
  *
- * At restore the file is made without a name (O_TMPFILE), filled, linked at the path it had, opened there with O_PATH
- * and unlinked again: so /proc/PID/fd says "path (deleted)" as before. What lies at that path now is never touched:
- * then the ghost passes through another name in the same directory. */
+ * At restore the file is made at the path it had and unlinked at once: so /proc/PID/fd says "path (deleted)" as before.
+ * Then it is filled. What lies at that path now is never touched: then the ghost passes through another name in the
+ * same directory. */
 
 #include "ghost-file.pb-c.h"
 #include "image.h"
@@ -13,8 +13,12 @@
 #include "remap-file-path.pb-c.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 
 /* --- collect --- */
 
@@ -121,24 +125,107 @@ bool ghost_find(Restorer *r, guint32 file_id, guint32 *ret_ghost_id, GError **er
   return true;
 }
 
-/* Makes the missing directories of a path; those it made are added to @made. */
-static bool make_parents(const char *directory, GPtrArray *made, GError **error) {
-  if (g_file_test(directory, G_FILE_TEST_IS_DIR))
-    return true;
-  g_autofree char *parent = g_path_get_dirname(directory);
-  if (strlen(parent) < strlen(directory) && !make_parents(parent, made, error))
-    return false;
-  if (mkdir(directory, 0700) < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno,
-        "Cannot make the directory %s of a deleted file", directory);
-  g_ptr_array_add(made, g_strdup(directory));
-  return true;
+/* --- a name for a moment --- */
+
+typedef struct Directory {
+  char *path;
+  bool made; /* by us */
+} Directory;
+
+/* Parameters and result of name_file(). */
+typedef struct Naming {
+  const char *directory, *base;
+  GArray *missing; /* of Directory, outermost first */
+  int fd;          /* open for reading and writing, or -1 */
+  int error;
+} Naming;
+
+static void directory_clear(gpointer p) {
+  g_free(((Directory *)p)->path);
 }
 
-static void remove_parents(GPtrArray *made) {
-  for (guint i = made->len; i > 0; i--)
-    (void)rmdir(made->pdata[i - 1]);
+static GArray *missing_directories(const char *path) {
+  GArray *missing = g_array_new(false, false, sizeof(Directory));
+  g_array_set_clear_func(missing, directory_clear);
+  g_autofree char *at = g_strdup(path);
+  while (!g_file_test(at, G_FILE_TEST_IS_DIR) && strcmp(at, "/") != 0 && strcmp(at, ".") != 0) {
+    Directory d = {.path = at};
+    g_array_prepend_val(missing, d);
+    at = g_path_get_dirname(d.path);
+  }
+  return missing;
 }
+
+/* The helper's body: system calls only, its memory is the engine's. Sets @n->fd or @n->error. */
+static int name_file(void *argument) {
+  Naming *n = argument;
+  (void)setsid(); /* what kills the engine's group or comes from its terminal is not meant for us */
+  n->error = 0;
+  for (guint i = 0; i < n->missing->len && !n->error; i++) {
+    Directory *d = &g_array_index(n->missing, Directory, i);
+    d->made = mkdir(d->path, 0700) == 0;
+    n->error = d->made || errno == EEXIST ? 0 : errno;
+  }
+  int dir = n->error ? -1 : open(n->directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  n->fd = n->error ? -1 : openat(dir, n->base, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+  n->error = n->error || n->fd >= 0 ? n->error : errno;
+  if (n->fd >= 0)
+    (void)unlinkat(dir, n->base, 0);
+  if (dir >= 0)
+    (void)close(dir);
+  for (guint i = n->missing->len; i > 0; i--)
+    if (g_array_index(n->missing, Directory, i - 1).made)
+      (void)rmdir(g_array_index(n->missing, Directory, i - 1).path);
+  return 0;
+}
+
+/* Runs name_file() in a process that shares memory and descriptors with the engine, and outlives it: a SIGKILL of the
+ * engine at whatever moment leaves neither the file nor its directories behind. */
+static int run_naming(Naming *n) {
+  enum { STACK = 65536 };
+  g_autofree char *stack = g_malloc(STACK);
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  n->fd = -1;
+  n->error = EINTR; /* if it is killed */
+  pid_t pid =
+      clone(name_file, (char *)((uintptr_t)(stack + STACK) & ~(uintptr_t)63), CLONE_VM | CLONE_FILES | CLONE_VFORK, n);
+  if (pid < 0)
+    n->error = errno;
+  while (pid > 0 && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+    ;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return n->fd;
+}
+
+/* An empty file that had the name @base in @directory for a moment; another name if that is taken. */
+static int make_unlinked(const char *directory, const char *base, GError **error) {
+  g_autoptr(GArray) missing = missing_directories(directory);
+  g_autofree char *name = g_strdup(base);
+  Naming n = {.directory = directory, .missing = missing, .fd = -1, .error = EEXIST};
+  for (int try = 0; try < 3 && n.error == EEXIST; try++) {
+    n.base = name;
+    (void)run_naming(&n);
+    g_free(name);
+    name = g_strdup_printf("%.200s.%08x", base, g_random_int());
+  }
+  if (n.fd < 0)
+    engine_fail_errno(
+        error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, n.error, "Cannot make the deleted file %s/%s", directory, base);
+  return n.fd;
+}
+
+/* A file that never had a name (O_TMPFILE: the kernel calls it "#" and its inode) may still be given one by the
+ * application; only such a file can. Or -1, without an error. */
+static int make_nameless(const GhostFileEntry *ghost, const char *directory, const char *base) {
+  g_autofree char *name = g_strdup_printf("#%" G_GUINT64_FORMAT, ghost->ino);
+  if (!ghost->has_ino || strcmp(base, name) != 0)
+    return -1;
+  return open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+}
+
+/* --- its content --- */
 
 static bool ghost_fill(Restorer *r, const GhostFileEntry *ghost, guint32 id, int fd, GError **error) {
   if (!image_copy_ghost(restorer_images_fd(r), id, fd, error))
@@ -156,64 +243,20 @@ static bool ghost_fill(Restorer *r, const GhostFileEntry *ghost, guint32 id, int
   return true;
 }
 
-/* A file without a name in @dir, or, where the file system has no O_TMPFILE, one that was unlinked (*ret_name then
- * names it; it is unlinked once it is open by that name). */
-static int make_nameless(int dir, const char *base, char **ret_name, GError **error) {
-  int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-  if (fd >= 0)
-    return fd;
-  g_autofree char *name = g_strdup_printf("%.200s.%08x", base, g_random_int());
-  fd = openat(dir, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
-  if (fd < 0)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot make a file for a deleted one");
-  else
-    *ret_name = g_steal_pointer(&name);
-  return fd;
-}
-
-/* Gives the file its old name for a moment; another one if that is taken. */
-static int open_by_name(int dir, int fd, const char *base, const char *temporary, GError **error) {
-  FdPath path = fd_path(fd);
-  g_autofree char *name = g_strdup(base);
-  int linked = -1;
-  for (int try = 0; linked < 0 && try < 3; try++) {
-    linked = temporary ? renameat2(dir, temporary, dir, name, RENAME_NOREPLACE)
-                       : linkat(AT_FDCWD, path.text, dir, name, AT_SYMLINK_FOLLOW);
-    if (linked < 0) {
-      g_free(name);
-      name = g_strdup_printf("%.200s.%08x", base, g_random_int());
-    }
-  }
-  if (linked < 0) {
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot name a deleted file");
-    if (temporary)
-      (void)unlinkat(dir, temporary, 0);
+static int ghost_make_at(Restorer *r, const GhostFileEntry *ghost, guint32 id, const char *path, GError **error) {
+  g_autofree char *directory = g_path_get_dirname(path);
+  g_autofree char *base = g_path_get_basename(path);
+  _cleanup_fd_ int fd = make_nameless(ghost, directory, base);
+  if (fd < 0 && (fd = make_unlinked(directory, base, error)) < 0)
     return -1;
-  }
-  int named = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-  (void)unlinkat(dir, name, 0);
-  if (named < 0)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open a deleted file");
-  return named;
-}
-
-static int ghost_make_in(
-    Restorer *r, const GhostFileEntry *ghost, guint32 id, const char *directory, const char *base, GError **error) {
-  _cleanup_fd_ int dir = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (dir < 0) {
-    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open the directory %s", directory);
+  if (!ghost_fill(r, ghost, id, fd, error))
     return -1;
-  }
-  g_autofree char *temporary = NULL;
-  _cleanup_fd_ int fd = make_nameless(dir, base, &temporary, error);
-  if (fd < 0)
-    return -1;
-  if (!ghost_fill(r, ghost, id, fd, error)) {
-    if (temporary)
-      (void)unlinkat(dir, temporary, 0);
-    return -1;
-  }
-  return open_by_name(dir, fd, base, temporary, error);
+  /* Not open for writing: it may be a program that is to be executed. */
+  FdPath own = fd_path(fd);
+  int there = open(own.text, O_PATH | O_CLOEXEC);
+  if (there < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the deleted file %s", path);
+  return there;
 }
 
 static int ghost_make(Restorer *r, const RegFileEntry *reg, guint32 id, GError **error) {
@@ -227,12 +270,7 @@ static int ghost_make(Restorer *r, const RegFileEntry *reg, guint32 id, GError *
         "restored yet",
         reg->name, ghost->mode);
   } else {
-    g_autofree char *directory = g_path_get_dirname(reg->name);
-    g_autofree char *base = g_path_get_basename(reg->name);
-    g_autoptr(GPtrArray) made = g_ptr_array_new_with_free_func(g_free);
-    if (make_parents(directory, made, error))
-      fd = ghost_make_in(r, ghost, id, directory, base, error);
-    remove_parents(made);
+    fd = ghost_make_at(r, ghost, id, reg->name, error);
   }
   ghost_file_entry__free_unpacked(ghost, NULL);
   return fd;
