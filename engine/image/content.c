@@ -22,8 +22,8 @@ static bool content_visit_pages(ImageWriter *w, const ImageSource *source, const
   if (d.size != wanted)
     return image_invalid(error, IMAGE_PAGES, pages->pages_id,
         "%" G_GUINT64_FORMAT " bytes, its pagemap asks for %" G_GUINT64_FORMAT, d.size, wanted);
-  d.hashed = pages->has_xxh64;
-  d.xxh64 = pages->xxh64;
+  d.hashed = d.paged = pages->has_digest;
+  d.digest = pages->digest;
   if (w)
     g_array_append_val(w->digests, d);
   return true;
@@ -56,7 +56,7 @@ static bool content_note_ghost(ImageWriter *w, guint32 id, guint64 size, GError 
     if (!found || r.size != size)
       return image_invalid(error, IMAGE_GHOST, id, "changed while it was read");
     d.hashed = true;
-    d.xxh64 = digest_xxh64(r.data, r.size);
+    d.digest = digest_of(r.data, r.size);
   }
   g_array_append_val(w->digests, d);
   return true;

@@ -37,7 +37,7 @@ bool image_store(const Checkpoint *checkpoint, int dir_fd, bool durable, guint64
 int image_create_pages(int dir_fd, guint32 pages_id, GError **error);
 int image_open_pages(int dir_fd, guint32 pages_id, GError **error);
 
-/* Compares the bytes of a pages file with PageSet.xxh64; true at once if it has none. Reads the whole file once, at
+/* Compares the bytes of a pages file with PageSet.digest; true at once if it has none. Reads the whole file once, at
  * some GB/s; may run in a thread of its own beside whatever else reads it. */
 bool image_check_pages(int dir_fd, const PageSet *pages, GError **error);
 

@@ -31,8 +31,9 @@ static bool manifest_add_file(Manifest *m, const ImageReader *r, const CkptDiges
     return image_reader_fail(r, error, "it lists %s twice", d->file);
   ManifestFile *f = g_new0(ManifestFile, 1);
   f->size = d->size;
-  f->hashed = d->has_xxh64;
-  f->xxh64 = d->xxh64;
+  f->hashed = d->has_xxh3 || d->has_pages_xxh3;
+  f->paged = d->has_pages_xxh3;
+  f->digest = f->paged ? d->pages_xxh3 : d->xxh3;
   g_hash_table_insert(m->files, g_strdup(d->file), f);
   return true;
 }
@@ -68,7 +69,7 @@ static gsize seal_pack(guint8 *out, guint64 seal) {
  * unseen. */
 static bool manifest_check_seal(const ImageReader *r, gsize start, GError **error) {
   guint8 wanted[64];
-  guint32 size = (guint32)seal_pack(wanted + 4, digest_xxh64(r->data, start));
+  guint32 size = (guint32)seal_pack(wanted + 4, digest_of(r->data, start));
   guint32 le = GUINT32_TO_LE(size);
   memcpy(wanted, &le, 4);
   if (r->size - start != 4 + (gsize)size || memcmp(r->data + start, wanted, 4 + (gsize)size) != 0)
@@ -128,7 +129,7 @@ bool manifest_check(Manifest *m, const ImageReader *r, GError **error) {
     return file_fail(error, r->name, "not listed in checkpoint.img: it belongs to another checkpoint");
   if (!file_check_size(f, r->name, r->size, error))
     return false;
-  if (f->hashed && digest_xxh64(r->data, r->size) != f->xxh64)
+  if (f->hashed && !f->paged && digest_of(r->data, r->size) != f->digest)
     return file_fail(error, r->name, "its digest is not the one in checkpoint.img: it was damaged");
   f->seen = true;
   return true;
@@ -137,8 +138,8 @@ bool manifest_check(Manifest *m, const ImageReader *r, GError **error) {
 void manifest_give_pages(const Manifest *m, PageSet *pages) {
   char name[IMAGE_NAME_MAX];
   const ManifestFile *f = g_hash_table_lookup(m->files, image_name(name, IMAGE_PAGES, pages->pages_id));
-  pages->has_xxh64 = f && f->hashed;
-  pages->xxh64 = pages->has_xxh64 ? f->xxh64 : 0;
+  pages->has_digest = f && f->paged;
+  pages->digest = pages->has_digest ? f->digest : 0;
 }
 
 bool manifest_check_absent(const Manifest *m, const char *name, GError **error) {
@@ -222,8 +223,9 @@ static bool store_digests(ImageWriter *w, GError **error) {
     ckpt_digest__init(&digests[i]);
     digests[i].file = from->file;
     digests[i].size = from->size;
-    digests[i].has_xxh64 = from->hashed;
-    digests[i].xxh64 = from->xxh64;
+    digests[i].has_pages_xxh3 = from->paged;
+    digests[i].has_xxh3 = from->hashed && !from->paged;
+    *(from->paged ? &digests[i].pages_xxh3 : &digests[i].xxh3) = from->digest;
     pointers[i] = &digests[i];
   }
   CkptEntry entry = CKPT_ENTRY__INIT;
@@ -250,6 +252,6 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
     return false;
   CkptEntry seal = CKPT_ENTRY__INIT;
   seal.has_seal = true;
-  seal.seal = digest_xxh64(w->data, w->size);
+  seal.seal = digest_of(w->data, w->size);
   return store_entry(w, &seal, error) && image_writer_put(w, false, error);
 }

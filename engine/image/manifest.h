@@ -10,7 +10,8 @@
 
 typedef struct ManifestFile {
   guint64 size;
-  guint64 xxh64;
+  bool paged;
+  guint64 digest;
   bool hashed;
   bool seen; /* read and found right */
 } ManifestFile;

@@ -26,23 +26,21 @@ int image_open_pages(int dir_fd, guint32 pages_id, GError **error) {
 
 static bool digest_file(int fd, guint64 *ret_value) {
   g_autofree guint8 *buffer = g_malloc(CHUNK);
-  Digest d;
-  digest_init(&d);
+  *ret_value = 0;
   for (off_t at = 0;;) {
-    ssize_t n = pread(fd, buffer, CHUNK, at);
-    if (n < 0)
-      return false;
-    if (n == 0)
-      break;
-    digest_update(&d, buffer, (gsize)n);
-    at += n;
+    size_t have = 0;
+    for (ssize_t n = 1; n > 0 && have < CHUNK; have += (size_t)n)
+      if ((n = pread(fd, buffer + have, CHUNK - have, at + (off_t)have)) < 0)
+        return false;
+    *ret_value += digest_of_pages(buffer, have / IMAGE_PAGE_SIZE, (guint64)at / IMAGE_PAGE_SIZE);
+    if (have < CHUNK)
+      return true;
+    at += CHUNK;
   }
-  *ret_value = digest_value(&d);
-  return true;
 }
 
 bool image_check_pages(int dir_fd, const PageSet *pages, GError **error) {
-  if (!pages->has_xxh64)
+  if (!pages->has_digest)
     return true;
   int fd = image_open_pages(dir_fd, pages->pages_id, error);
   if (fd < 0)
@@ -53,6 +51,6 @@ bool image_check_pages(int dir_fd, const PageSet *pages, GError **error) {
   (void)close(fd);
   if (!ok)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, err, "pages-%u.img: read", pages->pages_id);
-  return value == pages->xxh64 || image_invalid(error, IMAGE_PAGES, pages->pages_id,
+  return value == pages->digest || image_invalid(error, IMAGE_PAGES, pages->pages_id,
                                       "its digest is not the one in checkpoint.img: it was damaged");
 }

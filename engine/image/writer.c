@@ -57,7 +57,7 @@ bool image_writer_add(ImageWriter *w, const ProtobufCMessage *message, GBytes *e
 }
 
 void image_writer_note(ImageWriter *w) {
-  ImageDigest d = {.size = w->size, .xxh64 = digest_xxh64(w->data, w->size), .hashed = true};
+  ImageDigest d = {.size = w->size, .digest = digest_of(w->data, w->size), .hashed = true};
   memcpy(d.file, w->name, sizeof d.file);
   g_array_append_val(w->digests, d);
 }

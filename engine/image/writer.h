@@ -9,7 +9,8 @@
 typedef struct ImageDigest {
   char file[IMAGE_NAME_MAX];
   guint64 size;
-  guint64 xxh64;
+  bool paged; /* a pages file: digest_of_pages() */
+  guint64 digest;
   bool hashed; /* false: size only */
 } ImageDigest;
 

@@ -49,12 +49,12 @@ enum { PE_PARENT = 1, PE_LAZY = 2, PE_PRESENT = 4 };
 enum { REMAP_LINKED = 0, REMAP_GHOST = 1, REMAP_PROCFS = 2 };
 
 /* The pages of one address space or one shared memory object: entries in address order; the PRESENT ones lie one after
- * the other in pages-<pages_id>.img. Whoever writes them may note their XXH64 (engine/image/digest.h) as they pass by; it
+ * the other in pages-<pages_id>.img. Whoever writes them may note their digest (engine/image/digest.h) as they pass by; it
  * is kept in checkpoint.img, and whoever reads them may ask for the check (image_check_pages). */
 typedef struct PageSet {
   guint32 pages_id;
-  bool has_xxh64;
-  guint64 xxh64; /* of the whole file */
+  bool has_digest;
+  guint64 digest; /* of the pages in the file: digest_of_pages() */
   GPtrArray *entries; /* PagemapEntry */
 } PageSet;
 

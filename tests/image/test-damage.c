@@ -160,13 +160,13 @@ static void test_pages_are_checked_on_demand(void) {
   fixture_content(c, dir);
   PageSet *set = ((Task *)c->tasks->pdata[0])->pages;
   g_autofree guint8 *zeros = g_malloc0(page_set_n_present(set) * 4096);
-  set->has_xxh64 = true;
-  set->xxh64 = digest_xxh64(zeros, page_set_n_present(set) * 4096);
+  set->has_digest = true;
+  set->digest = digest_of_pages(zeros, page_set_n_present(set), 0);
   g_assert_true(image_store(c, dir, false, NULL, &error));
   g_autoptr(Checkpoint) again = image_load(dir, &error);
   g_assert_no_error(error);
   set = ((Task *)again->tasks->pdata[0])->pages;
-  g_assert_true(set->has_xxh64);
+  g_assert_true(set->has_digest);
   g_assert_true(image_check_pages(dir, set, &error));
   g_assert_true(image_check_pages(dir, ((Task *)again->tasks->pdata[1])->pages, &error)); /* has none */
   int fd = openat(dir, "pages-3.img", O_WRONLY | O_CLOEXEC);
