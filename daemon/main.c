@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* checkpointd: forks the spawner, opens what it needs, locks itself down, serves.
- * The environment is root's: the bus and systemd set it, never a caller. */
+/* checkpointd: gets a spawner (forks one, or connects to that of systemd), opens what it needs, locks itself down,
+ * serves. The environment is root's: the bus and systemd set it, never a caller. */
 #include <glib.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -33,6 +33,15 @@ static int fail(const char *what, int r) {
   return EXIT_FAILURE;
 }
 
+/* Under systemd it is not our child: we are locked down from the start there. */
+static int get_spawner(int *ret_fd) {
+  const char *path = getenv("CHECKPOINTD_SPAWNER");
+
+  if (path)
+    return spawner_connect(path, ret_fd);
+  return spawner_fork(from_environment("CHECKPOINTD_ENGINE", CHECKPOINTD_LIBEXECDIR "/checkpointd-engine"), ret_fd);
+}
+
 int main(void) {
   const ManagerPaths paths = {
       .store = from_environment("CHECKPOINTD_STORE", "/var/lib/checkpointd"),
@@ -40,16 +49,14 @@ int main(void) {
   };
   g_autoptr(GError) error = NULL;
   g_autoptr(Manager) manager = NULL;
-  pid_t spawner_pid = -1;
   int spawner_fd = -1, r;
 
   (void)umask(077);
-  r = spawner_start(
-      from_environment("CHECKPOINTD_ENGINE", CHECKPOINTD_LIBEXECDIR "/checkpointd-engine"), &spawner_fd, &spawner_pid);
+  r = get_spawner(&spawner_fd);
   if (r < 0)
     return fail("Cannot start the spawner", r);
   block_signals();
-  manager = manager_new(&paths, spawner_fd, spawner_pid, &error);
+  manager = manager_new(&paths, spawner_fd, &error);
   if (!manager) {
     g_printerr("checkpointd: %s\n", error->message);
     return EXIT_FAILURE;

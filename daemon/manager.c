@@ -94,7 +94,7 @@ static void link_destroy(void *link) {
   engine_link_free(link);
 }
 
-Manager *manager_new(const ManagerPaths *paths, int spawner_fd, pid_t spawner_pid, GError **error) {
+Manager *manager_new(const ManagerPaths *paths, int spawner_fd, GError **error) {
   g_autoptr(Manager) manager = g_new0(Manager, 1);
   int r;
 
@@ -106,7 +106,7 @@ Manager *manager_new(const ManagerPaths *paths, int spawner_fd, pid_t spawner_pi
   manager->subscribers = subscriber_table_new();
   r = sd_event_default(&manager->event);
   if (r >= 0)
-    r = spawner_client_new(manager->event, spawner_fd, spawner_pid, &spawner_handlers, manager, &manager->spawner);
+    r = spawner_client_new(manager->event, spawner_fd, &spawner_handlers, manager, &manager->spawner);
   if (r < 0)
     return daemon_error_set_errno(error, -r, "Cannot watch the spawner"), NULL;
   if (!limits_load(&manager->limits, paths->config, error))

@@ -40,7 +40,7 @@ typedef struct ManagerPaths {
 } ManagerPaths;
 
 /* Everything but the bus: limits, store, queue. Takes over @spawner_fd. */
-Manager *manager_new(const ManagerPaths *paths, int spawner_fd, pid_t spawner_pid, GError **error);
+Manager *manager_new(const ManagerPaths *paths, int spawner_fd, GError **error);
 void manager_free(Manager *manager);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Manager, manager_free)
 

@@ -13,7 +13,7 @@
 struct SpawnerClient {
   sd_event *event; /* not ours */
   int fd;
-  pid_t pid;
+  pid_t pid; /* 0 until it has said so */
   sd_event_source *source;
   const SpawnerHandlers *handlers;
   void *userdata;
@@ -90,6 +90,9 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
   if (r == 0)
     return 0;
   switch (message.kind) {
+  case SPAWNER_READY:
+    client->pid = message.pid;
+    break;
   case SPAWNER_ENGINE:
     r = engine_link_new(client->event, fds[0], fds[1], message.pid, &link);
     engine_arrived(client, link, r);
@@ -104,14 +107,12 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
   return 0;
 }
 
-int spawner_client_new(
-    sd_event *event, int fd, pid_t pid, const SpawnerHandlers *handlers, void *userdata, SpawnerClient **ret) {
+int spawner_client_new(sd_event *event, int fd, const SpawnerHandlers *handlers, void *userdata, SpawnerClient **ret) {
   g_autoptr(SpawnerClient) client = g_new0(SpawnerClient, 1);
   int r;
 
   client->event = event;
   client->fd = fd;
-  client->pid = pid;
   client->handlers = handlers;
   client->userdata = userdata;
   r = sd_event_add_io(event, &client->source, fd, EPOLLIN, on_io, client);

@@ -26,7 +26,7 @@ typedef struct SpawnerHandlers {
 
 /* Takes over @fd. @handlers must live on. */
 int spawner_client_new(
-    sd_event *event, int fd, pid_t pid, const SpawnerHandlers *handlers, void *userdata, SpawnerClient **ret);
+    sd_event *event, int fd, const SpawnerHandlers *handlers, void *userdata, SpawnerClient **ret);
 void spawner_client_free(SpawnerClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SpawnerClient, spawner_client_free)
 

@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -136,9 +137,10 @@ static int spawner_loop(const char *path, int fd, int signal_fd) {
   return r;
 }
 
-static int spawner_main(const char *path, int fd) {
+int spawner_serve(const char *path, int fd) {
+  const SpawnerMessage ready = {.kind = SPAWNER_READY, .pid = getpid()};
   sigset_t mask;
-  int signal_fd;
+  int signal_fd, r;
 
   (void)prctl(PR_SET_NAME, "checkpointd-spw");
   (void)setsid(); /* no terminal's signals reach engines */
@@ -153,10 +155,11 @@ static int spawner_main(const char *path, int fd) {
   signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signal_fd < 0)
     return -errno;
-  return spawner_loop(path, fd, signal_fd);
+  r = send_message(fd, &ready, NULL, 0);
+  return r < 0 ? r : spawner_loop(path, fd, signal_fd);
 }
 
-int spawner_start(const char *engine_path, int *ret_fd, pid_t *ret_pid) {
+int spawner_fork(const char *engine_path, int *ret_fd) {
   int pair[2], r;
   pid_t pid;
 
@@ -171,10 +174,28 @@ int spawner_start(const char *engine_path, int *ret_fd, pid_t *ret_pid) {
   }
   if (pid == 0) {
     (void)close(pair[0]);
-    _exit(spawner_main(engine_path, pair[1]) < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+    _exit(spawner_serve(engine_path, pair[1]) < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
   }
   (void)close(pair[1]);
   *ret_fd = pair[0];
-  *ret_pid = pid;
   return 0;
+}
+
+int spawner_connect(const char *path, int *ret_fd) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  int fd, r = 0;
+
+  if (strlen(path) >= sizeof address.sun_path)
+    return -ENAMETOOLONG;
+  memcpy(address.sun_path, path, strlen(path));
+  fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return -errno;
+  if (connect(fd, (const struct sockaddr *)&address, sizeof address) < 0)
+    r = -errno;
+  if (r < 0)
+    (void)close(fd);
+  else
+    *ret_fd = fd;
+  return r;
 }

@@ -127,8 +127,7 @@ activation() {
   systemctl --quiet is-active "$unit"
 }
 
-# The process on the bus confines itself; the unit cannot, since the engines that it starts, and the
-# applications they restore, live in it at first. So the process is looked at, not the unit.
+# What the process on the bus has, from its unit and from itself.
 locked_down() {
   local pid set
   pid=$(systemctl show -P MainPID "$unit")
@@ -137,6 +136,47 @@ locked_down() {
     grep -q "^$set:[[:space:]]*0*\$" "/proc/$pid/status" || { echo "it has capabilities: $set"; return 1; }
   done
   grep -q '^NoNewPrivs:[[:space:]]*1' "/proc/$pid/status" && grep -q '^Seccomp:[[:space:]]*2' "/proc/$pid/status"
+}
+
+# What systemd thinks of the unit; 10 is worst.
+exposure() {
+  local score
+  systemd-analyze security --no-pager "$unit" >"$work/exposure"
+  score=$(sed -n 's/.*Overall exposure level for .*: \([0-9.]*\) .*/\1/p' "$work/exposure")
+  grep -v '^.\[*[0-9;m]*✓' "$work/exposure"
+  [[ -n $score ]] && awk -v score="$score" 'BEGIN { exit !(score <= 2.0) }'
+}
+
+# asks_for_engine COMMAND…: asks for an engine; what comes back, to the end.
+asks_for_engine() {
+  "$@" perl -MSocket -e '
+    socket(my $s, AF_UNIX, SOCK_SEQPACKET, 0) or die "socket: $!";
+    connect($s, sockaddr_un("/run/checkpointd-spawner")) or do { print "connect: $!\n"; exit };
+    send($s, "e", 0);
+    my $got = recv($s, my $bytes, 100, 0);
+    print defined $got && length $bytes ? "an answer\n" : "nothing\n"'
+}
+
+# Engines are for the bus process alone: not for root, with or without capabilities, nor for a user.
+engines_for_nobody() {
+  local answer
+  for answer in "$(asks_for_engine env)" "$(asks_for_engine systemd-run --quiet --wait --pipe --collect -p CapabilityBoundingSet=)" \
+    "$(asks_for_engine systemd-run --quiet --wait --pipe --collect -p User=alice)"; do
+    echo "$answer"
+    [[ $answer == nothing || $answer == "connect: Permission denied" ]] || return 1
+  done
+}
+
+# What the service's unit has must not be found in what it restores.
+not_hardened() {
+  local pid kind
+  pid=$(pid_in "$1")
+  for kind in mnt net ipc uts cgroup user pid; do
+    [[ $(readlink "/proc/$pid/ns/$kind") == "$(readlink "/proc/1/ns/$kind")" ]] || { echo "another $kind namespace"; return 1; }
+  done
+  grep -E '^(NoNewPrivs|Seccomp|CapBnd)' "/proc/$pid/status"
+  grep -q '^NoNewPrivs:[[:space:]]*0' "/proc/$pid/status" && grep -q '^Seccomp:[[:space:]]*0' "/proc/$pid/status" &&
+    [[ $(grep CapBnd "/proc/$pid/status") == "$(grep CapBnd /proc/1/status)" ]]
 }
 
 # By busctl alone: what a script without our command does.
@@ -163,7 +203,7 @@ start_redis() {
 
 not_in_service_cgroup() {
   cat "/proc/$(pid_in "$1")/cgroup"
-  ! grep -q "$unit" "/proc/$(pid_in "$1")/cgroup"
+  ! grep -q checkpointd "/proc/$(pid_in "$1")/cgroup"
 }
 
 store_is_private() {
@@ -196,6 +236,8 @@ idle_exit() {
   for _ in {1..120}; do # finished jobs stay a minute, then it waits half a minute
     if ! systemctl --quiet is-active "$unit"; then
       [[ $(systemctl show -P Result "$unit") == success ]] || { systemctl status --no-pager "$unit"; return 1; }
+      sleep 1
+      ! systemctl list-units --no-legend --all 'checkpointd-spawner@*' | grep . || { echo "the spawner stayed"; return 1; }
       return 0
     fi
     sleep 1
@@ -216,6 +258,8 @@ check "the machine runs systemd" grep -qx systemd /proc/1/comm
 check "the service is installed for activation by systemd" test -n "$unit"
 check "the first call activates it" activation
 check "its process on the bus is locked down" locked_down
+check "its unit's exposure is 2.0 or less" exposure
+check "engines are started for it only" engines_for_nobody
 check "this system can dump and restore" checkpoint check
 
 mkdir -p /srv/counters
@@ -231,6 +275,7 @@ check "root: redis, by busctl alone" busctl_redis
 check "root: a process of one's own" cycle "" /srv/counters/root root-1
 check "root: another user's process" cycle "" /srv/counters/bob bob-by-root
 check "root: what is restored is not in the service's cgroup" not_in_service_cgroup /srv/counters/root
+check "root: what is restored has nothing of the service's restrictions" not_hardened /srv/counters/root
 check "root: an unknown process" refused 5 NoSuchProcess checkpoint dump --json 4000000 nobody
 check "root: PID 1" refused 4 NotPermittedTarget checkpoint dump --json 1 one
 check "root: a name that exists" refused 6 CheckpointExists checkpoint dump --json "$(pid_in /srv/counters/root)" root-1
