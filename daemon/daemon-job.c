@@ -290,6 +290,7 @@ static int send_request(Job *job) {
   options.leave_stopped = job->options.stop;
   options.durable = job->options.durable || job->limits->durable;
   options.shell_job = job->options.shell_job;
+  options.has_foreign_session = options.foreign_session = true;
   options.has_timeout_usec = job->options.timeout_usec > 0;
   options.timeout_usec = job->options.timeout_usec;
   /* A service that is gone cannot give the checkpoint its name. */

@@ -58,16 +58,46 @@ static void check_namespaces(Job *job, const FrozenTask *task) {
   }
 }
 
-/* A session comes from its leader by fork; whoever is in one that cannot have come so (its leader died, or an ancestor in
- * between did) could not be put there again. The root may be in a session of the outside. */
-static void check_session(Job *job, const FrozenTree *tree, const FrozenTask *task) {
+/* A session comes from its leader by fork. */
+static bool is_born_into_session(const FrozenTree *tree, const FrozenTask *task) {
   const FrozenTask *parent = frozen_tree_find(tree, task->stat.ppid);
   if (!parent || task->stat.sid == task->pid || task->stat.sid == parent->stat.sid)
-    return;
+    return true;
   const FrozenTask *grandparent = frozen_tree_find(tree, parent->stat.ppid);
-  if (parent->stat.sid == parent->pid && grandparent && grandparent->stat.sid == task->stat.sid)
-    return; /* forked before its parent's setsid(2) */
-  g_autofree char *reason = g_strdup_printf("it is in session %d, whose leader has died or is not its ancestor", (int)task->stat.sid);
+  /* forked before its parent's setsid(2) */
+  return parent->stat.sid == parent->pid && grandparent && grandparent->stat.sid == task->stat.sid;
+}
+
+/* An orphan got another parent and kept its session: a sibling in the session can make it, or a helper in place of the
+ * leader that died, if all such orphans have the same parent (see plan.c). */
+static bool can_be_adopted(const FrozenTree *tree, const FrozenTask *task) {
+  const FrozenTask *root = tree->tasks->pdata[0];
+  ProcStat leader;
+  bool helped = task->stat.sid && task->stat.sid != root->stat.sid && !proc_stat(task->stat.sid, &leader, NULL);
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *other = tree->tasks->pdata[i];
+    bool sibling = other->stat.ppid == task->stat.ppid && other->stat.exit_signal == task->stat.exit_signal;
+    if (other == task || other->stat.sid != task->stat.sid)
+      continue;
+    if (sibling && !other->zombie && is_born_into_session(tree, other))
+      return true;
+    helped = helped && (sibling || is_born_into_session(tree, other));
+  }
+  return helped;
+}
+
+static void check_session(Job *job, const FrozenTree *tree, const FrozenTask *task) {
+  const EngineOptions *options = job_options(job);
+  if (task == tree->tasks->pdata[0]) {
+    if (!options->shell_job && !options->foreign_session && task->stat.sid != task->pid)
+      block_task(job, task, "task", "it leads no session, and the session it is in lies outside the tree",
+          "allow that with --shell-job, or start it with setsid(1)");
+    return;
+  }
+  if (is_born_into_session(tree, task) || can_be_adopted(tree, task))
+    return;
+  g_autofree char *reason =
+      g_strdup_printf("it is in session %d, but neither its parent nor a sibling is", (int)task->stat.sid);
   block_task(job, task, "task", reason, "start it with setsid(1), or checkpoint it alone");
 }
 

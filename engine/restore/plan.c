@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "plan.h"
 #include "proc.h"
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -78,6 +79,7 @@ static bool add_task(Plan *plan, const Task *task, GError **error) {
   t->zombie = task_is_zombie(task);
   t->sid = (pid_t)task->pstree->sid;
   t->pgid = (pid_t)task->pstree->pgid;
+  t->exit_signal = task->extra && task->extra->has_exit_signal ? task->extra->exit_signal & 0x7f : SIGCHLD;
   if (plan->tasks->len)
     t->parent = find_task(plan, (pid_t)task->pstree->ppid);
   g_ptr_array_add(plan->tasks, t);
@@ -110,15 +112,57 @@ static void map_session(Plan *plan, const EngineOptions *options) {
   }
 }
 
-static bool check_sessions(Plan *plan, GError **error) {
+/* Leads its session, or was forked by somebody who is in it or was before setsid(2). */
+static bool is_born_into_session(const PlanTask *t) {
+  const PlanTask *p = t->parent;
+  return !p || t->setsid || p->sid == t->sid || (p->setsid && p->parent && p->parent->sid == t->sid);
+}
+
+/* Somebody of the same session and parent; clone(2) with CLONE_PARENT gives a child its maker's exit signal, too. */
+static PlanTask *find_maker(const Plan *plan, const PlanTask *t) {
   for (guint i = 0; i < plan->tasks->len; i++) {
+    PlanTask *m = plan->tasks->pdata[i];
+    if (m != t && m->parent == t->parent && m->sid == t->sid && !m->zombie && m->exit_signal == t->exit_signal && is_born_into_session(m))
+      return m;
+  }
+  return NULL;
+}
+
+/* The leader that died, for a moment. */
+static PlanTask *add_session_helper(Plan *plan, const PlanTask *t) {
+  PlanTask *h = plan_task_new(t->sid);
+  h->helper = h->setsid = true;
+  h->parent = t->parent;
+  h->sid = h->pgid = h->pid;
+  h->exit_signal = t->exit_signal;
+  g_ptr_array_add(plan->tasks, h);
+  g_ptr_array_add(t->parent->children, h);
+  return h;
+}
+
+/* An orphan came to its parent from elsewhere, and so to its session. */
+static bool adopt(Plan *plan, PlanTask *t, GError **error) {
+  PlanTask *maker = find_maker(plan, t);
+  if (!maker && t->sid && !find_task(plan, t->sid))
+    maker = add_session_helper(plan, t);
+  if (!maker)
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "pid %d is in session %d, but neither its parent nor a sibling is; it cannot be put there again", (int)t->pid, (int)t->sid);
+  (void)g_ptr_array_remove(t->parent->children, t);
+  g_ptr_array_add(maker->children, t);
+  t->adopted = true;
+  t->late = false;
+  return true;
+}
+
+static bool plan_sessions(Plan *plan, GError **error) {
+  guint n = plan->tasks->len;
+  for (guint i = 0; i < n; i++)
+    ((PlanTask *)plan->tasks->pdata[i])->setsid = ((PlanTask *)plan->tasks->pdata[i])->sid == ((PlanTask *)plan->tasks->pdata[i])->pid;
+  for (guint i = 0; i < n; i++) {
     PlanTask *t = plan->tasks->pdata[i];
-    t->setsid = t->sid == t->pid;
-    const PlanTask *p = t->parent;
-    bool inherited = p && (p->sid == t->sid || (p->setsid && p->parent && p->parent->sid == t->sid));
-    if (p && !t->setsid && !inherited)
-      return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-          "pid %d is in session %d, whose leader has died; such sessions cannot be made again yet", (int)t->pid, (int)t->sid);
+    if (!is_born_into_session(t) && !adopt(plan, t, error))
+      return false;
   }
   return true;
 }
@@ -135,6 +179,7 @@ static void add_helpers(Plan *plan) {
     h->parent = t;
     h->sid = t->sid;
     h->pgid = h->pid;
+    h->exit_signal = SIGCHLD;
     g_ptr_array_add(plan->tasks, h);
   }
 }
@@ -214,7 +259,7 @@ Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, GErro
     return NULL;
   }
   map_session(plan, options);
-  if (!check_sessions(plan, error))
+  if (!plan_sessions(plan, error))
     return NULL;
   add_helpers(plan);
   plan->region_size = estimate_region(plan);

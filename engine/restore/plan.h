@@ -15,13 +15,15 @@ typedef struct PlanThread {
 } PlanThread;
 
 typedef struct PlanTask {
-  const Task *task; /* NULL for a helper: a process group leader that died before the dump and is needed for a moment */
+  const Task *task; /* NULL for a helper: a leader of a process group or session that died before the dump and is needed for a moment */
   pid_t pid, sid, pgid; /* as they will be: an outside session is mapped */
   struct PlanTask *parent;
-  GPtrArray *children; /* PlanTask, borrowed */
+  GPtrArray *children; /* PlanTask, borrowed: those that it makes, its own and adopted siblings */
   bool zombie, helper;
   bool setsid; /* becomes leader of a session of its own */
   bool late;   /* made after its parent's memory, because pages are shared with it */
+  bool adopted; /* an orphan in a session that its parent was never in: a sibling of that session makes it */
+  int exit_signal; /* what the parent gets when it ends */
   bool created;
   Lane *lane;
   GArray *threads; /* PlanThread; [0] is the leader */

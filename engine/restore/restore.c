@@ -187,7 +187,7 @@ static bool restore_tasks(Restore *r, GError **error) {
     }
     g_autoptr(GPtrArray) living = g_ptr_array_new();
     for (guint i = 0; i < wave->len; i++)
-      if (!((PlanTask *)wave->pdata[i])->zombie)
+      if (((PlanTask *)wave->pdata[i])->task && !((PlanTask *)wave->pdata[i])->zombie)
         g_ptr_array_add(living, wave->pdata[i]);
     if (!stage_run(r, living, "memory", mm_build, error) || !stage_run(r, living, "making its children", skeleton_build_late, error))
       return false;

@@ -33,11 +33,20 @@ static bool is_reaped_soon(pid_t pid) {
 }
 
 static bool pid_in_use(pid_t pid, GError **error) {
-  char path[32], comm[64];
+  char path[32], comm[64], parent[64];
+  ProcStat stat;
   g_snprintf(path, sizeof path, "/proc/%d", (int)pid);
   if (access(path, F_OK) < 0 || is_reaped_soon(pid))
     return false;
   proc_comm(pid, comm);
+  if (proc_stat(pid, &stat, NULL) && strchr("ZX", stat.state)) {
+    proc_comm(stat.ppid, parent);
+    engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,
+        "pid %d still belongs to a process (%s) that has ended, but whose parent, pid %d (%s), does not reap it; the checkpoint "
+        "needs the number: end that parent, or restore in a pid namespace of its own",
+        (int)pid, comm, (int)stat.ppid, parent);
+    return true;
+  }
   engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,
       "pid %d is in use by a running process (%s); the checkpoint needs it: end that process, or restore in a pid namespace of "
       "its own",
@@ -123,8 +132,9 @@ static void build_reset(const Restore *r, Program *p) {
 }
 
 static void build_clone(const Restore *r, const PlanTask *child, Program *p) {
-  const CkptTask *x = child->task ? child->task->extra : NULL;
-  struct clone_args args = {.exit_signal = x && x->has_exit_signal ? x->exit_signal & 0x7f : SIGCHLD, .set_tid_size = 1};
+  struct clone_args args = {.flags = child->adopted ? CLONE_PARENT : 0,
+      .exit_signal = child->adopted ? 0 : (uint64_t)child->exit_signal, /* its maker's, then */
+      .set_tid_size = 1};
   uint64_t tid = (uint64_t)child->pid;
   size_t data = program_data(p, &args, sizeof args);
   size_t set_tid = program_data(p, &tid, sizeof tid);
@@ -171,7 +181,7 @@ bool skeleton_build_late(Restore *r, PlanTask *t, Program *p, GError **error) {
 bool skeleton_build_helpers(Restore *r, PlanTask *t, Program *p, GError **error) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *h = r->plan->tasks->pdata[i];
-    if (h->helper && h->parent == t) {
+    if (h->helper && !h->setsid && h->parent == t) {
       build_clone(r, h, p);
       h->created = true;
     }

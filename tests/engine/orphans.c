@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Orphans in sessions that their parent, a subreaper, was never in: the session's leader has died, or it lives beside
+ * them; with groups of their own, and with children. */
+
+#include "subject.h"
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+enum { ORPHANS = 16 };
+
+typedef struct Orphan {
+  pid_t pid, ppid, pgid, sid;
+} Orphan;
+
+/* Shared by all of them. */
+static struct {
+  int n;
+  Orphan orphans[ORPHANS];
+} *table;
+
+static Orphan look(void) {
+  return (Orphan){getpid(), getppid(), getpgrp(), getsid(0)};
+}
+
+static bool same(const Orphan *a, const Orphan *b) {
+  return a->pid == b->pid && a->ppid == b->ppid && a->pgid == b->pgid && a->sid == b->sid;
+}
+
+/* Until the root ends it: says where it is, and that it stays there. */
+__attribute__((noreturn)) static void live(pid_t parent) {
+  for (int patience = 0; getppid() != parent && patience < 2000; patience++)
+    subject_tick();
+  check(getppid() == parent, "an orphan came to %d instead of %d", (int)getppid(), (int)parent);
+  Orphan mine = look();
+  int slot = __atomic_fetch_add(&table->n, 1, __ATOMIC_SEQ_CST);
+  table->orphans[slot] = mine;
+  for (;;) {
+    subject_tick();
+    Orphan now = look();
+    check(same(&now, &mine), "%d: parent %d, group %d, session %d; was %d, %d, %d", (int)mine.pid, (int)now.ppid, (int)now.pgid,
+        (int)now.sid, (int)mine.ppid, (int)mine.pgid, (int)mine.sid);
+  }
+}
+
+static void orphan(pid_t root, bool own_group, bool with_child) {
+  if (fork() != 0)
+    return;
+  if (own_group)
+    check_call(setpgid(0, 0) == 0);
+  pid_t self = getpid();
+  if (with_child && fork() == 0)
+    live(self);
+  live(root);
+}
+
+/* The member of a group whose leader died as well. */
+static void orphan_of_group(pid_t root) {
+  pid_t middle = fork();
+  check_call(middle >= 0);
+  if (middle == 0) {
+    check_call(setpgid(0, 0) == 0);
+    orphan(root, false, false);
+    _exit(0);
+  }
+  check_call(waitpid(middle, NULL, 0) == middle);
+}
+
+/* A leader that dies, with orphans in its group, in groups of their own, and with a child. */
+static void leave_session(pid_t root) {
+  pid_t leader = fork();
+  check_call(leader >= 0);
+  if (leader == 0) {
+    check_call(setsid() > 0);
+    orphan(root, false, false);
+    orphan(root, true, true);
+    orphan_of_group(root);
+    _exit(0);
+  }
+  check_call(waitpid(leader, NULL, 0) == leader);
+}
+
+/* A leader that lives on beside the orphan of its session. */
+static void keep_session(pid_t root) {
+  pid_t leader = fork();
+  check_call(leader >= 0);
+  if (leader)
+    return;
+  check_call(setsid() > 0);
+  pid_t middle = fork();
+  if (middle == 0) {
+    orphan(root, false, false);
+    _exit(0);
+  }
+  check_call(waitpid(middle, NULL, 0) == middle);
+  live(root);
+}
+
+int main(int argc, char **argv) {
+  subject_begin(argc, argv);
+  table = mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  check_call(table != MAP_FAILED && prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+  leave_session(getpid());
+  leave_session(getpid());
+  keep_session(getpid());
+  enum { ALL = 4 + 4 + 2 };
+  while (__atomic_load_n(&table->n, __ATOMIC_SEQ_CST) < ALL && !subject_failed())
+    subject_tick();
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  for (int i = 0; i < ALL; i++) {
+    const Orphan *o = &table->orphans[i];
+    check(kill(o->pid, 0) == 0 && getpgid(o->pid) == o->pgid && getsid(o->pid) == o->sid, "orphan %d: group %d, session %d; was %d, %d",
+        (int)o->pid, (int)getpgid(o->pid), (int)getsid(o->pid), (int)o->pgid, (int)o->sid);
+  }
+  check(waitpid(-1, NULL, WNOHANG) == 0, "a child that nobody made has ended");
+  for (int i = 0; i < ALL; i++)
+    check_call(kill(table->orphans[i].pid, SIGKILL) == 0);
+  for (int i = 0; i < ALL; i++) /* the child of an orphan comes to us, too */
+    check_call(waitpid(-1, NULL, 0) > 0);
+  check(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD, "there is one child too many");
+  return subject_pass();
+}
