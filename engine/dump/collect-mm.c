@@ -86,7 +86,7 @@ static void fill_anonymous(VmaEntry *e, const ProcVma *v, const MmEntry *mm) {
     e->flags |= MAP_HUGETLB | (guint32)__builtin_ctzll(v->page_kb * 1024) << MAP_HUGE_SHIFT;
 }
 
-/* Files of a task that were met before: (dev, inode, path, rights) -> file id. */
+/* Mapped files that were met before, in any task: (dev, inode, path, rights) -> file id. */
 typedef struct SeenFile {
   guint32 id;
   bool memfd, blocked;
@@ -273,12 +273,17 @@ static void note_lock_on_fault(FrozenTask *task, const ProcVma *v) {
   r->nr_pages = (v->end - v->start) / 4096;
 }
 
+static gpointer new_seen(void) {
+  return g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+}
+
 bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError **error) {
   MmEntry *mm = task->model->mm;
-  mm->vmas = calloc(task->vmas->len + 1, sizeof *mm->vmas);
-  g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-  for (guint i = 0; i < task->vmas->len; i++) {
-    const ProcVma *v = &g_array_index(task->vmas, ProcVma, i);
+  mm->vmas = calloc(task->facts.vmas->len + 1, sizeof *mm->vmas);
+  static const char key;
+  GHashTable *seen = collector_state(collector, &key, new_seen, (GDestroyNotify)g_hash_table_unref);
+  for (guint i = 0; i < task->facts.vmas->len; i++) {
+    const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
     note_lock_on_fault(task, v);
     if (!collect_mapping(job, task, v, collector, seen, error))
       return false;

@@ -10,7 +10,6 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
-#include <dirent.h>
 
 #define N_SIGNALS 64
 #define N_RLIMITS 16
@@ -32,11 +31,8 @@ static const char *field(const char *text, const char *key) {
 }
 
 /* /proc/PID/timers, one block of four lines a timer. */
-static bool read_timers(FrozenTask *task, GArray *timers, GError **error) {
-  g_autoptr(GError) why = NULL;
-  g_autofree char *text = proc_read(task->pid, "timers", NULL, &why);
-  if (!text)
-    return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, "%s (the kernel needs CONFIG_CHECKPOINT_RESTORE)", why->message);
+static void read_timers(const FrozenTask *task, GArray *timers) {
+  g_autofree char *text = g_strdup(task->facts.timers);
   for (char *block = strstr(text, "ID: "); block;) {
     char *next = strstr(block + 1, "\nID: ");
     if (next)
@@ -57,23 +53,6 @@ static bool read_timers(FrozenTask *task, GArray *timers, GError **error) {
     g_array_append_val(timers, t);
     block = next;
   }
-  return true;
-}
-
-static bool read_fd_numbers(const FrozenTask *task, GArray *numbers, GError **error) {
-  char path[64];
-  g_snprintf(path, sizeof path, "/proc/%d/fd", (int)task->pid);
-  DIR *dir = opendir(path);
-  if (!dir)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot list %s", path);
-  for (struct dirent *e; (e = readdir(dir));) {
-    if (!g_ascii_isdigit(e->d_name[0]))
-      continue;
-    int fd = atoi(e->d_name);
-    g_array_append_val(numbers, fd);
-  }
-  (void)closedir(dir);
-  return true;
 }
 
 static void add_timers(ProcessProgram *pp) {
@@ -89,15 +68,12 @@ static void add_timers(ProcessProgram *pp) {
   }
 }
 
-ProcessProgram *process_program_new(FrozenTask *task, GError **error) {
+ProcessProgram *process_program_new(const FrozenTask *task) {
   ProcessProgram *pp = g_new0(ProcessProgram, 1);
   Program *p = pp->program = program_new();
   pp->timer_infos = g_array_new(FALSE, TRUE, sizeof(PosixTimerInfo));
-  pp->fd_numbers = g_array_new(FALSE, FALSE, sizeof(int));
-  if (!read_timers(task, pp->timer_infos, error) || !read_fd_numbers(task, pp->fd_numbers, error)) {
-    process_program_free(pp);
-    return NULL;
-  }
+  pp->fd_numbers = g_array_ref(task->facts.fd_numbers);
+  read_timers(task, pp->timer_infos);
   pp->sigactions = program_data(p, NULL, N_SIGNALS * sizeof(struct kernel_sigaction));
   for (int s = 1; s <= N_SIGNALS; s++)
     PROGRAM_CALL(p, "rt_sigaction", SYS_rt_sigaction, ARG(s), ARG(0),

@@ -194,9 +194,9 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
 }
 
 static InjectMap *inject_maps(const FrozenTask *task) {
-  InjectMap *maps = g_new0(InjectMap, task->vmas->len);
-  for (guint i = 0; i < task->vmas->len; i++) {
-    const ProcVma *v = &g_array_index(task->vmas, ProcVma, i);
+  InjectMap *maps = g_new0(InjectMap, task->facts.vmas->len);
+  for (guint i = 0; i < task->facts.vmas->len; i++) {
+    const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
     maps[i] = (InjectMap){.start = v->start,
         .end = v->end,
         .offset = v->offset,
@@ -216,7 +216,7 @@ static bool inject_task(FrozenTask *task, const Program *thread_program, const P
   for (guint k = 0; k < task->threads->len; k++)
     room += region_program_size(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
   g_autofree InjectMap *maps = inject_maps(task);
-  task->injection = inject_process(&leader->state, task->threads->len, room, maps, task->vmas->len, cache, error);
+  task->injection = inject_process(&leader->state, task->threads->len, room, maps, task->facts.vmas->len, cache, error);
   if (!task->injection)
     return false;
   leader->in_agent = true;
@@ -227,13 +227,13 @@ static bool inject_task(FrozenTask *task, const Program *thread_program, const P
   region_start(region, leader->lane, &leader->loaded);
   for (guint k = 1; k < task->threads->len; k++) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-    t->lane = inject_thread(task->injection, &t->state, error);
-    if (!t->lane)
+    t->lane = inject_add_lane(task->injection, &t->state, error);
+    if (!t->lane || !region_load(region, thread_program, leader->loaded.ops, &t->loaded, error))
+      return false;
+    region_prepare(region, t->lane, &t->loaded); /* it begins at once, and sleeps only when it is done */
+    if (!inject_thread(task->injection, &t->state, t->lane, error))
       return false;
     t->in_agent = true;
-    if (!region_load(region, thread_program, leader->loaded.ops, &t->loaded, error))
-      return false;
-    region_start(region, t->lane, &t->loaded);
   }
   return true;
 }
@@ -249,29 +249,38 @@ static bool wait_task(FrozenTask *task, const ThreadProgram *tp, GError **error)
 }
 
 /* The leader's second program, after its thread program: signal actions, timers, limits. */
-static bool run_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
+static bool start_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
   Region *region = injection_region(task->injection);
   if (!region_load(region, pp->program, NULL, &task->leader_loaded, error))
     return false;
   region_start(region, leader->lane, &task->leader_loaded);
-  return region_wait(region, leader->lane, task->pid, error) && process_program_decode(pp, task, error);
+  return true;
 }
 
+static bool wait_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
+  FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
+  return region_wait(injection_region(task->injection), leader->lane, task->pid, error) && process_program_decode(pp, task, error);
+}
+
+/* No task waits for the one before it. */
 static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram **pps, GadgetCache *cache, GError **error) {
-  for (guint i = 0; i < tree->tasks->len; i++) {
-    FrozenTask *task = tree->tasks->pdata[i];
-    if (task->zombie || task->seccomp)
-      continue;
-    if (!(pps[i] = process_program_new(task, error)) || !inject_task(task, thread_program_get(tp), pps[i]->program, cache, error))
-      return false;
-  }
-  for (guint i = 0; i < tree->tasks->len; i++) {
-    FrozenTask *task = tree->tasks->pdata[i];
-    if (!task->zombie && !task->seccomp && (!wait_task(task, tp, error) || !run_process_program(task, pps[i], error)))
-      return false;
-  }
-  return true;
+  bool ok = true;
+  for (int step = 0; ok && step < 3; step++)
+    for (guint i = 0; ok && i < tree->tasks->len; i++) {
+      FrozenTask *task = tree->tasks->pdata[i];
+      if (task->zombie || task->seccomp)
+        continue;
+      if (step == 0) {
+        pps[i] = process_program_new(task);
+        ok = inject_task(task, thread_program_get(tp), pps[i]->program, cache, error);
+      } else if (step == 1) {
+        ok = wait_task(task, tp, error) && start_process_program(task, pps[i], error);
+      } else {
+        ok = wait_process_program(task, pps[i], error);
+      }
+    }
+  return ok;
 }
 
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {

@@ -12,18 +12,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* In the order of facts_namespace_name(). */
 static const struct {
-  const char *name, *text, *cure;
-} namespaces[] = {
-    {"mnt", "mount", "run the engine inside that mount namespace"},
-    {"pid", "pid", "run the engine inside that pid namespace"},
-    {"pid_for_children", "pid (for its children)", "checkpoint it before it calls unshare(CLONE_NEWPID)"},
-    {"net", "network", "run the engine inside that network namespace"},
-    {"ipc", "ipc", "run the engine inside that ipc namespace"},
-    {"uts", "uts", "run the engine inside that uts namespace"},
-    {"user", "user", "containers with user namespaces are not supported yet"},
-    {"cgroup", "cgroup", "run the engine inside that cgroup namespace"},
-    {"time", "time", "run the engine inside that time namespace"},
+  const char *text, *cure;
+} namespaces[FACTS_NAMESPACES] = {
+    {"mount", "run the engine inside that mount namespace"},
+    {"pid", "run the engine inside that pid namespace"},
+    {"pid (for its children)", "checkpoint it before it calls unshare(CLONE_NEWPID)"},
+    {"network", "run the engine inside that network namespace"},
+    {"ipc", "run the engine inside that ipc namespace"},
+    {"uts", "run the engine inside that uts namespace"},
+    {"user", "containers with user namespaces are not supported yet"},
+    {"cgroup", "run the engine inside that cgroup namespace"},
+    {"time", "run the engine inside that time namespace"},
 };
 
 static char *task_name(const FrozenTask *task) {
@@ -40,7 +41,7 @@ static ino_t own_namespace(size_t i) {
   static ino_t known[G_N_ELEMENTS(namespaces)];
   struct stat st;
   if (!known[i]) {
-    g_autofree char *path = g_strconcat("/proc/self/ns/", namespaces[i].name, NULL);
+    g_autofree char *path = g_strconcat("/proc/self/ns/", facts_namespace_name(i), NULL);
     known[i] = stat(path, &st) == 0 ? st.st_ino : 0;
   }
   return known[i];
@@ -48,10 +49,8 @@ static ino_t own_namespace(size_t i) {
 
 static void check_namespaces(Job *job, const FrozenTask *task) {
   for (size_t i = 0; i < G_N_ELEMENTS(namespaces); i++) {
-    char theirs[64];
-    struct stat st;
-    g_snprintf(theirs, sizeof theirs, "/proc/%d/ns/%s", (int)task->pid, namespaces[i].name);
-    if (!own_namespace(i) || stat(theirs, &st) < 0 || st.st_ino == own_namespace(i))
+    ino_t theirs = task->facts.ns[i];
+    if (!own_namespace(i) || !theirs || theirs == own_namespace(i))
       continue;
     g_autofree char *reason = g_strdup_printf("it has a %s namespace of its own", namespaces[i].text);
     block_task(job, task, "namespace", reason, namespaces[i].cure);
@@ -167,24 +166,12 @@ static bool check_seccomp(Job *job, FrozenTask *task, GError **error) {
   return true;
 }
 
-static bool collect_umask(const FrozenTask *task, GError **error) {
-  ProcStatus s;
-  if (!proc_status(task->pid, task->pid, &s, error))
-    return false;
-  task->model->fs->has_umask = true;
-  task->model->fs->umask = s.umask;
-  proc_status_clear(&s);
-  return true;
-}
-
-static guint64 proc_number(pid_t pid, const char *name, int base, guint64 otherwise) {
-  g_autofree char *text = proc_read(pid, name, NULL, NULL);
+static guint64 number_of(const char *text, int base, guint64 otherwise) {
   return text && *text ? (guint64)(gint64)(base == 10 && *text == '-' ? strtoll(text, NULL, 10) : (gint64)strtoull(text, NULL, base)) : otherwise;
 }
 
 static void collect_cgroups(const FrozenTask *task) {
-  g_autofree char *text = proc_read(task->pid, "cgroup", NULL, NULL);
-  g_auto(GStrv) lines = g_strsplit(text ? text : "", "\n", -1);
+  g_auto(GStrv) lines = g_strsplit(task->facts.cgroup ? task->facts.cgroup : "", "\n", -1);
   CkptTask *x = task->model->extra;
   x->cgroups = calloc(g_strv_length(lines) + 1, sizeof *x->cgroups);
   for (char **l = lines; *l; l++) {
@@ -198,16 +185,11 @@ static void collect_cgroups(const FrozenTask *task) {
   }
 }
 
-static bool collect_auxv(const FrozenTask *task, GError **error) {
-  size_t size;
-  g_autofree char *auxv = proc_read(task->pid, "auxv", &size, error);
-  if (!auxv)
-    return false;
+static void collect_auxv(const FrozenTask *task) {
   MmEntry *mm = task->model->mm;
-  mm->n_mm_saved_auxv = size / 8;
-  mm->mm_saved_auxv = malloc(size ? size : 1);
-  memcpy(mm->mm_saved_auxv, auxv, size / 8 * 8);
-  return true;
+  mm->n_mm_saved_auxv = task->facts.auxv_size / 8;
+  mm->mm_saved_auxv = malloc(MAX(task->facts.auxv_size, 1));
+  memcpy(mm->mm_saved_auxv, task->facts.auxv, task->facts.auxv_size / 8 * 8);
 }
 
 static void collect_layout(const FrozenTask *task) {
@@ -244,8 +226,13 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   m->extra->pid = (guint32)task->pid;
   m->extra->has_exit_signal = task->stat.exit_signal != SIGCHLD;
   m->extra->exit_signal = (guint32)task->stat.exit_signal;
+  TaskFacts *facts = &task->facts;
   if (task->zombie)
     return true;
+  if (facts->error) {
+    g_propagate_error(error, g_steal_pointer(&facts->error));
+    return false;
+  }
   m->ids = ids_new(index_of(tree, task) + 2);
   m->mm = malloc(sizeof *m->mm);
   mm_entry__init(m->mm);
@@ -254,19 +241,22 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   check_namespaces(job, task);
   check_sharing(job, tree, task);
   check_session(job, tree, task);
-  if (!check_seccomp(job, task, error) || !collect_umask(task, error) || !collect_auxv(task, error))
+  if (!check_seccomp(job, task, error))
     return false;
+  m->fs->has_umask = true;
+  m->fs->umask = facts->status.umask;
+  collect_auxv(task);
   collect_layout(task);
   collect_cgroups(task);
   TaskCoreEntry *tc = m->core->tc;
   tc->flags = (guint32)task->stat.flags;
-  tc->personality = (guint32)proc_number(task->pid, "personality", 16, 0);
+  tc->personality = (guint32)number_of(facts->personality, 16, 0);
   tc->has_loginuid = true;
-  tc->loginuid = (guint32)proc_number(task->pid, "loginuid", 10, (guint32)-1);
+  tc->loginuid = (guint32)number_of(facts->loginuid, 10, (guint32)-1);
   tc->has_oom_score_adj = true;
-  tc->oom_score_adj = (gint32)proc_number(task->pid, "oom_score_adj", 10, 0);
+  tc->oom_score_adj = (gint32)number_of(facts->oom_score_adj, 10, 0);
   m->extra->has_coredump_filter = true;
-  m->extra->coredump_filter = (guint32)proc_number(task->pid, "coredump_filter", 16, 0x33);
+  m->extra->coredump_filter = (guint32)number_of(facts->coredump_filter, 16, 0x33);
   if (task->stopped) {
     tc->task_state = TASK_STOPPED;
     tc->has_stop_signo = true;
@@ -275,8 +265,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   if (task->stat.tty_nr)
     block_task(job, task, "task", "its session has a controlling terminal",
         "start it with setsid(1) and its input and output redirected; terminals are not supported yet");
-  task->vmas = proc_vmas(task->pid, error);
-  return task->vmas != NULL;
+  return true;
 }
 
 static bool add_link(FrozenTask *task, Collector *collector, const char *name, guint32 *ret_id, GError **error) {

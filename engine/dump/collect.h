@@ -22,7 +22,7 @@ typedef struct ProcessProgram {
   GArray *timer_infos; /* PosixTimerInfo */
   GArray *fd_numbers;  /* int */
 } ProcessProgram;
-ProcessProgram *process_program_new(FrozenTask *task, GError **error);
+ProcessProgram *process_program_new(const FrozenTask *task);
 void process_program_free(ProcessProgram *p);
 bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **error);
 
@@ -30,7 +30,7 @@ bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **
 bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError **error);
 /* Injects agents and runs the programs. */
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error);
-/* What /proc tells about a task: ids, sessions, memory layout, cgroups, limits. Blockers go to the job. */
+/* From what /proc told about a task (its facts): ids, sessions, memory layout, cgroups, limits. Blockers go to the job. */
 bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
 /* Mappings of a task; files behind them go through the collector. */
 bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError **error);

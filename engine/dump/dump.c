@@ -71,10 +71,24 @@ static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
          collect_fs(d->job, task, d->collector, error) && collect_mappings(d->job, task, d->collector, error);
 }
 
+/* Registers by ptrace while other threads read /proc. */
+static bool collect_stopped(Dump *d, GError **error) {
+  guint n = d->tree->tasks->len;
+  g_autofree TaskFacts **facts = g_new(TaskFacts *, n);
+  for (guint i = 0; i < n; i++) {
+    FrozenTask *task = d->tree->tasks->pdata[i];
+    task->facts.pid = task->pid;
+    task->facts.dead = task->zombie;
+    facts[i] = &task->facts;
+  }
+  g_autoptr(FactsReader) reader = facts_start(facts, n); /* finished before we return */
+  return collect_registers(d->job, d->tree, d->checkpoint, error);
+}
+
 static bool dump_collect(Dump *d, GError **error) {
   job_phase(d->job, "collect");
   d->checkpoint = checkpoint_new();
-  if (!collect_registers(d->job, d->tree, d->checkpoint, error))
+  if (!collect_stopped(d, error))
     return false;
   for (guint i = 0; i < d->tree->tasks->len; i++)
     if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))

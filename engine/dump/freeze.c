@@ -18,7 +18,7 @@ static void frozen_task_free(void *p) {
   injection_free(t->injection);
   if (t->pidfd >= 0)
     (void)close(t->pidfd);
-  g_clear_pointer(&t->vmas, g_array_unref);
+  facts_clear(&t->facts);
   g_clear_pointer(&t->fds, g_array_unref);
   g_array_unref(t->threads);
   g_free(t);
@@ -316,8 +316,9 @@ void kill_tree(FrozenTree *tree) {
     FrozenTask *task = tree->tasks->pdata[i];
     for (guint k = task->threads->len; k-- > 0;) {
       pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
-      while (waitpid(tid, NULL, __WALL) >= 0 || errno == EINTR) /* until ECHILD: dead and gone from us */
-        ;
+      int status; /* stops may come first; ECHILD: gone from us already */
+      for (pid_t r = 0; (r >= 0 && !(r == tid && (WIFEXITED(status) || WIFSIGNALED(status)))) || (r < 0 && errno == EINTR);)
+        r = waitpid(tid, &status, __WALL);
     }
   }
   tree->thawed_at = g_get_monotonic_time();

@@ -5,6 +5,7 @@
  * ptrace-stop, or runs an agent once it was injected. */
 
 #include "checkpoint.h"
+#include "facts.h"
 #include "inject.h"
 #include "job.h"
 #include "object.h"
@@ -29,7 +30,7 @@ typedef struct FrozenTask {
   bool stopped; /* by job control */
   int stop_signal;
   GArray *threads; /* FrozenThread; [0] is the leader */
-  GArray *vmas;    /* ProcVma */
+  TaskFacts facts; /* once collected */
   GArray *fds;     /* CollectedFd, ascending */
   Injection *injection;
   LoadedProgram leader_loaded;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #define PAGE 4096ull
+#define SPAN_GAP (2ull << 20) /* of nothing between mappings that one scan covers */
 
 typedef struct DumpRange {
   uint64_t start, end;
@@ -35,22 +36,44 @@ static void add_guard(FrozenTask *task, const PageRange *r) {
   g->nr_pages = (r->end - r->start) / PAGE;
 }
 
-static bool scan_vma(TaskMemory *m, Pagemap *pagemap, const VmaEntry *v, GArray *scratch, GError **error) {
-  if (!(v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || (v->status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL)))
-    return true;
+static bool has_own_pages(const VmaEntry *v) {
+  return (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && !(v->status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL));
+}
+
+static void add_pages(TaskMemory *m, const VmaEntry *v, const PageRange *r) {
+  PageRange part = {MAX(r->start, v->start), MIN(r->end, v->end), r->guard};
+  if (part.start >= part.end)
+    return;
+  if (part.guard) {
+    add_guard(m->task, &part);
+    return;
+  }
+  DumpRange d = {part.start, part.end, (v->status & VMA_ANON_PRIVATE) != 0, (v->prot & 1) != 0};
+  g_array_append_val(m->ranges, d);
+}
+
+/* The mappings [@first, @end), scanned in one go. */
+static bool scan_span(TaskMemory *m, Pagemap *pagemap, VmaEntry **vmas, size_t first, size_t end, GArray *scratch, GError **error) {
   g_array_set_size(scratch, 0);
-  if (!pagemap_scan(pagemap, v->start, v->end, scratch, error))
+  if (!pagemap_scan(pagemap, vmas[first]->start, vmas[end - 1]->end, scratch, error))
     return false;
-  for (guint i = 0; i < scratch->len; i++) {
-    const PageRange *r = &g_array_index(scratch, PageRange, i);
-    if (r->guard) {
-      add_guard(m->task, r);
-      continue;
-    }
-    DumpRange d = {r->start, r->end, (v->status & VMA_ANON_PRIVATE) != 0, (v->prot & 1) != 0};
-    g_array_append_val(m->ranges, d);
+  guint at = 0;
+  for (size_t i = first; i < end; i++) {
+    const VmaEntry *v = vmas[i];
+    while (at < scratch->len && g_array_index(scratch, PageRange, at).end <= v->start)
+      at++;
+    for (guint k = at; has_own_pages(v) && k < scratch->len && g_array_index(scratch, PageRange, k).start < v->end; k++)
+      add_pages(m, v, &g_array_index(scratch, PageRange, k));
   }
   return true;
+}
+
+/* Where the next span begins: mappings close to each other (stacks of threads) make one. */
+static size_t span_end(VmaEntry **vmas, size_t n, size_t first) {
+  size_t i = first + 1;
+  while (i < n && has_own_pages(vmas[i]) && vmas[i]->start - vmas[i - 1]->end <= SPAN_GAP)
+    i++;
+  return i;
 }
 
 static TaskMemory *scan_task(FrozenTask *task, GError **error) {
@@ -62,11 +85,13 @@ static TaskMemory *scan_task(FrozenTask *task, GError **error) {
   m->ranges = g_array_new(FALSE, FALSE, sizeof(DumpRange));
   g_autoptr(GArray) scratch = g_array_new(FALSE, FALSE, sizeof(PageRange));
   const MmEntry *mm = task->model->mm;
-  for (size_t i = 0; i < mm->n_vmas; i++)
-    if (!scan_vma(m, pagemap, mm->vmas[i], scratch, error)) {
-      task_memory_free(m);
-      return NULL;
-    }
+  bool ok = true;
+  for (size_t i = 0, end; ok && i < mm->n_vmas; i = end) {
+    end = span_end(mm->vmas, mm->n_vmas, i);
+    ok = !has_own_pages(mm->vmas[i]) || scan_span(m, pagemap, mm->vmas, i, end, scratch, error);
+  }
+  if (!ok)
+    g_clear_pointer(&m, task_memory_free);
   return m;
 }
 

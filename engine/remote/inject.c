@@ -288,7 +288,7 @@ size_t inject_thread_room(size_t xstate_size) {
   return sizeof(Lane) + frame_size(xstate_size) + 512;
 }
 
-Lane *inject_thread(Injection *in, const StoppedThread *t, GError **error) {
+Lane *inject_add_lane(Injection *in, const StoppedThread *t, GError **error) {
   Lane *lane = region_add_lane(in->region);
   size_t size = frame_size(t->xstate_size) + 256;
   unsigned char *place = lane ? region_alloc(in->region, size) : NULL;
@@ -302,12 +302,15 @@ Lane *inject_thread(Injection *in, const StoppedThread *t, GError **error) {
   uint64_t frame = frame_build(&state, base + size, in->sigreturn, buffer, &size);
   memcpy(place + (frame - base), buffer, size);
   set_home(in, lane, frame, SYS_getpid, 0, 0);
+  return lane;
+}
+
+bool inject_thread(Injection *in, const StoppedThread *t, Lane *lane, GError **error) {
   int e = enter_agent(in, t, lane);
   if (e == 0)
-    return lane;
+    return true;
   (void)restore_thread(t);
-  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "tid %d: cannot start the agent", (int)t->tid);
-  return NULL;
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "tid %d: cannot start the agent", (int)t->tid);
 }
 
 Region *injection_region(Injection *in) {

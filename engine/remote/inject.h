@@ -37,8 +37,11 @@ Injection *inject_process(const StoppedThread *leader, size_t n_threads, size_t 
     GadgetCache *cache, GError **error);
 /* Bytes of the region that one more thread takes, without programs. */
 size_t inject_thread_room(size_t xstate_size);
-/* An agent in a further thread. Its lane is returned, NULL with error (the thread is as it was). */
-Lane *inject_thread(Injection *injection, const StoppedThread *thread, GError **error);
+/* A lane with a way home for a further thread; NULL with error. */
+Lane *inject_add_lane(Injection *injection, const StoppedThread *thread, GError **error);
+/* The agent in that thread. It runs what region_prepare() has put into the lane at once. On failure the thread is as it
+ * was. */
+bool inject_thread(Injection *injection, const StoppedThread *thread, Lane *lane, GError **error);
 
 Region *injection_region(Injection *injection);
 Lane *injection_leader_lane(Injection *injection);

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "facts.h"
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define MAX_THREADS 3  /* besides the tracer */
+#define THREAD_WORTH 4 /* tasks */
+
+struct FactsReader {
+  TaskFacts *const *facts;
+  guint n;
+  _Atomic guint next;
+  pthread_t threads[MAX_THREADS];
+  guint n_threads;
+};
+
+const char *facts_namespace_name(size_t i) {
+  static const char *const names[FACTS_NAMESPACES] = {
+      "mnt", "pid", "pid_for_children", "net", "ipc", "uts", "user", "cgroup", "time"};
+  return names[i];
+}
+
+static bool read_fd_numbers(TaskFacts *f) {
+  char path[64];
+  g_snprintf(path, sizeof path, "/proc/%d/fd", (int)f->pid);
+  DIR *dir = opendir(path);
+  if (!dir)
+    return engine_fail_errno(&f->error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot list %s", path);
+  f->fd_numbers = g_array_new(FALSE, FALSE, sizeof(int));
+  for (struct dirent *e; (e = readdir(dir));) {
+    if (!g_ascii_isdigit(e->d_name[0]))
+      continue;
+    int fd = atoi(e->d_name);
+    g_array_append_val(f->fd_numbers, fd);
+  }
+  (void)closedir(dir);
+  return true;
+}
+
+static void read_namespaces(TaskFacts *f) {
+  for (size_t i = 0; i < FACTS_NAMESPACES; i++) {
+    char path[64];
+    struct stat st;
+    g_snprintf(path, sizeof path, "/proc/%d/ns/%s", (int)f->pid, facts_namespace_name(i));
+    f->ns[i] = stat(path, &st) == 0 ? st.st_ino : 0;
+  }
+}
+
+static bool read_timers(TaskFacts *f) {
+  g_autoptr(GError) why = NULL;
+  f->timers = proc_read(f->pid, "timers", NULL, &why);
+  return f->timers || engine_fail(&f->error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
+                          "%s (the kernel needs CONFIG_CHECKPOINT_RESTORE)", why->message);
+}
+
+static void read_facts(TaskFacts *f) {
+  if (f->dead || !proc_status(f->pid, f->pid, &f->status, &f->error) ||
+      !(f->auxv = proc_read(f->pid, "auxv", &f->auxv_size, &f->error)) || !(f->vmas = proc_vmas(f->pid, &f->error)) ||
+      !read_fd_numbers(f) || !read_timers(f))
+    return;
+  f->cgroup = proc_read(f->pid, "cgroup", NULL, NULL);
+  f->personality = proc_read(f->pid, "personality", NULL, NULL);
+  f->loginuid = proc_read(f->pid, "loginuid", NULL, NULL);
+  f->oom_score_adj = proc_read(f->pid, "oom_score_adj", NULL, NULL);
+  f->coredump_filter = proc_read(f->pid, "coredump_filter", NULL, NULL);
+  read_namespaces(f);
+}
+
+static void *read_all(void *data) {
+  FactsReader *r = data;
+  for (guint i; (i = atomic_fetch_add(&r->next, 1)) < r->n;)
+    read_facts(r->facts[i]);
+  return NULL;
+}
+
+static guint n_helpers(void) {
+  cpu_set_t set;
+  guint n = sched_getaffinity(0, sizeof set, &set) == 0 ? (guint)CPU_COUNT(&set) : 1;
+  return MIN(n - 1, MAX_THREADS);
+}
+
+FactsReader *facts_start(TaskFacts *const *facts, guint n) {
+  FactsReader *r = g_new0(FactsReader, 1);
+  r->facts = facts;
+  r->n = n;
+  guint wanted = n >= THREAD_WORTH ? n_helpers() : 0;
+  while (r->n_threads < wanted && pthread_create(&r->threads[r->n_threads], NULL, read_all, r) == 0)
+    r->n_threads++;
+  return r;
+}
+
+void facts_finish(FactsReader *r) {
+  if (!r)
+    return;
+  (void)read_all(r);
+  while (r->n_threads)
+    pthread_join(r->threads[--r->n_threads], NULL);
+  g_free(r);
+}
+
+void facts_clear(TaskFacts *f) {
+  if (f->status.groups)
+    proc_status_clear(&f->status);
+  g_free(f->auxv);
+  g_free(f->cgroup);
+  g_free(f->personality);
+  g_free(f->loginuid);
+  g_free(f->oom_score_adj);
+  g_free(f->coredump_filter);
+  g_free(f->timers);
+  g_clear_pointer(&f->vmas, g_array_unref);
+  g_clear_pointer(&f->fd_numbers, g_array_unref);
+  g_clear_error(&f->error);
+}

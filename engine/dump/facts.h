@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* What files in /proc tell about a frozen task, read by other threads of the engine while its own (the tracer, who alone may
+ * use ptrace) collects registers. A handful of files a task is half the time of a dump of many small processes. */
+
+#include "proc.h"
+#include <sys/stat.h>
+
+#define FACTS_NAMESPACES 9
+
+typedef struct TaskFacts {
+  pid_t pid;
+  bool dead; /* a zombie has none */
+  ProcStatus status;
+  char *auxv, *cgroup, *personality, *loginuid, *oom_score_adj, *coredump_filter, *timers; /* may be NULL, but for auxv */
+  size_t auxv_size;
+  GArray *vmas;       /* ProcVma */
+  GArray *fd_numbers; /* int */
+  ino_t ns[FACTS_NAMESPACES]; /* of facts_namespace_name(), 0: not known */
+  GError *error;      /* why there are none */
+} TaskFacts;
+
+/* The file in /proc/PID/ns of an index below FACTS_NAMESPACES. */
+const char *facts_namespace_name(size_t i);
+
+typedef struct FactsReader FactsReader;
+
+/* Begins to read; @facts (borrowed) have pid and dead set, all else zero. */
+FactsReader *facts_start(TaskFacts *const *facts, guint n);
+/* Helps and waits until all are read. */
+void facts_finish(FactsReader *reader);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FactsReader, facts_finish)
+/* Frees what was read, not @facts itself. */
+void facts_clear(TaskFacts *facts);
