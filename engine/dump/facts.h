@@ -16,7 +16,7 @@ typedef struct TaskFacts {
   char *auxv, *cgroup, *personality, *loginuid, *oom_score_adj, *coredump_filter, *timers; /* may be NULL, but for auxv */
   size_t auxv_size;
   GArray *vmas;       /* ProcVma */
-  GArray *fd_numbers; /* int */
+  GArray *fd_numbers; /* int; candidates: every descriptor in use is among them */
   ino_t ns[FACTS_NAMESPACES]; /* of facts_namespace_name(), 0: not known */
   GError *error;      /* why there are none */
 } TaskFacts;

@@ -143,6 +143,7 @@ bool proc_status(pid_t pid, pid_t tid, ProcStatus *ret, GError **error) {
   s.cap_bnd = status_number(text, "\nCapBnd:", 16);
   s.cap_amb = status_number(text, "\nCapAmb:", 16);
   s.no_new_privs = status_number(text, "\nNoNewPrivs:", 10) != 0;
+  s.fd_size = (unsigned)status_number(text, "\nFDSize:", 10);
   s.seccomp = (int)status_number(text, "\nSeccomp:", 10);
   s.groups = g_array_new(FALSE, FALSE, sizeof(gid_t));
   const char *p = status_line(text, "\nGroups:");

@@ -40,6 +40,7 @@ typedef struct ProcStatus {
   uint64_t cap_inh, cap_prm, cap_eff, cap_bnd, cap_amb;
   bool no_new_privs;
   int seccomp;
+  unsigned fd_size; /* of the descriptor table: no number in use is as high */
   GArray *groups; /* gid_t, owned */
 } ProcStatus;
 

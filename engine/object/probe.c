@@ -48,7 +48,8 @@ bool probe_stat(FileProbe *probe, GError **error) {
     return engine_fail_errno(
         error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the flags of fd %d of pid %d", probe->fd, probe->pid);
   bool has_pos = (S_ISREG(sx.stx_mode) || S_ISDIR(sx.stx_mode)) && !(probe->flags & O_PATH);
-  probe->pos = has_pos ? MAX(lseek(probe->local, 0, SEEK_CUR), 0) : 0;
+  off_t pos = has_pos ? lseek(probe->local, 0, SEEK_CUR) : 0;
+  probe->pos = MAX(pos, 0);
   return true;
 }
 
@@ -94,7 +95,9 @@ void probe_owner(FileProbe *probe) {
     probe->owner.type = owner.type;
     probe->owner.pid = owner.pid;
   }
-  probe->owner.signal = MAX(fcntl(probe->local, F_GETSIG), 0);
+  probe->owner.signal = fcntl(probe->local, F_GETSIG);
+  if (probe->owner.signal < 0)
+    probe->owner.signal = 0;
 }
 
 FownEntry *collector_fown(const FileProbe *given) {
