@@ -71,7 +71,7 @@ static bool scan_span(TaskMemory *m, Pagemap *pagemap, VmaEntry **vmas, size_t f
 /* Where the next span begins: mappings close to each other (stacks of threads) make one. */
 static size_t span_end(VmaEntry **vmas, size_t n, size_t first) {
   size_t i = first + 1;
-  while (i < n && has_own_pages(vmas[i]) && vmas[i]->start - vmas[i - 1]->end <= SPAN_GAP)
+  while (has_own_pages(vmas[first]) && i < n && has_own_pages(vmas[i]) && vmas[i]->start - vmas[i - 1]->end <= SPAN_GAP)
     i++;
   return i;
 }
