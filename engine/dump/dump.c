@@ -232,6 +232,7 @@ bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) 
 bool dump_explain(Job *job, pid_t pid, int pidfd, GError **error) {
   Dump d = {.job = job, .started = g_get_monotonic_time()};
   bool ok = dump_look(&d, pid, pidfd, -1, error);
+  job_show_notes(job);
   if (d.tree)
     thaw_tree(job, d.tree, false);
   dump_clear(&d);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "job.h"
 #include <stdarg.h>
+#include <fcntl.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 #define PROGRESS_INTERVAL_USEC (50 * 1000)
 
@@ -16,6 +18,8 @@ struct Job {
   gint64 deadline; /* 0: none */
   bool committed;
   GPtrArray *findings;
+  GPtrArray *notes;
+  GHashTable *inherited; /* key -> descriptor */
   GPtrArray *results;
 };
 
@@ -25,6 +29,10 @@ static void finding_free(void *p) {
 
 static void value_free(void *p) {
   engine_value__free_unpacked(p, NULL);
+}
+
+static void fd_free(void *p) {
+  (void)close(GPOINTER_TO_INT(p));
 }
 
 Job *job_new(const EngineOptions *options, const EngineCaller *caller, int images_fd, const JobSink *sink) {
@@ -37,6 +45,8 @@ Job *job_new(const EngineOptions *options, const EngineCaller *caller, int image
   if (options->timeout_usec)
     job->deadline = g_get_monotonic_time() + (gint64)options->timeout_usec;
   job->findings = g_ptr_array_new_with_free_func(finding_free);
+  job->notes = g_ptr_array_new_with_free_func(finding_free);
+  job->inherited = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, fd_free);
   job->results = g_ptr_array_new_with_free_func(value_free);
   return job;
 }
@@ -45,6 +55,8 @@ void job_free(Job *job) {
   if (!job)
     return;
   g_ptr_array_unref(job->findings);
+  g_ptr_array_unref(job->notes);
+  g_hash_table_unref(job->inherited);
   g_ptr_array_unref(job->results);
   g_free(job);
 }
@@ -109,8 +121,8 @@ void job_commit(Job *job) {
   job->committed = true;
 }
 
-void job_block(
-    Job *job, const char *kind, pid_t pid, int fd, const char *object, const char *reason, const char *cure) {
+static EngineFinding *finding_new(
+    const char *kind, pid_t pid, int fd, const char *object, const char *reason, const char *cure) {
   EngineFinding *f = g_new0(EngineFinding, 1);
   engine_finding__init(f);
   f->kind = g_strdup(kind);
@@ -121,7 +133,52 @@ void job_block(
   f->object = g_strdup(object);
   f->reason = g_strdup(reason);
   f->cure = g_strdup(cure);
-  g_ptr_array_add(job->findings, f);
+  return f;
+}
+
+void job_block(
+    Job *job, const char *kind, pid_t pid, int fd, const char *object, const char *reason, const char *cure) {
+  g_ptr_array_add(job->findings, finding_new(kind, pid, fd, object, reason, cure));
+}
+
+void job_note(Job *job, const char *kind, pid_t pid, int fd, const char *object, const char *action, const char *rule) {
+  EngineFinding *f = finding_new(kind, pid, fd, object, rule, "");
+  f->action = g_strdup(action);
+  g_ptr_array_add(job->notes, f);
+}
+
+void job_show_notes(Job *job) {
+  while (job->notes->len)
+    g_ptr_array_add(job->findings, g_ptr_array_steal_index(job->notes, 0));
+}
+
+void job_object(Job *job, const char *plugin, const char *kind, guint64 id, const char *action, const char *rule) {
+  if (!job->sink.object)
+    return;
+  EngineObject object = ENGINE_OBJECT__INIT;
+  EngineValue value = ENGINE_VALUE__INIT;
+  EngineValue *details[] = {&value};
+  object.plugin = (char *)(plugin ? plugin : "");
+  object.kind = (char *)kind;
+  object.id = id;
+  object.action = (char *)action;
+  value.key = (char *)"rule";
+  value.text = (char *)rule;
+  object.n_details = rule ? 1 : 0;
+  object.details = details;
+  job->sink.object(job->sink.data, &object);
+}
+
+bool job_inherit(Job *job, const char *key, int fd) {
+  int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (own >= 0)
+    g_hash_table_replace(job->inherited, g_strdup(key), GINT_TO_POINTER(own));
+  return own >= 0;
+}
+
+int job_inherited(const Job *job, const char *key) {
+  gpointer fd;
+  return g_hash_table_lookup_extended(job->inherited, key, NULL, &fd) ? GPOINTER_TO_INT(fd) : -1;
 }
 
 size_t job_n_findings(const Job *job) {

@@ -53,6 +53,19 @@ EngineFinding *const *job_findings(const Job *job);
 /* false with NOT_SUPPORTED and a message of all findings if there are any. */
 bool job_check_findings(const Job *job, GError **error);
 
+/* What is done about an external object, and by which rule: no blocker. Explain shows them (job_show_notes). */
+void job_note(Job *job, const char *kind, pid_t pid, int fd, const char *object, const char *action, const char *rule);
+/* Puts the notes behind the findings, when nobody counts blockers any more. */
+void job_show_notes(Job *job);
+/* Tells that something outside the ordinary was dealt with. @plugin NULL: by the engine itself. @rule may be NULL. */
+void job_object(Job *job, const char *plugin, const char *kind, guint64 id, const char *action, const char *rule);
+
+/* Descriptors that the restore's caller gives for external objects, by key. Duplicated here. */
+/* false: there is no such descriptor. */
+bool job_inherit(Job *job, const char *key, int fd);
+/* Borrowed; -1 if there is none of that key. */
+int job_inherited(const Job *job, const char *key);
+
 /* Sends one row of a table at once; @row is borrowed. */
 void job_row(Job *job, const EngineRow *row);
 

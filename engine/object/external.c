@@ -2,50 +2,9 @@
 #include "external.h"
 #include "internal.h"
 
-static const char *const kind_names[] = {
-    [EXTERNAL_UNIX] = "unix",
-    [EXTERNAL_FILE] = "file",
-    [EXTERNAL_DEVICE] = "device",
-    [EXTERNAL_MAPPING] = "mapping",
-    [EXTERNAL_OTHER] = "other",
-};
-
-static const char *const action_names[EXTERNAL_N_ACTIONS] = {
-    [EXTERNAL_NOBODY] = "nobody",
-    [EXTERNAL_RECONNECT] = "reconnect",
-    [EXTERNAL_CLOSE] = "close",
-    [EXTERNAL_INHERIT] = "inherit",
-    [EXTERNAL_REOPEN] = "reopen",
-    [EXTERNAL_REMAP] = "remap",
-    [EXTERNAL_EMBED] = "embed",
-    [EXTERNAL_PLUGIN] = "plugin",
-    [EXTERNAL_FAIL] = "fail",
-};
-
-const char *external_kind_name(ExternalKind kind) {
-  return kind > 0 && (size_t)kind < G_N_ELEMENTS(kind_names) ? kind_names[kind] : "unknown";
-}
-
-const char *external_action_name(ExternalAction action) {
-  return (size_t)action < G_N_ELEMENTS(action_names) ? action_names[action] : "unknown";
-}
-
-ExternalKind external_kind_of(const char *name) {
-  for (size_t i = 1; i < G_N_ELEMENTS(kind_names); i++)
-    if (g_str_equal(name, kind_names[i]))
-      return (ExternalKind)i;
-  return 0;
-}
-
-ExternalAction external_action_of(const char *name) {
-  for (size_t i = 1; i < G_N_ELEMENTS(action_names); i++)
-    if (g_str_equal(name, action_names[i]))
-      return (ExternalAction)i;
-  return EXTERNAL_NOBODY;
-}
-
 void external_claim_clear(ExternalClaim *claim) {
   g_clear_pointer(&claim->value, g_free);
+  g_clear_pointer(&claim->send, g_bytes_unref);
   g_clear_pointer(&claim->plugin, g_free);
   g_clear_pointer(&claim->rule, g_free);
   g_clear_pointer(&claim->reason, g_free);
@@ -56,6 +15,8 @@ void external_claim_clear(ExternalClaim *claim) {
 void external_answer_clear(ExternalAnswer *answer) {
   fd_cleanup(&answer->fd);
   g_clear_pointer(&answer->value, g_free);
+  g_clear_pointer(&answer->send, g_bytes_unref);
+  g_clear_pointer(&answer->address, g_bytes_unref);
   *answer = (ExternalAnswer){.fd = -1};
 }
 
@@ -125,6 +86,13 @@ static void note_claim(Collector *c, const ExternalObject *o, const ExternalClai
   e->fd = o->fd;
   e->comm = g_strdup(o->comm);
   e->path = g_strdup(o->path);
+  e->has_ino = true;
+  e->ino = o->st.st_ino;
+  gsize size = 0;
+  gconstpointer send = claim->send ? g_bytes_get_data(claim->send, &size) : NULL;
+  e->has_send = size > 0;
+  e->send.len = size;
+  e->send.data = g_memdup2(send, size);
   if (o->kind == EXTERNAL_MAPPING) {
     e->has_vaddr = e->has_size = e->has_pgoff = true;
     e->vaddr = o->map.start;
@@ -211,6 +179,8 @@ static void fill_from_record(ExternalObject *o, const CkptExternal *e) {
   o->pid = (pid_t)e->pid;
   o->comm = e->comm;
   o->fd = e->has_fd ? e->fd : -1;
+  o->st.st_ino = e->ino;
+  o->st.st_rdev = e->rdev;
   if (!o->path)
     o->path = e->path;
   const CkptPeer *p = e->peer;

@@ -84,6 +84,7 @@ ExternalAction external_action_of(const char *name);
 typedef struct ExternalClaim {
   ExternalAction action; /* EXTERNAL_NOBODY: becomes the blocker; EXTERNAL_FAIL: blocks with the reason below */
   char *value;           /* owned; may be NULL */
+  GBytes *send;          /* owned; reconnect: what is said first on the new connection; may be NULL */
   char *plugin;          /* owned; for EXTERNAL_PLUGIN */
   char *rule;            /* owned; which rule or plugin decided and where it stands, for people */
   char *reason, *cure;   /* owned; for EXTERNAL_FAIL, else the object's own are taken */
@@ -110,7 +111,9 @@ bool collector_block_external(Collector *c, ExternalKind kind, const FileProbe *
 typedef struct ExternalAnswer {
   ExternalAction action; /* EXTERNAL_NOBODY: as if there were no rule */
   int fd;                /* INHERIT, PLUGIN, EMBED: the new descriptor, owned by whoever asked; else -1 */
-  char *value;           /* owned; RECONNECT, REMAP: where to */
+  char *value;           /* owned; REMAP: where to */
+  GBytes *address;       /* owned; RECONNECT: the sun_path; NULL: where it was */
+  GBytes *send;          /* owned; RECONNECT */
 } ExternalAnswer;
 void external_answer_clear(ExternalAnswer *answer);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ExternalAnswer, external_answer_clear)

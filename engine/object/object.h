@@ -150,6 +150,9 @@ bool restorer_finish(Restorer *r, GError **error);
  * none. @fd is its number there. */
 void restorer_fown_program(const FileEntry *entry, int fd, Program *p);
 
+/* What a task does for its descriptors when it has its credentials (connections to others). */
+bool restorer_late_program(Restorer *r, const Task *task, Program *p, GError **error);
+
 Job *restorer_job(const Restorer *r);
 const Checkpoint *restorer_checkpoint(const Restorer *r);
 int restorer_images_fd(const Restorer *r);

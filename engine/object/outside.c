@@ -35,7 +35,7 @@ static bool holds_link(pid_t pid, const char *link, mode_t access) {
   return false;
 }
 
-pid_t outside_holder(const Collector *c, const char *link, mode_t access, char **ret_comm) {
+static pid_t search(const Collector *c, const char *link, mode_t access, char **ret_comm) {
   _cleanup_dir_ DIR *proc = opendir("/proc");
   const struct dirent *e;
   while (proc && (e = readdir(proc))) {
@@ -51,6 +51,10 @@ pid_t outside_holder(const Collector *c, const char *link, mode_t access, char *
     return pid;
   }
   return 0;
+}
+
+pid_t outside_holder(const Collector *c, const char *link, mode_t access, char **ret_comm) {
+  return search(c, link, access, ret_comm);
 }
 
 char *find_outside_holder(const Collector *c, const char *link, mode_t access) {

@@ -7,6 +7,7 @@
 
 #include "external.h"
 #include "sockopts.h"
+#include "unix-connect.h"
 #include "unix-diag.h"
 #include "unix-private.h"
 #include "unix-queue.h"
@@ -102,9 +103,11 @@ static bool pair_finish(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *v,
 
 static bool bind_address(Restorer *r, const UnixSkEntry *u, int fd, GError **error);
 
-static bool make_pair(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *v, GError **error) {
+/* @gone: whose name the other end had, where that is closed (@v is NULL); may be NULL. */
+static bool make_pair(
+    Restorer *r, const UnixSkEntry *u, const UnixSkEntry *v, const UnixSkEntry *gone, GError **error) {
   int ends[2] = {-1, -1};
-  if (!make_ends(r, u, v, ends, error))
+  if (!make_ends(r, u, v ? v : gone, ends, error))
     return false;
   restorer_shared_put(r, FD_TYPES__UNIXSK, u->ino, ends[0]);
   _cleanup_fd_ int closed = -1;
@@ -225,17 +228,16 @@ static bool fill_bound(Restorer *r, const UnixSkEntry *u, GError **error) {
   return unix_queue_restore(r, u->id, sender, &address, size, error);
 }
 
+/* A datagram socket of the tree, which must be bound first. */
 static bool connect_to(Restorer *r, const UnixSkEntry *peer, int fd, GError **error) {
   g_autofree char *text = unix_name_text(peer->name.data, peer->name.len);
   UnixAddress address;
   uint32_t size = unix_address(&address, peer->name.data, peer->name.len);
-  if (!(peer->uflags & UNIX_EXTERNAL)) {
-    const FileEntry *entry = checkpoint_find_file(restorer_checkpoint(r), peer->id);
-    if (!entry)
-      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The socket %s has no file id", text);
-    if (restorer_fd_of(r, entry->id, error) < 0)
-      return false;
-  }
+  const FileEntry *entry = checkpoint_find_file(restorer_checkpoint(r), peer->id);
+  if (!entry)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The socket %s has no file id", text);
+  if (restorer_fd_of(r, entry->id, error) < 0)
+    return false;
   _cleanup_fd_ int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (peer->name_dir && (here < 0 || chdir(peer->name_dir) < 0))
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot enter %s", peer->name_dir);
@@ -243,7 +245,7 @@ static bool connect_to(Restorer *r, const UnixSkEntry *peer, int fd, GError **er
   if (peer->name_dir && fchdir(here) < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot go back from %s", peer->name_dir);
   return connected == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, reason,
-                               "Cannot connect a datagram socket to %s, start what listens there first", text);
+                               "Cannot connect a datagram socket to %s", text);
 }
 
 static bool make_single(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *peer, GError **error) {
@@ -263,47 +265,105 @@ static bool make_single(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *pe
 static bool make_group(Restorer *r, const UnixSkEntry *u, GError **error) {
   const UnixSkEntry *peer = find_socket(r, u->peer);
   bool connected = u->state == UNIX_ESTABLISHED;
-  if (u->uflags & UNIX_EXTERNAL || (u->peer && !peer))
+  if (u->peer && !peer)
     return engine_fail(
         error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "Its peer (inode %u) is outside the checkpoint", u->peer);
   if (peer && peer->peer == u->ino && peer != u && peer->type == u->type)
-    return make_pair(r, u, peer, error);
+    return make_pair(r, u, peer, NULL, error);
   if (is_connected_type(u) && connected && u->peer)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "Its peer (inode %u) is another's", u->peer);
   /* Its other end is closed. A datagram socket that others are connected to looks the same, but has a name. */
   if (connected && !u->peer && (is_connected_type(u) || !u->name.len))
-    return make_pair(r, u, NULL, error);
+    return make_pair(r, u, NULL, NULL, error);
   return make_single(r, u, peer, error);
 }
 
-/* A plugin had it at the dump. */
-static int open_outside(Restorer *r, const UnixSkEntry *u, GError **error) {
+/* --- the other end is outside the tree --- */
+
+/* A plugin or a rule took it at the dump, or the images of another program name its peer as external. */
+static bool is_outside(Restorer *r, const UnixSkEntry *u) {
+  const UnixSkEntry *peer = find_socket(r, u->peer);
+  return u->uflags & UNIX_CALLBACK || (peer && peer->uflags & UNIX_EXTERNAL) ||
+         checkpoint_find_external(restorer_checkpoint(r), u->id);
+}
+
+static bool make_reconnected(
+    Restorer *r, const UnixSkEntry *u, const ExternalObject *o, const ExternalAnswer *answer, GError **error) {
+  g_autoptr(GBytes) address = answer->address        ? g_bytes_ref(answer->address)
+                              : o->sock.peer_name_size ? g_bytes_new(o->sock.peer_name, o->sock.peer_name_size)
+                                                       : NULL;
+  if (!address)
+    return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS,
+        "The unix socket of inode %u had a peer without an address: action=reconnect needs one "
+        "(action=reconnect:ADDRESS)", u->ino);
+  int fd = socket(AF_UNIX, (int)u->type | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket of type %u", u->type);
+  restorer_shared_put(r, FD_TYPES__UNIXSK, u->ino, fd);
+  if (!bind_address(r, u, fd, error) || !fill_bound(r, u, error))
+    return false;
+  unix_connect_later(r, u, address, answer->send);
+  return true;
+}
+
+static bool make_closed(Restorer *r, const UnixSkEntry *u, const ExternalObject *o, GError **error) {
+  UnixSkEntry gone = UNIX_SK_ENTRY__INIT;
+  gone.name.data = (uint8_t *)o->sock.peer_name;
+  gone.name.len = is_connected_type(u) ? o->sock.peer_name_size : 0;
+  gone.type = u->type;
+  return make_pair(r, u, NULL, &gone, error);
+}
+
+static ExternalObject outside_object(Restorer *r, const UnixSkEntry *u) {
   ExternalObject o = {.kind = EXTERNAL_UNIX, .file_id = u->id};
+  const UnixSkEntry *peer = find_socket(r, u->peer);
   o.sock.type = (int)u->type;
   o.sock.state = u->state;
   o.sock.ino = u->ino;
   o.sock.peer_ino = u->peer;
   o.sock.name = u->name.data;
   o.sock.name_size = u->name.len;
+  if (peer) {
+    o.sock.peer_name = peer->name.data;
+    o.sock.peer_name_size = peer->name.len;
+  }
+  return o;
+}
+
+/* A ready descriptor in *ret_fd, or a socket among the shared ones. */
+static bool make_outside(Restorer *r, const UnixSkEntry *u, int *ret_fd, GError **error) {
+  ExternalObject o = outside_object(r, u);
   g_auto(ExternalAnswer) answer = {.fd = -1};
   if (!restorer_external(r, &o, &answer, error))
-    return -1;
-  if (answer.fd >= 0)
-    return fd_take(&answer.fd);
-  engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "No plugin can make the unix socket of inode %u again", u->ino);
-  return -1;
+    return false;
+  if (answer.fd >= 0) {
+    *ret_fd = fd_take(&answer.fd);
+    return true;
+  }
+  if (answer.action == EXTERNAL_RECONNECT)
+    return make_reconnected(r, u, &o, &answer, error);
+  if (answer.action == EXTERNAL_CLOSE)
+    return make_closed(r, u, &o, error);
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+      "Its peer (inode %u) is outside the checkpoint, and neither a rule nor a plugin says how to go on without it",
+      o.sock.peer_ino);
+}
+
+static bool make_any(Restorer *r, const UnixSkEntry *u, int *ret_fd, GError **error) {
+  if (restorer_shared_get(r, FD_TYPES__UNIXSK, u->ino) >= 0)
+    return true;
+  return is_outside(r, u) ? make_outside(r, u, ret_fd, error) : make_group(r, u, error);
 }
 
 int unix_open(Restorer *r, const FileEntry *entry, GError **error) {
   const UnixSkEntry *u = entry->usk;
-  if (!u || !u->opts || (!is_connected_type(u) && u->type != SOCK_DGRAM)) {
+  if (!u || !u->opts || (!is_connected_type(u) && u->type != SOCK_DGRAM) || u->uflags & UNIX_EXTERNAL) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no valid unix_sk_entry");
     return -1;
   }
-  if (u->uflags & UNIX_CALLBACK)
-    return open_outside(r, u, error);
-  if (restorer_shared_get(r, FD_TYPES__UNIXSK, u->ino) < 0 && !make_group(r, u, error))
-    return -1;
+  int given = -1;
+  if (!make_any(r, u, &given, error) || given >= 0)
+    return given;
   _cleanup_fd_ int fd = restorer_shared_take(r, FD_TYPES__UNIXSK, u->ino);
   if (fd < 0) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "There are two sockets of inode %u", u->ino);

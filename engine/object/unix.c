@@ -12,8 +12,10 @@
 #include "unix-queue.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #ifndef SIOCUNIXFILE
 #define SIOCUNIXFILE 0x89E0 /* SIOCPROTOPRIVATE + 0 */
@@ -22,13 +24,15 @@
 
 typedef struct UnixSeen {
   GHashTable *diag;   /* inode -> UnixDiag, NULL before the first socket */
-  GHashTable *by_ino; /* inode -> file id */
+  GHashTable *by_ino;  /* inode -> file id */
+  GHashTable *outside; /* the same for entries of sockets that are not in the tree */
   GArray *ids;        /* file ids in the order they were seen */
 } UnixSeen;
 
 static gpointer seen_new(void) {
   UnixSeen *s = g_new0(UnixSeen, 1);
   s->by_ino = g_hash_table_new(NULL, NULL);
+  s->outside = g_hash_table_new(NULL, NULL);
   s->ids = g_array_new(FALSE, FALSE, sizeof(guint32));
   return s;
 }
@@ -37,6 +41,7 @@ static void seen_free(gpointer data) {
   UnixSeen *s = data;
   g_clear_pointer(&s->diag, g_hash_table_unref);
   g_hash_table_unref(s->by_ino);
+  g_hash_table_unref(s->outside);
   g_array_unref(s->ids);
   g_free(s);
 }
@@ -138,17 +143,9 @@ static void block(Collector *c, const UnixSkEntry *u, const char *reason, const 
   collector_block(c, &probe, what, reason, cure);
 }
 
-/* Who holds the other end, from SO_PEERCRED: of a connected stream socket the one who listened or connected. */
-static void describe_peer(const UnixSeen *s, const UnixSkEntry *u, ExternalObject *o) {
-  const UnixDiag *peer = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->peer));
-  o->sock.type = (int)u->type;
-  o->sock.state = u->state;
-  o->sock.ino = u->ino;
-  o->sock.peer_ino = u->peer;
-  o->sock.name = u->name.data;
-  o->sock.name_size = u->name.len;
-  if (peer && peer->name)
-    o->sock.peer_name = g_bytes_get_data(peer->name, &o->sock.peer_name_size);
+/* Who holds the other end. SO_PEERCRED of a connected socket says who listened or connected; datagrams have none, so the
+ * holder's own ids are taken. */
+static void describe_holder(Collector *c, const UnixSkEntry *u, ExternalObject *o, char **ret_comm) {
   struct ucred cred;
   socklen_t size = sizeof cred;
   if (getsockopt(o->local, SOL_SOCKET, SO_PEERCRED, &cred, &size) == 0 && cred.pid > 0) {
@@ -157,68 +154,121 @@ static void describe_peer(const UnixSeen *s, const UnixSkEntry *u, ExternalObjec
     o->sock.peer_uid = cred.uid;
     o->sock.peer_gid = cred.gid;
   }
+  g_autofree char *link = g_strdup_printf("socket:[%u]", u->peer);
+  pid_t holder = u->peer ? outside_holder(c, link, 0, ret_comm) : 0;
+  o->sock.peer_comm = *ret_comm;
+  if (!holder)
+    return;
+  struct stat st;
+  g_autofree char *path = g_strdup_printf("/proc/%d", (int)holder);
+  o->sock.peer_pid = holder;
+  if (!o->sock.peer_known && stat(path, &st) == 0) {
+    o->sock.peer_known = true;
+    o->sock.peer_uid = st.st_uid;
+    o->sock.peer_gid = st.st_gid;
+  }
 }
 
-static bool ask_about_peer(Collector *c, const UnixSeen *s, UnixSkEntry *u, ExternalClaim *ret_claim, GError **error) {
-  FileProbe probe;
-  if (!collector_probe_of(c, u->id, &probe))
-    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The unix socket of file id %u is gone", u->id);
-  ExternalObject o = external_of_probe(EXTERNAL_UNIX, &probe, u->id);
-  describe_peer(s, u, &o);
-  g_autofree char *link = g_strdup_printf("socket:[%u]", u->peer);
+static void describe_socket(const UnixSkEntry *u, GBytes *peer_name, ExternalObject *o) {
+  int unread = 0;
+  o->sock.type = (int)u->type;
+  o->sock.state = u->state;
+  o->sock.ino = u->ino;
+  o->sock.peer_ino = u->peer;
+  o->sock.name = u->name.data;
+  o->sock.name_size = u->name.len;
+  if (peer_name)
+    o->sock.peer_name = g_bytes_get_data(peer_name, &o->sock.peer_name_size);
+  if (ioctl(o->local, FIONREAD, &unread) == 0 && unread > 0)
+    o->sock.unread = (guint32)unread;
+}
+
+/* The address that the peer can be reached at. */
+static GBytes *peer_name_of(const FileProbe *probe) {
+  struct sockaddr_un address;
+  socklen_t size = sizeof address, header = offsetof(struct sockaddr_un, sun_path);
+  if (getpeername(probe->local, (struct sockaddr *)&address, &size) < 0 || size <= header)
+    return NULL;
+  return g_bytes_new(address.sun_path, MIN(size, sizeof address) - header);
+}
+
+static bool ask_about_peer(Collector *c, const UnixSkEntry *u, GBytes *peer_name, const FileProbe *probe,
+    ExternalClaim *ret_claim, GError **error) {
+  ExternalObject o = external_of_probe(EXTERNAL_UNIX, probe, u->id);
   g_autofree char *comm = NULL;
-  pid_t holder = outside_holder(c, link, 0, &comm);
-  if (holder)
-    o.sock.peer_pid = holder;
-  o.sock.peer_comm = comm;
+  describe_socket(u, peer_name, &o);
+  describe_holder(c, u, &o, &comm);
   g_autofree char *name = unix_name_text(u->name.data, u->name.len);
-  g_autofree char *what = g_strdup_printf("unix %s socket (%s)", type_text(u->type), name);
-  g_autofree char *reason = holder ? g_strdup_printf("its peer is pid %d (%s), outside the tree", (int)holder, comm)
-                                   : g_strdup("its peer is another process, outside the tree");
+  g_autofree char *peer = unix_name_text(o.sock.peer_name, o.sock.peer_name_size);
+  bool at = u->name.len || !o.sock.peer_name_size;
+  g_autofree char *what = g_strdup_printf("unix %s socket (%s%s)", type_text(u->type), at ? "" : "to ", at ? name : peer);
+  g_autofree char *reason = comm ? g_strdup_printf("its peer is pid %d (%s), outside the tree", (int)o.sock.peer_pid, comm)
+                                 : g_strdup("its peer is another process, outside the tree");
   o.what = what;
   o.reason = reason;
-  o.cure = "end that connection before the dump, dump from their common parent on, or use a plugin for it";
+  o.cure = peer_name
+               ? "end that connection before the dump, dump from their common parent on, or say what to do with it by a rule "
+                 "(external: action=reconnect or close) or a plugin"
+               : "end that connection before the dump, dump from their common parent on, or say what to do with it by a rule "
+                 "(external: action=close) or a plugin";
   return collector_external(c, &o, ret_claim, error);
 }
 
-/* The other end is not in the tree: somebody must have an answer, or it blocks. */
-static bool collect_outside(Collector *c, const UnixSeen *s, UnixSkEntry *u, GError **error) {
-  g_auto(ExternalClaim) claim = {0};
-  if (!ask_about_peer(c, s, u, &claim, error))
-    return false;
-  if (claim.action == EXTERNAL_PLUGIN)
-    u->uflags |= UNIX_CALLBACK;
-  return true;
-}
-
-/* A socket outside that datagrams go to by name: an entry of its own, marked as external. */
-static bool add_external(Collector *c, const UnixSeen *s, const UnixSkEntry *u) {
-  const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->peer));
-  if (!d || !d->name || d->type != SOCK_DGRAM)
-    return false;
-  gsize size = 0;
-  const guint8 *name = g_bytes_get_data(d->name, &size);
-  if (!size || (name[0] && name[0] != '/'))
-    return false;
-  if (g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(d->ino)))
-    return true;
+/* An entry for the socket outside, as the images have it: it is not restored, only its address is used. */
+static void add_external(Collector *c, UnixSeen *s, const UnixSkEntry *u, const guint8 *name, gsize size) {
+  if (g_hash_table_contains(s->outside, GUINT_TO_POINTER(u->peer)))
+    return;
   FileEntry *entry = MESSAGE_NEW(FileEntry, file_entry__init);
   entry->type = FD_TYPES__UNIXSK;
   entry->id = collector_new_file_id(c);
-  FileProbe nobody = {.flags = O_RDWR | O_PATH, .st.st_ino = d->ino};
-  entry->usk = entry_new(&nobody, d, entry->id);
-  entry->usk->flags = O_RDWR;
-  entry->usk->uflags = UNIX_EXTERNAL;
-  entry->usk->peer = 0;
-  entry->usk->opts = MESSAGE_NEW(SkOptsEntry, sk_opts_entry__init);
+  UnixSkEntry *e = entry->usk = MESSAGE_NEW(UnixSkEntry, unix_sk_entry__init);
+  e->id = entry->id;
+  e->ino = u->peer;
+  e->type = u->type;
+  e->state = u->type == SOCK_DGRAM ? UNIX_CLOSE : UNIX_LISTEN;
+  e->flags = O_RDWR;
+  e->uflags = UNIX_EXTERNAL;
+  e->name.len = size;
+  e->name.data = g_memdup2(name, size);
+  e->fown = fown_none();
+  e->opts = MESSAGE_NEW(SkOptsEntry, sk_opts_entry__init);
   checkpoint_add_file(collector_checkpoint(c), entry);
-  g_hash_table_insert(s->by_ino, GUINT_TO_POINTER(d->ino), GUINT_TO_POINTER(entry->id));
-  return true;
+  g_hash_table_insert(s->outside, GUINT_TO_POINTER(e->ino), GUINT_TO_POINTER(entry->id));
+}
+
+static void keep_claim(Collector *c, UnixSeen *s, UnixSkEntry *u, GBytes *name, ExternalAction action) {
+  gsize size = 0;
+  const guint8 *data = name ? g_bytes_get_data(name, &size) : NULL;
+  if (action == EXTERNAL_PLUGIN)
+    u->uflags |= UNIX_CALLBACK;
+  else if (action == EXTERNAL_CLOSE)
+    u->peer = 0; /* as if the other side had closed it */
+  else if (action == EXTERNAL_RECONNECT && size)
+    add_external(c, s, u, data, size);
 }
 
 typedef enum PeerState { PEER_ERROR, PEER_BLOCKS, PEER_INSIDE, PEER_OUTSIDE } PeerState;
 
-static PeerState check_peer(Collector *c, const UnixSeen *s, UnixSkEntry *u, GError **error) {
+/* The other end is not in the tree: somebody must have an answer, or it blocks. PEER_INSIDE: what is queued in it can be
+ * given back. */
+static PeerState collect_outside(Collector *c, UnixSeen *s, UnixSkEntry *u, GError **error) {
+  FileProbe probe;
+  g_auto(ExternalClaim) claim = {0};
+  if (!collector_probe_of(c, u->id, &probe)) {
+    engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The unix socket of file id %u is gone", u->id);
+    return PEER_ERROR;
+  }
+  g_autoptr(GBytes) name = peer_name_of(&probe);
+  if (!ask_about_peer(c, u, name, &probe, &claim, error))
+    return PEER_ERROR;
+  if (claim.action == EXTERNAL_NOBODY)
+    return PEER_BLOCKS;
+  keep_claim(c, s, u, name, claim.action);
+  bool queue = claim.action == EXTERNAL_CLOSE || (claim.action == EXTERNAL_RECONNECT && u->type == SOCK_DGRAM);
+  return queue ? PEER_INSIDE : PEER_OUTSIDE;
+}
+
+static PeerState check_peer(Collector *c, UnixSeen *s, UnixSkEntry *u, GError **error) {
   bool connected = u->type != SOCK_DGRAM && u->state == UNIX_ESTABLISHED;
   if (connected && !u->peer && u->shutdown != SK_SHUTDOWN__BOTH) {
     block(c, u, "its connection was not accepted by the other side yet", "try again in a moment");
@@ -226,13 +276,12 @@ static PeerState check_peer(Collector *c, const UnixSeen *s, UnixSkEntry *u, GEr
   }
   if (!u->peer || g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(u->peer)))
     return PEER_INSIDE;
-  if (u->type == SOCK_DGRAM && add_external(c, s, u))
-    return PEER_INSIDE;
-  return collect_outside(c, s, u, error) ? PEER_OUTSIDE : PEER_ERROR;
+  return collect_outside(c, s, u, error);
 }
 
 static bool collect_queue(Collector *c, const UnixSeen *s, const UnixSkEntry *u, GError **error) {
-  const UnixDiag *peer = u->peer ? g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->peer)) : NULL;
+  const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->ino));
+  const UnixDiag *peer = d && d->peer ? g_hash_table_lookup(s->diag, GUINT_TO_POINTER(d->peer)) : NULL;
   int fd = collector_local_of(c, u->id);
   switch (unix_queue_collect(c, u->id, fd, (int)u->type, peer ? peer->name : NULL, error)) {
   case QUEUE_ERROR:
@@ -253,7 +302,7 @@ static bool collect_queue(Collector *c, const UnixSeen *s, const UnixSkEntry *u,
   return true;
 }
 
-static bool finish_one(Collector *c, const UnixSeen *s, guint32 id, GError **error) {
+static bool finish_one(Collector *c, UnixSeen *s, guint32 id, GError **error) {
   const FileEntry *entry = checkpoint_find_file(collector_checkpoint(c), id);
   if (!entry || !entry->usk)
     return true;
@@ -272,7 +321,7 @@ static bool finish_one(Collector *c, const UnixSeen *s, guint32 id, GError **err
 }
 
 static bool unix_collect_finish(Collector *c, GError **error) {
-  const UnixSeen *s = seen_of(c);
+  UnixSeen *s = seen_of(c);
   for (guint i = 0; i < s->ids->len; i++) {
     guint32 id = g_array_index(s->ids, guint32, i);
     if (!finish_one(c, s, id, error))

@@ -1,17 +1,85 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The order at a restore: a descriptor that the caller gives for the object; the job's rules; what checkpoint.img says;
+ * and for the images of other programs, which say only that a peer is external, to connect again. */
+
 #include "external-restore.h"
+#include "rules.h"
+#include <fcntl.h>
+#include <sys/socket.h>
 
 struct ExternalReturn {
   Job *job;
   Restorer *restorer;
+  Rules *rules;
 };
 
-/* @ret_answer stays EXTERNAL_NOBODY where no rule speaks about the object. */
-static bool ask_policies(ExternalReturn *x, const ExternalObject *o, ExternalAnswer *ret_answer, GError **error) {
-  return true;
+/* The keys that a descriptor for the object may have been given by, most exact first. */
+static char *default_key(const ExternalObject *o) {
+  if (o->kind == EXTERNAL_UNIX)
+    return g_strdup_printf("socket:[%u]", o->sock.ino);
+  return g_strdup(o->path && o->path[0] == '/' ? o->path + 1 : o->path ? o->path : "");
 }
 
-/* @name: the plugin that took it at the dump; NULL: not known (a checkpoint of another program). */
+static int take_inherited(const ExternalReturn *x, const char *key) {
+  int fd = job_inherited(x->job, key);
+  return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+static bool inherit(ExternalReturn *x, const ExternalObject *o, ExternalAnswer *ret_answer, GError **error) {
+  g_autofree char *key = ret_answer->value ? g_strdup(ret_answer->value) : default_key(o);
+  ret_answer->fd = take_inherited(x, key);
+  return ret_answer->fd >= 0 || engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS,
+                                    "The descriptor %s is to be inherited, but none was given under that name "
+                                    "(--inherit-fd fd[N]:%s)", key, key);
+}
+
+static bool follow(const ExternalObject *o, const Rule *rule, ExternalAnswer *ret_answer, GError **error) {
+  ret_answer->action = rule->action;
+  ret_answer->value = g_strdup(rule->value);
+  if (rule->send)
+    ret_answer->send = rule_expand_send(rule, o);
+  g_autofree char *text = rule_text(rule);
+  return rule->action != EXTERNAL_FAIL || engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "%s (%s: %s)",
+                                              rule->reason ? rule->reason : "A rule forbids to restore it", rule->source,
+                                              text);
+}
+
+static bool follow_record(const CkptExternal *record, ExternalAnswer *ret_answer, GError **error) {
+  ret_answer->action = external_action_of(record->action);
+  ret_answer->value = g_strdup(record->value);
+  if (record->has_send)
+    ret_answer->send = g_bytes_new(record->send.data, record->send.len);
+  return ret_answer->action || engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+                                   "checkpoint.img: file id %u asks for the action %s, which this version does not know",
+                                   record->file_id, record->action);
+}
+
+/* @ret_answer stays EXTERNAL_NOBODY where nobody speaks about the object. */
+static bool ask_policies(ExternalReturn *x, const ExternalObject *o, const CkptExternal *record,
+    ExternalAnswer *ret_answer, GError **error) {
+  g_autofree char *key = default_key(o);
+  const Rule *rule = rules_find(x->rules, o);
+  bool ok = true;
+  if (!o->optional && job_inherited(x->job, key) >= 0)
+    ret_answer->action = EXTERNAL_INHERIT;
+  else if (rule)
+    ok = follow(o, rule, ret_answer, error);
+  else if (record)
+    ok = follow_record(record, ret_answer, error);
+  else if (o->kind == EXTERNAL_UNIX && o->sock.peer_name_size)
+    ret_answer->action = EXTERNAL_RECONNECT;
+  if (ok && ret_answer->action == EXTERNAL_INHERIT)
+    ok = inherit(x, o, ret_answer, error);
+  if (ok && ret_answer->action == EXTERNAL_RECONNECT && ret_answer->value) {
+    ret_answer->address = rule_address_bytes(ret_answer->value);
+    ok = ret_answer->address || engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+                                    "checkpoint.img: file id %u: %.120s is no address", o->file_id, ret_answer->value);
+  }
+  return ok;
+}
+
+/* @name: the plugin that took it at the dump; NULL: not known (a checkpoint of another program). Sets ret_answer->fd. */
 static bool ask_plugins(
     ExternalReturn *x, const ExternalObject *o, const char *name, ExternalAnswer *ret_answer, GError **error) {
   return true;
@@ -20,18 +88,15 @@ static bool ask_plugins(
 static bool return_resolve(void *data, const ExternalObject *o, const CkptExternal *record,
     ExternalAnswer *ret_answer, GError **error) {
   ExternalReturn *x = data;
-  if (!ask_policies(x, o, ret_answer, error))
+  if (!ask_policies(x, o, record, ret_answer, error))
     return false;
-  if (ret_answer->action == EXTERNAL_NOBODY && record) {
-    ret_answer->action = external_action_of(record->action);
-    ret_answer->value = g_strdup(record->value);
-    if (ret_answer->action == EXTERNAL_NOBODY)
-      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
-          "checkpoint.img: file id %u asks for the action %s, which this version does not know", o->file_id,
-          record->action);
-  }
   bool plugin = ret_answer->action == EXTERNAL_PLUGIN || (ret_answer->action == EXTERNAL_NOBODY && !o->optional);
-  return !plugin || ask_plugins(x, o, record ? record->plugin : NULL, ret_answer, error);
+  if (plugin && !ask_plugins(x, o, record ? record->plugin : NULL, ret_answer, error))
+    return false;
+  if (ret_answer->action != EXTERNAL_NOBODY)
+    job_object(x->job, plugin && record ? record->plugin : NULL, external_kind_name(o->kind), o->file_id,
+        external_action_name(ret_answer->action), ret_answer->value);
+  return true;
 }
 
 bool external_return_mapping(ExternalReturn *x, const Task *task, const VmaEntry *vma, int *ret_fd,
@@ -44,12 +109,22 @@ bool external_return_mapping(ExternalReturn *x, const Task *task, const VmaEntry
 
 ExternalReturn *external_return_new(Job *job, Restorer *restorer, GError **error) {
   ExternalReturn *x = g_new0(ExternalReturn, 1);
+  const EngineOptions *options = job_options(job);
   x->job = job;
   x->restorer = restorer;
+  x->rules = rules_new();
+  for (size_t i = 0; i < options->n_external; i++)
+    if (!rules_add(x->rules, options->external[i], "option external", error)) {
+      external_return_free(x);
+      return NULL;
+    }
   restorer_set_external(restorer, return_resolve, x);
   return x;
 }
 
 void external_return_free(ExternalReturn *x) {
+  if (!x)
+    return;
+  rules_free(x->rules);
   g_free(x);
 }

@@ -105,6 +105,16 @@ static void test_usage_errors(void) {
       {"dump --no-tree", "--no-tree"},
       {"dump --images-dir= -t 1", "empty"},
       {"dump -- -t", "-t"},
+      {"dump -t 1 -x0", "--ext-unix-sk: 0"},
+      {"dump -t 1 --ext-unix-sk=5,x", "--ext-unix-sk: 5,x"},
+      {"dump -t 1 --external nonsense", "--external: nonsense"},
+      {"dump -t 1 --external unix[x]", "--external: unix[x]"},
+      {"dump -t 1 --external unix[5]x", "--external: unix[5]x"},
+      {"dump -t 1 --external file[5]", "--external: file[5]"},
+      {"restore --inherit-fd 5:x", "--inherit-fd: 5:x"},
+      {"restore --inherit-fd fd[x]:y", "--inherit-fd: fd[x]:y"},
+      {"restore --inherit-fd fd[5]:", "--inherit-fd: fd[5]:"},
+      {"dump -t 1 --file-validation=colour", "--file-validation: colour"},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_USAGE, rows[i][1]);
@@ -118,13 +128,11 @@ static void test_refusals(void) {
       {"cpuinfo dump", "cpuinfo"},
       {"page-server --port 5", "page-server"},
       {"dump -t 1 --tcp-established", "--tcp-established"},
-      {"dump -t 1 -x", "--ext-unix-sk"},
-      {"dump -t 1 -x5", "--ext-unix-sk"},
       {"dump -t 1 -l", "--file-locks"},
       {"restore -L dir", "--libdir"},
       {"restore -r /x -d", "--root"},
       {"dump -t 1 --external mnt[/x]:y", "--external"},
-      {"restore --inherit-fd fd[3]:pipe:[5]", "--inherit-fd"},
+      {"dump -t 1 --external net[5]:y", "--external net"},
       {"dump -t 1 --manage-cgroups=full", "--manage-cgroups"},
       {"dump -t 1 --manage-cgroups", "--manage-cgroups"},
       {"dump -t 1 --lazy-pages --track-mem", "--track-mem"},
@@ -134,12 +142,32 @@ static void test_refusals(void) {
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_NOT_SUPPORTED, rows[i][1]);
-  assert_fails("dump -t 1 --tcp-established -x --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
-      "--tcp-established, option --ext-unix-sk, option --root");
+  assert_fails("dump -t 1 --tcp-established -l --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
+      "--tcp-established, option --file-locks, option --root");
   /* What is not to be done can be promised. */
   g_autoptr(CriuOptions) o = parse_ok("dump -t 1 --no-tcp-established --no-track-mem");
   g_autoptr(GError) error = NULL;
   g_assert_true(criu_options_check(o, &error));
+}
+
+static void test_external(void) {
+  g_autoptr(CriuOptions) o = parse_ok("dump -t 1 -x --external unix[77] --external file[1f:2a]:x --ext-unix-sk=5,6 "
+                                      "--external unix:path=/x --file-validation filesize");
+  g_autoptr(GError) error = NULL;
+  g_assert_true(criu_options_check(o, &error));
+  static const char *const rules[] = {"unix:ino=77 action=close", "file:ino=42 action=\"inherit:file[1f:2a]\"",
+      "unix:peer-ino=5 action=reconnect", "unix:peer-ino=6 action=reconnect", "unix:path=/x"};
+  g_assert_cmpuint(o->external->len, ==, G_N_ELEMENTS(rules));
+  for (size_t i = 0; i < G_N_ELEMENTS(rules); i++)
+    g_assert_cmpstr(o->external->pdata[i], ==, rules[i]);
+  g_assert_true(o->ext_unix_sk);
+  g_assert_cmpstr(o->file_validation, ==, "size");
+  g_autoptr(CriuOptions) r = parse_ok("restore --inherit-fd fd[7]:socket:[5] --inherit-fd fd[0]:tmp/x");
+  g_assert_cmpuint(r->inherit_keys->len, ==, 2);
+  g_assert_cmpstr(r->inherit_keys->pdata[0], ==, "socket:[5]");
+  g_assert_cmpstr(r->inherit_keys->pdata[1], ==, "tmp/x");
+  g_assert_cmpint(g_array_index(r->inherit_fds, int, 0), ==, 7);
+  g_assert_cmpint(g_array_index(r->inherit_fds, int, 1), ==, 0);
 }
 
 static void test_idle(void) {
@@ -208,6 +236,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/criu/options/usage-errors-name-the-word", test_usage_errors);
   g_test_add_func("/criu/options/refusals-name-every-option", test_refusals);
   g_test_add_func("/criu/options/idle-ones-are-named", test_idle);
+  g_test_add_func("/criu/options/external-objects", test_external);
   g_test_add_func("/criu/options/configuration", test_config);
   g_test_add_func("/criu/options/configuration-errors", test_config_errors);
   g_test_add_func("/criu/options/help", test_help);

@@ -7,7 +7,7 @@ import re
 
 from tree import Tap, read_lines, sources
 
-ENGINE = ["error", "job", "model", "image", "arch", "kernel", "remote", "object", "plugin"]
+ENGINE = ["error", "job", "model", "image", "arch", "kernel", "remote", "object", "policy", "plugin"]
 
 # Folder -> folders whose headers it may include, besides its own. `proto` holds the generated
 # messages. The longest folder that matches a file is the one it belongs to.
@@ -22,6 +22,7 @@ MAY_INCLUDE = {
     "engine/remote": ["proto", "engine/error", "engine/kernel", "engine/arch"],
     "engine/object": ["proto"] + [f"engine/{f}" for f in
                       ("error", "job", "model", "image", "kernel", "remote", "arch")],
+    "engine/policy": ["proto"] + [f"engine/{f}" for f in ("error", "job", "model", "object")],
     "engine/plugin": ["proto", "plugins"] + [f"engine/{f}" for f in ("error", "job", "model", "image", "object")],
     "engine/dump": ["proto"] + [f"engine/{f}" for f in ENGINE],
     "engine/restore": ["proto"] + [f"engine/{f}" for f in ENGINE],

@@ -51,6 +51,9 @@ int act_dump(CriuRun *run) {
   engine.has_leave_running = engine.leave_running = options->leave_running;
   engine.has_leave_stopped = engine.leave_stopped = options->leave_stopped;
   engine.has_shell_job = engine.shell_job = options->shell_job;
+  engine.has_ext_unix_sk = engine.ext_unix_sk = options->ext_unix_sk;
+  engine.n_external = options->external->len;
+  engine.external = (char **)options->external->pdata;
   engine.has_timeout_usec = options->timeout_sec > 0;
   engine.timeout_usec = options->timeout_sec * G_USEC_PER_SEC;
 

@@ -68,9 +68,17 @@ int act_restore(CriuRun *run) {
   /* Cgroups are restored on request only, with an option that is not supported yet. */
   engine.has_keep_cgroup = engine.keep_cgroup = true;
 
+  engine.n_external = options->external->len;
+  engine.external = (char **)options->external->pdata;
+  engine.file_validation = options->file_validation;
+
   CriuSink sink = {.run = run};
   JobSink job_sink = criu_sink(&sink);
   g_autoptr(Job) job = job_new(&engine, NULL, run->images_fd, &job_sink);
+  for (guint i = 0; i < options->inherit_keys->len; i++)
+    if (!job_inherit(job, options->inherit_keys->pdata[i], g_array_index(options->inherit_fds, int, i)))
+      criu_log(run->log, LOG_WARNING, "criu", "--inherit-fd: there is no descriptor %d",
+          g_array_index(options->inherit_fds, int, i));
   pid_t pid = 0;
   if (!restore(run, job, &pid, &error))
     return criu_failed(run, "Restoring", error);

@@ -7,7 +7,7 @@ G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
 /* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
-typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY } Setter;
+typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION } Setter;
 
 enum { D = CRIU_ACTION_DUMP, R = CRIU_ACTION_RESTORE, C = CRIU_ACTION_CHECK, ALL = D | R | C };
 
@@ -41,6 +41,11 @@ static const Option table[] = {
     {"shell-job", 'j', NO_ARG, FLAG, D | R, FIELD(shell_job), NULL,
         "the root's session may lie outside the tree; a restore joins the caller's"},
     {"pidfile", 0, NEEDS_ARG, STRING, D | R, FIELD(pidfile), "FILE", "a restore writes the root's pid there"},
+    {"ext-unix-sk", 'x', MAY_HAVE_ARG, EXT_UNIX_SK, D | R, 0, "INODE,…",
+        "connect unix sockets to named peers outside the tree again (only those)"},
+    {"external", 0, NEEDS_ARG, EXTERNAL, D | R, 0, "RULE", "what to do with external objects, checkpoint-external(5)"},
+    {"inherit-fd", 0, NEEDS_ARG, INHERIT_FD, R, 0, "fd[N]:KEY", "descriptor N is to be used for the external object KEY"},
+    {"file-validation", 0, NEEDS_ARG, VALIDATION, D | R, 0, "HOW", "how files are compared: filesize or buildid (default)"},
     {"timeout", 0, NEEDS_ARG, NUMBER, D, FIELD(timeout_sec), "SECONDS", "how long freezing and collecting may take"},
     {"display-stats", 0, NO_ARG, FLAG, D | R, FIELD(display_stats), NULL, "print the statistics"},
     {"log-pid", 0, NO_ARG, FLAG, R, FIELD(log_pid), NULL, "accepted: one process writes the whole log"},
@@ -72,15 +77,11 @@ static const Option table[] = {
     REFUSED("evasive-devices", 0, NO_ARG),
     REFUSED("exec-cmd", 0, NO_ARG),
     REFUSED("ext-mount-map", 'M', NEEDS_ARG),
-    REFUSED("ext-unix-sk", 'x', MAY_HAVE_ARG),
-    REFUSED("external", 0, NEEDS_ARG),
     REFUSED("file-locks", 'l', NO_ARG),
-    REFUSED("file-validation", 0, NEEDS_ARG),
     REFUSED("force-irmap", 0, NO_ARG),
     REFUSED("freeze-cgroup", 0, NEEDS_ARG),
     REFUSED("ghost-fiemap", 0, NO_ARG),
     REFUSED("ghost-limit", 0, NEEDS_ARG),
-    REFUSED("inherit-fd", 0, NEEDS_ARG),
     REFUSED("irmap-scan-path", 0, NEEDS_ARG),
     REFUSED("join-ns", 'J', NEEDS_ARG),
     REFUSED("lazy-pages", 0, NO_ARG),
@@ -137,6 +138,9 @@ CriuOptions *criu_options_new(void) {
   CriuOptions *options = g_new0(CriuOptions, 1);
   options->verbosity = CRIU_VERBOSITY_WARN;
   options->given = g_ptr_array_new();
+  options->external = g_ptr_array_new_with_free_func(g_free);
+  options->inherit_keys = g_ptr_array_new_with_free_func(g_free);
+  options->inherit_fds = g_array_new(FALSE, FALSE, sizeof(int));
   options->refused = g_string_new(NULL);
   return options;
 }
@@ -151,6 +155,10 @@ void criu_options_free(CriuOptions *options) {
   for (size_t i = 0; i < G_N_ELEMENTS(table); i++)
     if (table[i].setter == STRING)
       g_free(*(char **)option_field(options, &table[i]));
+  g_free(options->file_validation);
+  g_ptr_array_unref(options->external);
+  g_ptr_array_unref(options->inherit_keys);
+  g_array_unref(options->inherit_fds);
   g_ptr_array_unref(options->given);
   (void)g_string_free(options->refused, TRUE);
   g_free(options);
@@ -250,6 +258,81 @@ static void refuse(CriuOptions *options, const char *what, const char *name) {
   g_string_append_printf(options->refused, "%s%s%s", options->refused->len ? ", " : "", what, name);
 }
 
+/* --- external objects --- */
+
+/* Without an argument all of them; with one, those of the inodes. */
+static bool set_ext_unix_sk(CriuOptions *options, bool value, const char *arg, GError **error) {
+  if (!arg || !value) {
+    options->ext_unix_sk = value;
+    return true;
+  }
+  g_auto(GStrv) inodes = g_strsplit(arg, ",", -1);
+  for (size_t i = 0; inodes[i]; i++) {
+    uint64_t ino = 0;
+    if (!parse_number(inodes[i], UINT32_MAX, &ino) || !ino)
+      return usage_error(error, "invalid argument for --ext-unix-sk: %s", arg);
+    g_ptr_array_add(
+        options->external, g_strdup_printf("unix:peer-ino=%" G_GUINT64_FORMAT " action=reconnect", (guint64)ino));
+  }
+  return true;
+}
+
+/* criu's KIND[ID]:VALUE as a rule; NULL for kinds that are not about sockets and files. */
+static char *external_rule(const char *kind, const char *id) {
+  uint64_t ino = 0;
+  const char *colon = strchr(id, ':');
+  if (g_str_equal(kind, "unix") && parse_number(id, UINT32_MAX, &ino))
+    return g_strdup_printf("unix:ino=%" G_GUINT64_FORMAT " action=close", (guint64)ino);
+  if (g_str_equal(kind, "file") && colon && g_ascii_isxdigit(colon[1]) &&
+      g_ascii_string_to_unsigned(colon + 1, 16, 1, UINT64_MAX, &ino, NULL))
+    return g_strdup_printf("file:ino=%" G_GUINT64_FORMAT " action=\"inherit:file[%s]\"", (guint64)ino, id);
+  return NULL;
+}
+
+/* Either criu's form, or a rule. */
+static bool set_external(CriuOptions *options, const char *arg, GError **error) {
+  size_t length = strcspn(arg, "[:");
+  const char *end = arg[length] == '[' ? strchr(arg, ']') : NULL;
+  if (arg[length] == ':') {
+    g_ptr_array_add(options->external, g_strdup(arg));
+    return true;
+  }
+  if (!end || (end[1] && end[1] != ':'))
+    return usage_error(error, "invalid argument for --external: %s", arg);
+  g_autofree char *kind = g_strndup(arg, length);
+  g_autofree char *id = g_strndup(arg + length + 1, (gsize)(end - arg) - length - 1);
+  char *rule = external_rule(kind, id);
+  if (rule)
+    g_ptr_array_add(options->external, rule);
+  else if (g_str_equal(kind, "unix") || g_str_equal(kind, "file"))
+    return usage_error(error, "invalid argument for --external: %s", arg);
+  else
+    refuse(options, "option --external ", kind);
+  return true;
+}
+
+static bool set_inherit_fd(CriuOptions *options, const char *arg, GError **error) {
+  const char *end = g_str_has_prefix(arg, "fd[") ? strchr(arg, ']') : NULL;
+  g_autofree char *number = end ? g_strndup(arg + 3, (gsize)(end - arg) - 3) : NULL;
+  uint64_t fd = 0;
+  if (!end || end[1] != ':' || !end[2] || !parse_number(number, INT32_MAX, &fd))
+    return usage_error(error, "invalid argument for --inherit-fd: %s", arg);
+  int n = (int)fd;
+  const char *key = end + 2;
+  g_ptr_array_add(options->inherit_keys, g_strdup(key));
+  g_array_append_val(options->inherit_fds, n);
+  return true;
+}
+
+static bool set_validation(CriuOptions *options, const char *arg, GError **error) {
+  bool size = g_str_equal(arg, "filesize");
+  if (!size && !g_str_equal(arg, "buildid"))
+    return usage_error(error, "invalid argument for --file-validation: %s (filesize or buildid)", arg);
+  g_free(options->file_validation);
+  options->file_validation = g_strdup(size ? "size" : "build-id,size");
+  return true;
+}
+
 static bool apply(CriuOptions *options, const Option *option, bool value, const char *arg, GError **error) {
   void *field = option_field(options, option);
   if (option->setter != NOT_YET)
@@ -268,6 +351,14 @@ static bool apply(CriuOptions *options, const Option *option, bool value, const 
     return set_number(option, arg, 1, INT32_MAX, field, error);
   case VERBOSITY:
     return set_verbosity(options, arg, error);
+  case EXT_UNIX_SK:
+    return set_ext_unix_sk(options, value, arg, error);
+  case EXTERNAL:
+    return set_external(options, arg, error);
+  case INHERIT_FD:
+    return set_inherit_fd(options, arg, error);
+  case VALIDATION:
+    return set_validation(options, arg, error);
   case NOT_YET:
   default:
     if (value) /* else: what we cannot do is certainly not done */

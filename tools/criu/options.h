@@ -48,6 +48,12 @@ typedef struct CriuOptions {
   bool check_all;
   char *feature;
 
+  bool ext_unix_sk;
+  GPtrArray *external;     /* char *: rules, as the engine reads them (checkpoint-external(5)) */
+  GPtrArray *inherit_keys; /* char * */
+  GArray *inherit_fds;     /* int: our descriptors, one for each key */
+  char *file_validation;   /* NULL: not given; else as the engine has it: "size", "build-id,size" */
+
   GPtrArray *given; /* what the command line gave, for criu_options_idle() */
   GString *refused; /* what we cannot do yet of all that was asked */
 } CriuOptions;

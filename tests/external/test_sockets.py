@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Unix sockets whose peer is outside the tree: connected again, closed, inherited, refused."""
+import os
+import socket
+
+from outside import Case, run, wait_until
+
+DATAGRAM = """
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect({path!r})
+n = [0]
+def send():
+    n[0] += 1
+    return s.send(b"message %d" % n[0])
+serve(send=send, peer=lambda: repr(s.getpeername()))
+"""
+
+STREAM = """
+s = socket.socket(socket.AF_UNIX, socket.{kind})
+s.connect({path!r})
+s.settimeout(10)
+def talk():
+    s.send(b"hello")
+    return s.recv(100).decode()
+def receive():
+    return repr(s.recv(100))
+def credentials():
+    return s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+serve(talk=talk, receive=receive, peer=lambda: repr(s.getpeername()), send=lambda: s.send(b"x"))
+"""
+
+
+class Datagrams(Case):
+    def test_syslog_like(self):
+        """A datagram socket needs no rule: it goes on sending to the same address."""
+        log = self.server(self.path("log"), socket.SOCK_DGRAM)
+        app = self.application(DATAGRAM.format(path=log.path))
+        self.assertEqual(app.ask("send"), "9")
+        app.dump()
+        files = app.decoded("files.img")
+        self.assertIn(log.path, files)
+        app.restore()
+        self.assertEqual(app.ask("send"), "9")
+        self.assertEqual(app.ask("peer"), repr(log.path))
+        self.assertTrue(wait_until(lambda: len(log.got) == 2))
+        self.assertEqual(log.got, [b"message 1", b"message 2"])
+
+    def test_abstract(self):
+        log = self.server("\0external-test-%d" % os.getpid(), socket.SOCK_DGRAM)
+        app = self.application(DATAGRAM.format(path=log.path))
+        app.ask("send")
+        app.dump()
+        app.restore()
+        app.ask("send")
+        self.assertTrue(wait_until(lambda: log.got == [b"message 1", b"message 2"]))
+
+    def test_another_address(self):
+        log, other = self.server(self.path("log"), socket.SOCK_DGRAM), self.server(self.path("other"), socket.SOCK_DGRAM)
+        app = self.application(DATAGRAM.format(path=log.path))
+        app.dump("--external", f"unix:path={log.path} action=reconnect:{other.path}")
+        app.restore()
+        app.ask("send")
+        self.assertTrue(wait_until(lambda: other.got == [b"message 1"]))
+        self.assertEqual(log.got, [])
+
+    def test_the_address_is_gone(self):
+        log = self.server(self.path("log"), socket.SOCK_DGRAM)
+        app = self.application(DATAGRAM.format(path=log.path))
+        app.dump()
+        log.close()
+        app.restore(refused=[log.path, "action=close"])
+        self.server(self.path("later"), socket.SOCK_DGRAM)
+        app.restore("--external", f"unix:path={log.path} action=reconnect:{self.path('later')}")
+        self.assertEqual(app.ask("send"), "9")
+
+    def test_closed(self):
+        log = self.server(self.path("log"), socket.SOCK_DGRAM)
+        app = self.application(DATAGRAM.format(path=log.path))
+        app.dump("--external", "unix:type=dgram action=close")
+        app.restore()
+        self.assertEqual(app.ask("send"), "ConnectionRefusedError")
+        self.assertEqual(log.got, [])
+
+    def test_forbidden(self):
+        log = self.server(self.path("log"), socket.SOCK_DGRAM)
+        app = self.application(DATAGRAM.format(path=log.path))
+        app.dump("--external", 'unix:path=** action=fail reason="not today" cure="wait until tomorrow"',
+                 refused=["not today", "wait until tomorrow", "fd "])
+        app.ask("send")
+
+    def test_two_sockets_to_one_address(self):
+        log = self.server(self.path("log"), socket.SOCK_DGRAM)
+        app = self.application(f"""
+a, b = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+a.connect({log.path!r})
+b.connect({log.path!r})
+serve(first=lambda: a.send(b"first"), second=lambda: b.send(b"second"))
+""")
+        app.dump("--external", f"unix:fd=4 action=close")
+        app.restore()
+        self.assertEqual(app.ask("first"), "5")
+        self.assertEqual(app.ask("second"), "ConnectionRefusedError")
+
+    def test_queued(self):
+        """What waited in a bound socket is there again, and both directions go on."""
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(server.close)
+        server.bind(self.path("server"))
+        server.settimeout(10)
+        client = self.path("client")
+        app = self.application(f"""
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind({client!r})
+s.connect({self.path("server")!r})
+s.settimeout(5)
+serve(receive=lambda: s.recv(100).decode(), send=lambda: s.send(b"answer"))
+""")
+        server.sendto(b"one", client)
+        server.sendto(b"two", client)
+        app.dump()
+        app.restore()
+        self.assertEqual([app.ask("receive"), app.ask("receive")], ["one", "two"])
+        server.sendto(b"three", client)
+        self.assertEqual(app.ask("receive"), "three")
+        app.ask("send")
+        self.assertEqual(server.recv(100), b"answer")
+
+
+class Connections(Case):
+    def application_of(self, server, **more):
+        kind = {socket.SOCK_STREAM: "SOCK_STREAM", socket.SOCK_SEQPACKET: "SOCK_SEQPACKET"}[server.kind]
+        return self.application(STREAM.format(path=server.path, kind=kind), **more)
+
+    def test_blocks_without_a_rule(self):
+        server = self.server(self.path("server"))
+        app = self.application_of(server)
+        app.dump(refused=["outside the tree", "action=reconnect"])
+        self.assertEqual(app.ask("talk"), "HELLO")
+
+    def test_reconnect(self):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            with self.subTest(kind=kind):
+                server = self.server(self.path(f"server-{int(kind)}"), kind)
+                app = self.application_of(server)
+                self.assertEqual(app.ask("talk"), "HELLO")
+                app.dump("--external", f"unix:path={server.path} action=reconnect")
+                app.restore()
+                self.assertEqual(app.ask("talk"), "HELLO")
+                self.assertEqual(app.ask("peer"), repr(server.path))
+                self.assertEqual(server.peers, [(app.pid, 0, 0)] * 2)
+                app.end()
+
+    def test_the_server_sees_who_comes(self):
+        """A user's application connects as that user and as its own process, not as the engine."""
+        server = self.server(self.path("server"))
+        app = self.application_of(server, user=12345)
+        app.dump("--external", f"unix:path={server.path} action=reconnect")
+        app.restore()
+        self.assertEqual(app.ask("talk"), "HELLO")
+        self.assertEqual(server.peers, [(app.pid, 12345, 12345)] * 2)
+
+    def test_abstract_and_classic_option(self):
+        server = self.server("\0external-stream-%d" % os.getpid())
+        app = self.application_of(server)
+        app.dump("-x")
+        app.restore("-x")
+        self.assertEqual(app.ask("talk"), "HELLO")
+
+    def test_what_was_not_read(self):
+        server = self.server(self.path("server"), greeting=b"welcome")
+        app = self.application_of(server)
+        self.assertTrue(wait_until(lambda: server.connections))
+        rule = f"unix:path={server.path} action=reconnect"
+        app.dump("--external", rule, refused=["7 bytes from there have not been read", "unread=drop"])
+        app.dump("--external", rule + " unread=drop")
+        app.restore()
+        self.assertEqual(app.ask("receive"), "b'welcome'")  # the new connection's
+
+    def test_said_first(self):
+        server = self.server(self.path("server"), answers=False)
+        app = self.application_of(server)
+        app.dump("--external", rf'unix:path={server.path} action=reconnect send="hello from %c\n%%\x21"')
+        app.restore()
+        self.assertTrue(wait_until(lambda: server.got))
+        self.assertEqual(server.got, [b"hello from python3\n%!"])
+
+    def test_close(self):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            with self.subTest(kind=kind):
+                server = self.server(self.path(f"server-{int(kind)}"), kind, greeting=b"last words")
+                app = self.application_of(server)
+                self.assertTrue(wait_until(lambda: server.connections))
+                app.dump("--external", f"unix:path={server.path} action=close")
+                app.restore()
+                self.assertEqual(app.ask("peer"), repr(server.path))
+                self.assertEqual(app.ask("receive"), "b'last words'")
+                self.assertEqual(app.ask("receive"), "b''")
+                self.assertEqual(app.ask("send"), "BrokenPipeError")
+                self.assertEqual(len(server.peers), 1)
+                app.end()
+
+    def test_close_then_reconnect(self):
+        """The restore decides otherwise than the dump did."""
+        server = self.server(self.path("server"))
+        app = self.application_of(server)
+        app.dump("--external", "unix:action=close")
+        app.restore("--external", f"unix:path={self.temporary.name}/* action=reconnect")
+        self.assertEqual(app.ask("talk"), "HELLO")
+
+    def test_by_the_peers_program(self):
+        server = self.server(self.path("server"))
+        app = self.application_of(server)
+        app.dump("--external", "unix:peer-comm=nobody action=close", refused="outside the tree")
+        app.dump("--external", f"unix:peer-comm=python* peer-uid={os.getuid()} action=close")
+        app.restore()
+        self.assertEqual(app.ask("receive"), "b''")
+
+    def test_without_an_address(self):
+        """One end of a pair whose other end is ours: nowhere to connect to, but it may be closed or inherited."""
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        fd = theirs.fileno()
+        app = self.application(f"s = socket.socket(fileno={fd})\ns.settimeout(5)\n" + """
+serve(receive=lambda: repr(s.recv(100)), send=lambda: s.send(b"from the application"), ino=lambda: os.fstat(s.fileno()).st_ino)
+""", fds=(fd,))
+        theirs.close()
+        ino = app.ask("ino")
+        app.dump("--external", "unix:action=reconnect", refused=["no address", "action=close"])
+        app.dump("--external", f"unix[{ino}]")
+        app.restore()
+        self.assertEqual(app.ask("receive"), "b''")
+        app.end()
+        mine, given = socket.socketpair()
+        self.addCleanup(mine.close)
+        self.addCleanup(given.close)
+        app.restore("--inherit-fd", f"fd[{given.fileno()}]:socket:[{ino}]", fds=(given.fileno(),))
+        app.ask("send")
+        mine.settimeout(10)
+        self.assertEqual(mine.recv(100), b"from the application")
+
+    def test_inherit_by_rule(self):
+        server = self.server(self.path("server"))
+        app = self.application_of(server)
+        app.dump("--external", f"unix:path={server.path} action=inherit:the-database")
+        app.restore(refused=["the-database", "--inherit-fd"])
+        mine, given = socket.socketpair()
+        self.addCleanup(mine.close)
+        self.addCleanup(given.close)
+        app.restore("--inherit-fd", f"fd[{given.fileno()}]:the-database", fds=(given.fileno(),))
+        mine.settimeout(10)
+        app.ask("send")
+        self.assertEqual(mine.recv(100), b"x")
+
+    def test_a_server_with_clients_outside(self):
+        app = self.application(f"""
+l = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+l.bind({self.path("listener")!r})
+l.listen()
+c, _ = l.accept() if os.path.exists(base + "/never") else (None, None)
+def accept():
+    global c
+    c = l.accept()[0]
+    c.settimeout(5)
+    return repr(c.getsockname())
+serve(accept=accept, receive=lambda: repr(c.recv(100)))
+""")
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(client.close)
+        client.connect(self.path("listener"))
+        app.ask("accept")
+        client.send(b"request")
+        app.dump(refused="outside the tree")
+        app.dump("--external", f"unix:local={self.path('listener')} action=close")
+        app.restore()
+        self.assertEqual(app.ask("receive"), "b'request'")
+        self.assertEqual(app.ask("receive"), "b''")
+        with self.assertRaises(ConnectionResetError):  # as from any server that dies with something unread
+            client.recv(100)
+        again = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(again.close)
+        again.connect(self.path("listener"))
+        again.send(b"again")
+        self.assertEqual(app.ask("accept"), repr(self.path("listener")))
+        self.assertEqual(app.ask("receive"), "b'again'")
+
+
+class RuleFiles(Case):
+    def test_machine_rules(self):
+        server = self.server(self.path("server"))
+        app = self.application(STREAM.format(path=server.path, kind="SOCK_STREAM"))
+        self.rules(first=f"# closes all\n\nunix:path={server.path} \\\n  action=close\n", second="unix:action=fail\n")
+        app.dump()
+        app.restore()
+        self.assertEqual(app.ask("receive"), "b''")
+
+    def test_options_win(self):
+        server = self.server(self.path("server"))
+        app = self.application(STREAM.format(path=server.path, kind="SOCK_STREAM"))
+        self.rules(first="unix:action=fail\n")
+        app.dump(refused="first.conf line 1")
+        app.dump("-x")
+        app.restore()
+        self.assertEqual(app.ask("talk"), "HELLO")
+
+    def test_mistakes_are_named(self):
+        app = self.application("serve()")
+        self.rules(broken="unix:path=/x action=close\nunix:path=/y action=teleport\n")
+        app.dump(refused=["broken.conf line 2", "action=teleport"])
+        directory = self.rules(open="unix:action=close\n")
+        os.chmod(os.path.join(directory, "open.conf"), 0o666)
+        app.dump(refused=["open.conf", "others than root"])
+        self.environment["CHECKPOINTD_EXTERNAL_DIR"] = "/nowhere"
+        app.dump("--external", "unix:colour=red action=close", refused=['"colour"', "nothing that a rule about unix"])
+
+
+if __name__ == "__main__":
+    run()
