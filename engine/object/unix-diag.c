@@ -10,6 +10,7 @@
 static void diag_free(void *p) {
   UnixDiag *d = p;
   g_clear_pointer(&d->name, g_bytes_unref);
+  g_clear_pointer(&d->waiting, g_array_unref);
   g_free(d);
 }
 
@@ -37,6 +38,11 @@ static void read_attribute(UnixDiag *d, const struct nlattr *a) {
       d->rqueue = ((const struct unix_diag_rqlen *)data)->udiag_rqueue;
       d->wqueue = ((const struct unix_diag_rqlen *)data)->udiag_wqueue;
     }
+    break;
+  case UNIX_DIAG_ICONS:
+    if (!d->waiting)
+      d->waiting = g_array_new(FALSE, FALSE, sizeof(guint32));
+    g_array_append_vals(d->waiting, data, (guint)(size / sizeof(guint32)));
     break;
   case UNIX_DIAG_SHUTDOWN:
     d->shutdown = *(const guint8 *)data;
@@ -89,7 +95,7 @@ static int dump(int fd, GHashTable *all) {
           .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
       .request = {.sdiag_family = AF_UNIX,
           .udiag_states = ~0U,
-          .udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN},
+          .udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN},
   };
   if (send(fd, &message, sizeof message, 0) < 0)
     return -errno;
@@ -107,12 +113,29 @@ static int dump(int fd, GHashTable *all) {
   return more;
 }
 
+/* Listeners know who waits; the other way round it is looked up more often. */
+static void link_waiting(GHashTable *all) {
+  GHashTableIter iter;
+  gpointer value;
+  g_hash_table_iter_init(&iter, all);
+  while (g_hash_table_iter_next(&iter, NULL, &value)) {
+    const UnixDiag *listener = value;
+    for (guint i = 0; listener->waiting && i < listener->waiting->len; i++) {
+      UnixDiag *client = g_hash_table_lookup(all, GUINT_TO_POINTER(g_array_index(listener->waiting, guint32, i)));
+      if (client)
+        client->waits_at = listener->ino;
+    }
+  }
+}
+
 GHashTable *unix_diag_all(GError **error) {
   g_autoptr(GHashTable) all = g_hash_table_new_full(NULL, NULL, NULL, diag_free);
   _cleanup_fd_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
   int r = fd < 0 ? -errno : dump(fd, all);
-  if (r == 0)
+  if (r == 0) {
+    link_waiting(all);
     return g_steal_pointer(&all);
+  }
   engine_fail_errno(
       error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, r, "Cannot list unix sockets (sock_diag, CONFIG_UNIX_DIAG)");
   return NULL;

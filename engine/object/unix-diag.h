@@ -12,6 +12,8 @@ typedef struct UnixDiag {
   guint8 type, state, shutdown; /* SOCK_STREAM…, TCP_ESTABLISHED…, RCV_SHUTDOWN | SEND_SHUTDOWN */
   guint32 peer;                 /* inode; 0: none, or one that is closed or not accepted yet */
   guint32 rqueue, wqueue;       /* of a listening socket: connections that wait, and how many may */
+  guint32 waits_at;             /* connected, but not accepted yet: the inode of the listening socket */
+  GArray *waiting;              /* of a listening socket: guint32 inodes of those clients, 0 for one that is closed; or NULL */
   guint32 vfs_ino, vfs_dev;     /* of the file it is bound to; dev as the kernel has it (major << 20 | minor) */
   bool has_file;
   GBytes *name; /* NULL: none. As in sun_path, a path with its final NUL */

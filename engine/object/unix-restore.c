@@ -262,12 +262,33 @@ static bool make_single(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *pe
   return shut_down(u, fd, error);
 }
 
+/* Connected to a listener of the tree that has not accepted yet. */
+static bool make_waiting(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *listener, GError **error) {
+  int fd = socket(AF_UNIX, (int)u->type | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket of type %u", u->type);
+  restorer_shared_put(r, FD_TYPES__UNIXSK, u->ino, fd);
+  if (listener->has_deleted && listener->deleted)
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "A connection waits at a listening socket whose file is gone, that cannot be restored yet");
+  const char *name = (const char *)listener->name.data;
+  bool relative = unix_has_path(listener) && name[0] != '/' && listener->name_dir;
+  g_autofree char *path = relative ? g_strdup_printf("%s/%.*s", listener->name_dir, (int)listener->name.len, name) : NULL;
+  g_autoptr(GBytes) address = path ? g_bytes_new(path, strlen(path) + 1) : g_bytes_new(name, listener->name.len);
+  if (!bind_address(r, u, fd, error))
+    return false;
+  unix_connect_later(r, u, address, NULL);
+  return true;
+}
+
 static bool make_group(Restorer *r, const UnixSkEntry *u, GError **error) {
   const UnixSkEntry *peer = find_socket(r, u->peer);
   bool connected = u->state == UNIX_ESTABLISHED;
   if (u->peer && !peer)
     return engine_fail(
         error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "Its peer (inode %u) is outside the checkpoint", u->peer);
+  if (is_connected_type(u) && connected && peer && peer->state == UNIX_LISTEN)
+    return make_waiting(r, u, peer, error);
   if (peer && peer->peer == u->ino && peer != u && peer->type == u->type)
     return make_pair(r, u, peer, NULL, error);
   if (is_connected_type(u) && connected && u->peer)

@@ -12,6 +12,7 @@
 #include "unix-queue.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -268,15 +269,45 @@ static PeerState collect_outside(Collector *c, UnixSeen *s, UnixSkEntry *u, GErr
   return queue ? PEER_INSIDE : PEER_OUTSIDE;
 }
 
-static PeerState check_peer(Collector *c, UnixSeen *s, UnixSkEntry *u, GError **error) {
-  bool connected = u->type != SOCK_DGRAM && u->state == UNIX_ESTABLISHED;
-  if (connected && !u->peer && u->shutdown != SK_SHUTDOWN__BOTH) {
-    block(c, u, "its connection was not accepted by the other side yet", "try again in a moment");
+/* Connected, and not accepted yet: the images have the listening socket as its peer. What was sent on it already lies in
+ * a socket that nobody can look into. */
+static PeerState collect_waiting(Collector *c, UnixSeen *s, UnixSkEntry *u, guint32 listener, GError **error) {
+  int sent = 0;
+  if (!listener) {
+    block(c, u, "its connection is in the middle of being made or ended", "try again in a moment");
     return PEER_BLOCKS;
   }
+  u->peer = listener;
+  if (!g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(listener)))
+    return collect_outside(c, s, u, error);
+  if (ioctl(collector_local_of(c, u->id), SIOCOUTQ, &sent) < 0 || sent > 0) {
+    block(c, u, "it has sent data on a connection that the other side has not accepted yet", "try again in a moment");
+    return PEER_BLOCKS;
+  }
+  return PEER_INSIDE;
+}
+
+static PeerState check_peer(Collector *c, UnixSeen *s, UnixSkEntry *u, GError **error) {
+  const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->ino));
+  bool connected = u->type != SOCK_DGRAM && u->state == UNIX_ESTABLISHED;
+  if (connected && !u->peer && u->shutdown != SK_SHUTDOWN__BOTH)
+    return collect_waiting(c, s, u, d->waits_at, error);
   if (!u->peer || g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(u->peer)))
     return PEER_INSIDE;
   return collect_outside(c, s, u, error);
+}
+
+/* Clients of the tree connect again. What others have sent is lost with their connection. */
+static void check_waiting(Collector *c, const UnixSeen *s, const UnixSkEntry *u, const UnixDiag *d) {
+  guint strange = d->waiting ? 0 : d->rqueue;
+  for (guint i = 0; d->waiting && i < d->waiting->len; i++)
+    strange += !g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(g_array_index(d->waiting, guint32, i)));
+  g_autofree char *reason =
+      g_strdup_printf("%u connections from outside the tree, or closed again, wait to be accepted", strange);
+  if (strange)
+    block(c, u, reason, "try again in a moment");
+  else if (d->rqueue && u->deleted)
+    block(c, u, "connections wait to be accepted, and its file is gone", "try again in a moment");
 }
 
 static bool collect_queue(Collector *c, const UnixSeen *s, const UnixSkEntry *u, GError **error) {
@@ -311,9 +342,7 @@ static bool finish_one(Collector *c, UnixSeen *s, guint32 id, GError **error) {
   u->has_ns_id = u->ns_id != 0;
   const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->ino));
   if (u->state == UNIX_LISTEN) {
-    g_autofree char *reason = g_strdup_printf("%u connections wait to be accepted", d->rqueue);
-    if (d->rqueue)
-      block(c, u, reason, "try again in a moment");
+    check_waiting(c, s, u, d);
     return true;
   }
   PeerState state = check_peer(c, s, u, error);

@@ -224,6 +224,44 @@ static const char *datagram_verify(const char *dir) {
   return NULL;
 }
 
+/* Clients that nobody has accepted yet. */
+static const char *waiting_setup(const char *dir) {
+  const char *path = case_path(dir, "server");
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 62) && bind_to(62, path) && listen(62, 5) == 0);
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), 63) && connect_to(63, path));
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_SEQPACKET, 0), 67) && bind_to(67, "@object case waits") && listen(67, 5) == 0);
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_SEQPACKET, 0), 68) && bind_to(68, case_path(dir, "client")));
+  REQUIRE(connect_to(68, "@object case waits"));
+  return NULL;
+}
+
+/* Accepts, talks, and lets the next one wait. */
+static bool still_waits(int listener, int client, const char *path, const char *own) {
+  struct pollfd p = {.fd = listener, .events = POLLIN};
+  if (!named(client, true, path) || poll(&p, 1, 0) != 1)
+    return false;
+  if (!case_final)
+    return true;
+  char c;
+  int server = accept(listener, NULL, NULL);
+  bool ok = server >= 0 && named(server, true, own) && named(server, false, path) && send(server, "x", 1, 0) == 1 &&
+            recv(client, &c, 1, 0) == 1 && poll(&p, 1, 0) == 0;
+  (void)close(server);
+  if (!*own) {
+    int again = socket(AF_UNIX, SOCK_STREAM, 0);
+    ok = ok && connect_to(again, path) && case_place(again, client);
+  }
+  return ok;
+}
+
+static const char *waiting_verify(const char *dir) {
+  static bool done;
+  REQUIRE(still_waits(62, 63, case_path(dir, "server"), ""));
+  REQUIRE(done || still_waits(67, 68, "@object case waits", case_path(dir, "client")));
+  done = case_final;
+  return NULL;
+}
+
 /* --- what leads outside --- */
 
 static int outside_server(const char *path, int type) {
@@ -277,10 +315,19 @@ static const char *bus_setup(const char *dir) {
   return NULL;
 }
 
-static const char *waiting_setup(const char *dir) {
+/* Nobody knows what it has sent. */
+static const char *sent_setup(const char *dir) {
   const char *path = case_path(dir, "server");
-  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 62) && bind_to(62, path) && listen(62, 5) == 0);
-  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 63) && connect_to(63, path));
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 69) && bind_to(69, path) && listen(69, 5) == 0);
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 70) && connect_to(70, path) && send(70, "x", 1, 0) == 1);
+  return NULL;
+}
+
+static const char *left_setup(const char *dir) {
+  const char *path = case_path(dir, "server");
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 71) && bind_to(71, path) && listen(71, 5) == 0);
+  int client = socket(AF_UNIX, SOCK_STREAM, 0);
+  REQUIRE(connect_to(client, path) && close(client) == 0);
   return NULL;
 }
 
@@ -326,7 +373,9 @@ const ObjectCase object_cases[] = {
     {"datagram", datagram_setup, datagram_verify},
     {"syslog", syslog_setup, syslog_verify, .between = syslog_between},
     {"bus", bus_setup, .blocked = "its peer is pid"},
-    {"waiting", waiting_setup, .blocked = "connections wait to be accepted"},
+    {"waiting", waiting_setup, waiting_verify},
+    {"sent", sent_setup, .blocked = "has sent data on a connection"},
+    {"left", left_setup, .blocked = "wait to be accepted"},
     {"rights", rights_setup, .blocked = "file descriptors are on the way"},
     {"taken", taken_setup, .between = taken_between, .unrestorable = "is in use by another process"},
     {"covered", taken_setup, .between = covered_between, .unrestorable = "is another file now"},

@@ -4,6 +4,7 @@
  * through the wire format and back; the child dies; the restorer opens everything; a second child puts the descriptors
  * at their numbers, runs the programs and verifies. No process is dumped or restored. */
 
+#include "external.h"
 #include "image.h"
 #include "object-case.h"
 #include "object.h"
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -108,11 +110,25 @@ static bool write_shmem(Trip *trip, const CollectedShmem *shmem, GError **error)
   return close(fd) == 0;
 }
 
+/* The least of policies: datagram sockets are connected again. */
+static bool ask(void *data, const ExternalObject *object, ExternalClaim *ret_claim, GError **error) {
+  bool datagrams = object->kind == EXTERNAL_UNIX && object->sock.type == SOCK_DGRAM && object->sock.peer_name_size;
+  ret_claim->action = datagrams ? EXTERNAL_RECONNECT : EXTERNAL_NOBODY;
+  return true;
+}
+
+static bool resolve(void *data, const ExternalObject *object, const CkptExternal *record, ExternalAnswer *ret_answer,
+    GError **error) {
+  ret_answer->action = record ? external_action_of(record->action) : EXTERNAL_NOBODY;
+  return true;
+}
+
 static bool collect(Trip *trip, GError **error) {
   Task *task = task_make(trip->pid);
   checkpoint_add_task(trip->collected, task);
   int pidfd = (int)syscall(SYS_pidfd_open, trip->pid, 0);
   g_autoptr(Collector) c = collector_new(trip->job, trip->collected, trip->images_fd);
+  collector_set_external(c, ask, NULL);
   bool ok = collector_visit_task(c, trip->pid, "case", pidfd, NULL, 0, task, error) && collector_finish(c, error);
   size_t n = 0;
   const CollectedShmem *shmems = collector_shmems(c, &n);
@@ -143,6 +159,8 @@ static void pass_through_wire(Trip *trip) {
       checkpoint_add_record(
           trip->loaded, (RecordKind)kind, recode(r->message), r->extra ? g_bytes_ref(r->extra) : NULL);
     }
+  for (guint i = 0; i < from->externals->len; i++)
+    g_ptr_array_add(trip->loaded->externals, recode(from->externals->pdata[i]));
   GHashTableIter iter;
   gpointer key, value;
   g_hash_table_iter_init(&iter, from->shmem);
@@ -191,6 +209,9 @@ static const char *run_programs(Restorer *r, const Checkpoint *checkpoint, const
     if (ops->program && !ops->program(r, entry, task, (int)e->fd, p, &error))
       return g_strdup(error->message);
   }
+  g_autoptr(GError) late = NULL;
+  if (!restorer_late_program(r, task, p, &late))
+    return g_strdup(late->message);
   const char *what = NULL;
   long result = 0;
   return program_run_here(p, &what, &result) ? NULL : g_strdup_printf("%s gave %ld", what, result);
@@ -208,6 +229,7 @@ static const char *verify(const Trip *trip, Restorer *r) {
 
 static bool restore(Trip *trip, GError **error) {
   g_autoptr(Restorer) r = restorer_new(trip->job, trip->loaded, trip->images_fd);
+  restorer_set_external(r, resolve, NULL);
   if (!restorer_open_all(r, error) || !restorer_finish(r, error))
     return false;
   pid_t pid = fork();
