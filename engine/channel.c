@@ -2,6 +2,7 @@
 #include "channel.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,6 +11,8 @@
 #define PACKET_MAX (192 * 1024)
 #define FINDINGS_BYTES_MAX (128 * 1024)
 #define MESSAGE_BYTES_MAX (32 * 1024)
+#define APPLICATION_GO "go"
+#define APPLICATION_PATIENCE_USEC (10 * G_USEC_PER_SEC)
 
 struct Channel {
   int fd;
@@ -32,7 +35,8 @@ void channel_free(Channel *channel) {
   if (!channel)
     return;
   for (size_t i = 0; i < channel->n_fds; i++)
-    (void)close(channel->fds[i]);
+    if (channel->fds[i] >= 0)
+      (void)close(channel->fds[i]);
   if (channel->request)
     engine_request__free_unpacked(channel->request, NULL);
   (void)close(channel->fd);
@@ -103,6 +107,35 @@ int channel_fd(const Channel *channel, EngineFd kind) {
   return -1;
 }
 
+static bool application_speaks(int fd, GError **error) {
+  char packet[64];
+  ssize_t n = recv(fd, packet, sizeof packet, MSG_DONTWAIT);
+  if (n <= 0)
+    return engine_fail(error, ENGINE_ERROR_CODE__CANCELLED, "The application closed its connection before it was checkpointed");
+  if (n == strlen(APPLICATION_GO) && memcmp(packet, APPLICATION_GO, (size_t)n) == 0)
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS,
+      "The application said something else than \"" APPLICATION_GO "\" on its connection: is its libcheckpoint of another version?");
+}
+
+bool channel_await_application(Channel *channel, Job *job, GError **error) {
+  int fd = channel_fd(channel, ENGINE_FD__SELF_CONNECTION);
+  gint64 until = g_get_monotonic_time() + APPLICATION_PATIENCE_USEC;
+  if (fd < 0)
+    return true;
+  while (g_get_monotonic_time() < until) {
+    struct pollfd p[] = {{.fd = fd, .events = POLLIN}, {.fd = channel->fd, .events = POLLIN}};
+    int n = poll(p, 2, 100);
+    if (n > 0 && p[0].revents)
+      return application_speaks(fd, error);
+    if (!job_poll(job, error))
+      return false;
+  }
+  return engine_fail(error, ENGINE_ERROR_CODE__TIMED_OUT,
+      "The application did not say within %d s that it may be checkpointed (\"" APPLICATION_GO "\" on its connection)",
+      (int)(APPLICATION_PATIENCE_USEC / G_USEC_PER_SEC));
+}
+
 static void channel_send(Channel *channel, const EngineEvent *event, int flags) {
   size_t size = engine_event__get_packed_size(event);
   g_autofree guint8 *packet = g_malloc(size);
@@ -144,6 +177,18 @@ static void sink_object(void *data, const EngineObject *object) {
   channel_send(data, &event, MSG_DONTWAIT);
 }
 
+/* The application's own connections are to be found half closed: their end tells it that the dump is over. */
+static void sink_frozen(void *data) {
+  Channel *channel = data;
+  for (size_t i = 0; i < channel->n_fds; i++) {
+    EngineFd kind = channel->request->fds[i];
+    if (channel->fds[i] < 0 || (kind != ENGINE_FD__SELF_CONNECTION && kind != ENGINE_FD__HOOK_CONNECTION))
+      continue;
+    (void)close(channel->fds[i]);
+    channel->fds[i] = -1;
+  }
+}
+
 /* Rows are what was asked for: they wait for the peer. */
 static void sink_row(void *data, const EngineRow *row) {
   EngineEvent event = ENGINE_EVENT__INIT;
@@ -183,6 +228,7 @@ JobSink channel_sink(Channel *channel) {
       .log = sink_log,
       .object = sink_object,
       .row = sink_row,
+      .frozen = sink_frozen,
       .cancelled = sink_cancelled,
       .data = channel};
 }

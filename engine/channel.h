@@ -9,8 +9,8 @@
 #include "job.h"
 #include <signal.h>
 
-/* As many as there are kinds of descriptors. */
-#define CHANNEL_MAX_FDS 8
+/* Some kinds there are once, HOOK_CONNECTION many times. */
+#define CHANNEL_MAX_FDS 160
 
 typedef struct Channel Channel;
 
@@ -24,6 +24,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Channel, channel_free)
 const EngineRequest *channel_receive(Channel *channel, GError **error);
 /* The descriptor that came as @kind, borrowed; -1 if none did. */
 int channel_fd(const Channel *channel, EngineFd kind);
+/* Waits for the packet on SELF_CONNECTION by which the application says that it may be frozen; true at once if there is no
+ * such connection. CANCELLED if the application closed it, TIMED_OUT if it says nothing. */
+bool channel_await_application(Channel *channel, Job *job, GError **error);
 
 void channel_ready(Channel *channel);
 /* The last event: exactly one of the two is sent. */

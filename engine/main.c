@@ -8,6 +8,7 @@
 #include "config.h"
 #include "describe.h"
 #include "dump.h"
+#include "identity.h"
 #include "probe.h"
 #include "restore.h"
 #include <errno.h>
@@ -96,6 +97,20 @@ static bool run(Job *job, const Channel *channel, const EngineRequest *request, 
   }
 }
 
+static bool clears(const EngineRequest *request) {
+  return request->operation == ENGINE_OPERATION__DUMP && request->options->clear_on_failure;
+}
+
+/* What is done in the caller's name is done with the caller's rights. */
+static bool take_identity(Job *job, const Channel *channel, const EngineRequest *request, GError **error) {
+  if (request->operation == ENGINE_OPERATION__RESTORE && request->options->untrusted_images)
+    return identity_become_caller(job, channel_fd(channel, ENGINE_FD__CALLER_PIDFD), error);
+  if (request->operation == ENGINE_OPERATION__DUMP && request->options->images_as_caller &&
+      !identity_write_as_caller(job, error))
+    return false;
+  return !clears(request) || identity_directory_is_free(job_images_fd(job), error);
+}
+
 static int serve(void) {
   g_autoptr(Channel) channel = channel_new(REQUEST_FD);
   g_autoptr(GError) error = NULL;
@@ -111,8 +126,14 @@ static int serve(void) {
   JobSink sink = channel_sink(channel);
   g_autoptr(Job) job =
       job_new(request->options, request->caller, channel_fd(channel, ENGINE_FD__IMAGES_DIRECTORY), &sink);
+  if (!take_identity(job, channel, request, &error)) {
+    channel_error(channel, job, error);
+    return 1;
+  }
   channel_ready(channel);
-  if (!run(job, channel, request, &error)) {
+  if (!channel_await_application(channel, job, &error) || !run(job, channel, request, &error)) {
+    if (clears(request))
+      identity_directory_clear(job_images_fd(job));
     channel_error(channel, job, error);
     return 1;
   }

@@ -61,7 +61,10 @@ static bool dump_freeze(Dump *d, pid_t pid, int pidfd, GError **error) {
     return false;
   d->tree = freeze_settled(d->job, pid, error);
   /* the pidfd still answers: the frozen one is the one that was meant */
-  return d->tree && pid_is_pinned(pid, pidfd, error) && authorize_tree(d->job, d->tree, error);
+  if (!d->tree || !pid_is_pinned(pid, pidfd, error) || !authorize_tree(d->job, d->tree, error))
+    return false;
+  job_frozen(d->job);
+  return true;
 }
 
 static bool collect_files(Dump *d, FrozenTask *task, GError **error) {

@@ -78,6 +78,11 @@ void job_phase(Job *job, const char *phase) {
     job->sink.phase(job->sink.data, phase);
 }
 
+void job_frozen(Job *job) {
+  if (job->sink.frozen)
+    job->sink.frozen(job->sink.data);
+}
+
 void job_set_total(Job *job, guint64 bytes) {
   job->bytes_total = bytes;
 }

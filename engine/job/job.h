@@ -20,6 +20,7 @@ typedef struct JobSink {
   void (*log)(void *data, int priority, const char *line);
   void (*object)(void *data, const EngineObject *object);
   void (*row)(void *data, const EngineRow *row);
+  void (*frozen)(void *data);
   /* Called from job_poll(): true asks the job to stop. */
   bool (*cancelled)(void *data);
   void *data;
@@ -45,6 +46,9 @@ void job_log(Job *job, int priority, const char *format, ...) __attribute__((for
 bool job_poll(Job *job, GError **error);
 /* From here on a job can no longer be cancelled: job_poll() only reports progress. */
 void job_commit(Job *job);
+
+/* The tree stands, and the caller may have it; nothing of it was looked at yet. */
+void job_frozen(Job *job);
 
 /* Why a dump would fail. Collected all at once, so that a refusal names every blocker. */
 void job_block(Job *job, const char *kind, pid_t pid, int fd, const char *object, const char *reason, const char *cure);

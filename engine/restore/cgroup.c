@@ -2,6 +2,7 @@
 /* Back into the control groups that the tasks came from (cgroups(7)). A group that is gone is made again without its
  * limits: nobody is left in the group of the engine, which goes away with it. */
 #include "proc.h"
+#include "restore.h"
 #include "stages.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -57,7 +58,7 @@ void cgroup_move_tasks(Restore *r) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     const PlanTask *t = r->plan->tasks->pdata[i];
     const CkptTask *x = t->task ? t->task->extra : NULL;
-    if (!x || t->zombie || job_options(r->job)->keep_cgroup)
+    if (!x || t->zombie || job_options(r->job)->keep_cgroup || job_options(r->job)->untrusted_images)
       continue;
     g_autofree char *current = proc_read(t->pid, "cgroup", NULL, NULL);
     for (size_t k = 0; k < x->n_cgroups; k++) {
@@ -72,4 +73,12 @@ void cgroup_move_tasks(Restore *r) {
             c->controllers, c->path, mount ? g_strerror(errno) : "not mounted here");
     }
   }
+}
+
+int cgroup_enter(pid_t pid, const char *controllers, const char *path) {
+  g_autofree char *mountinfo = proc_read(getpid(), "mountinfo", NULL, NULL);
+  g_autofree char *mount = mountinfo ? find_mount(mountinfo, controllers) : NULL;
+  if (!mount || strstr(path, ".."))
+    return -ENOENT;
+  return move_to(mount, path, pid) ? 0 : -errno;
 }

@@ -79,9 +79,20 @@ static void build_caps(const CredsEntry *c, Program *p) {
       PROGRAM_CALL(p, "prctl CAP_AMBIENT_RAISE", SYS_prctl, ARG(PR_CAP_AMBIENT), ARG(PR_CAP_AMBIENT_RAISE), ARG(cap), ARG(0), ARG(0));
 }
 
-void creds_build(Restore *r, const CredsEntry *c, const MmEntry *mm_if_leader, Program *p) {
+/* An engine that became its caller (EngineOptions.untrusted_images) has the right ids already, as was checked; all that
+ * is left is the capability it was allowed to keep. */
+static void build_last_cap(Program *p) {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct none[2] = {{0}};
+  size_t h = program_data(p, &header, sizeof header), d = program_data(p, none, sizeof none);
+  PROGRAM_CALL(p, "capset", SYS_capset, ARG_DATA(h), ARG_DATA(d));
+}
+
+void creds_build(Restore *r, const CredsEntry *c, Program *p) {
   const OwnCreds *own = own_creds();
-  if (!same_as_ours(c, own)) {
+  if (job_options(r->job)->untrusted_images) {
+    build_last_cap(p);
+  } else if (!same_as_ours(c, own)) {
     PROGRAM_CALL(p, "prctl SET_SECUREBITS", SYS_prctl, ARG(PR_SET_SECUREBITS), ARG(SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS), ARG(0), ARG(0), ARG(0));
     build_bounding(c, own->status.cap_bnd, p);
     build_ids(c, p);
@@ -92,7 +103,4 @@ void creds_build(Restore *r, const CredsEntry *c, const MmEntry *mm_if_leader, P
   }
   if (c->has_no_new_privs && c->no_new_privs)
     PROGRAM_CALL(p, "prctl SET_NO_NEW_PRIVS", SYS_prctl, ARG(PR_SET_NO_NEW_PRIVS), ARG(1), ARG(0), ARG(0), ARG(0));
-  /* last: a change of credentials resets it */
-  if (mm_if_leader && mm_if_leader->has_dumpable && (mm_if_leader->dumpable == 0 || mm_if_leader->dumpable == 1))
-    PROGRAM_CALL(p, "prctl SET_DUMPABLE", SYS_prctl, ARG(PR_SET_DUMPABLE), ARG(mm_if_leader->dumpable), ARG(0), ARG(0), ARG(0));
 }

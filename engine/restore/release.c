@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -96,15 +97,16 @@ static int resume_to_syscall(pid_t tid) {
   return e < 0 ? e : WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : -EPROTO;
 }
 
-/* The agent's own mapping goes by a system call made at the agent's own instruction; its end is a stop, from which the
- * thread never returns there. */
-static bool unmap_region(const Restore *r, const PlanThread *leader, const struct user_regs_struct *now, GError **error) {
+/* A system call made at the agent's own instruction; its end is a stop. */
+static bool call_at_agent(const Restore *r, const PlanThread *leader, const struct user_regs_struct *now, uint64_t nr, uint64_t a,
+    uint64_t b, const char *what, GError **error) {
   struct user_regs_struct regs = *now;
   const unsigned char *syscall_at = memmem(agent_start, (size_t)(agent_end - agent_start), "\x0f\x05", 2);
   regs.rip = region_agent(r->region) + (uint64_t)(syscall_at - agent_start);
-  regs.rax = SYS_munmap;
-  regs.rdi = region_remote(r->region);
-  regs.rsi = region_size(r->region);
+  regs.rax = nr;
+  regs.rdi = a;
+  regs.rsi = b;
+  regs.rdx = regs.r10 = regs.r8 = 0;
   regs.orig_rax = (uint64_t)-1;
   int e = tracee_set_regs(leader->thread->tid, &regs);
   for (int i = 0; e == 0 && i < 2; i++)
@@ -113,7 +115,20 @@ static bool unmap_region(const Restore *r, const PlanThread *leader, const struc
     e = tracee_get_regs(leader->thread->tid, &regs);
   if (e == 0)
     e = (int)regs.rax;
-  return e < 0 ? fail_thread(leader, "cannot unmap the agent", e, error) : true;
+  return e < 0 ? fail_thread(leader, what, e, error) : true;
+}
+
+/* Changes of credentials have reset it; all tasks have theirs by now. */
+static bool set_dumpable(const Restore *r, const PlanTask *t, const PlanThread *leader, const struct user_regs_struct *now, GError **error) {
+  const MmEntry *mm = t->task ? t->task->mm : NULL;
+  if (!mm || !mm->has_dumpable || mm->dumpable > 1)
+    return true;
+  return call_at_agent(r, leader, now, SYS_prctl, PR_SET_DUMPABLE, mm->dumpable, "cannot be made dumpable", error);
+}
+
+/* The thread never returns to where it is then. */
+static bool unmap_region(const Restore *r, const PlanThread *leader, const struct user_regs_struct *now, GError **error) {
+  return call_at_agent(r, leader, now, SYS_munmap, region_remote(r->region), region_size(r->region), "cannot unmap the agent", error);
 }
 
 static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
@@ -123,7 +138,7 @@ static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
     if (!wait_stopped(th, &now, error))
       return false;
     /* (munmap leaves the restart block of a sleeper alone) */
-    if (k == 0 && !unmap_region(r, th, &now, error))
+    if (k == 0 && (!set_dumpable(r, t, th, &now, error) || !unmap_region(r, th, &now, error)))
       return false;
     if (!set_state(th, &now, xstate, error))
       return false;

@@ -5,6 +5,7 @@
 #include "image.h"
 #include "stages.h"
 #include "page-check.h"
+#include "untrusted.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -114,6 +115,11 @@ static bool restore_load(Restore *r, GError **error) {
   r->checkpoint = image_load(job_images_fd(r->job), error);
   if (!r->checkpoint)
     return false;
+  if (job_options(r->job)->untrusted_images) {
+    g_autoptr(UntrustedRights) rights = untrusted_rights_of_self();
+    if (!untrusted_check(r->checkpoint, rights, error))
+      return false;
+  }
   r->plan = plan_new(r->checkpoint, job_options(r->job), error);
   return r->plan != NULL;
 }

@@ -4,6 +4,10 @@
 #include "job.h"
 #include <stdio.h>
 
+/* Moves process @pid to the control group @path of the hierarchy with these controllers ("": the unified one), which is
+ * made if it is not there. 0, or a negative errno. */
+int cgroup_enter(pid_t pid, const char *controllers, const char *path);
+
 /* The restore pipeline: load, plan, files, skeletons, memory, threads, release. On success the tree runs, *@ret_pid is its
  * root, which is a child of the calling process (of its parent with options.restore_sibling). On failure, or if the
  * calling process dies before the last step, no task of it is left. */

@@ -78,7 +78,9 @@ bool threads_run(Restore *r, GError **error);
 bool threads_print(Restore *r, PlanTask *task, FILE *out, GError **error);
 
 /* --- creds.c --- */
-void creds_build(Restore *r, const CredsEntry *creds, const MmEntry *mm_if_leader, Program *p);
+/* Everything but PR_SET_DUMPABLE: what can be traced by its user has the region in its memory, and other tasks may still
+ * be root in theirs. That one is set at the release. */
+void creds_build(Restore *r, const CredsEntry *creds, Program *p);
 
 /* --- cgroup.c --- */
 /* While every task is a single thread. Failures are logged: the tree goes on where it is. */

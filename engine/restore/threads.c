@@ -136,7 +136,7 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   build_scheduling(tc, th->thread->extra, p);
   if (!build_signals(t->pid, th->thread->tid, tc->signals_p, p, error))
     return false;
-  creds_build(r, tc->creds, leader ? t->task->mm : NULL, p);
+  creds_build(r, tc->creds, p);
   if (leader && r->restorer && !restorer_late_program(r->restorer, t->task, p, error))
     return false;
   if (tc->has_pdeath_sig && tc->pdeath_sig)
