@@ -12,12 +12,18 @@
 static const AccessRow access_table[] = {
     {MANAGER, "Dump", ACCESS_TARGET, DUMP},
     {MANAGER, "StartDump", ACCESS_TARGET, DUMP},
+    {MANAGER, "StartDumpSelf", ACCESS_TARGET, DUMP},
+    {MANAGER, "DumpSelfTo", ACCESS_TARGET, DUMP},
+    {MANAGER, "DumpTo", ACCESS_TARGET, DUMP},
     {MANAGER, "PreDump", ACCESS_TARGET, DUMP},
     {MANAGER, "StartPreDump", ACCESS_TARGET, DUMP},
     /* What blocks a dump tells as much about a process as its dump does. */
     {MANAGER, "Explain", ACCESS_TARGET, DUMP},
     {MANAGER, "Restore", ACCESS_CHECKPOINT, RESTORE},
     {MANAGER, "StartRestore", ACCESS_CHECKPOINT, RESTORE},
+    {MANAGER, "RestoreFrom", ACCESS_CHECKPOINT, ACTION("restore-untrusted"), ACTION("restore-untrusted")},
+    /* Of oneself: which process it is says the bus. */
+    {MANAGER, "RegisterApplication", ACCESS_OPEN, NULL, NULL},
     {MANAGER, "ListCheckpoints", ACCESS_OWN, MANAGE},
     {MANAGER, "DescribeCheckpoint", ACCESS_OWN, MANAGE},
     {MANAGER, "RemoveCheckpoint", ACCESS_OWN, MANAGE},

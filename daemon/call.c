@@ -9,6 +9,7 @@
 #include "call.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "daemon-error.h"
 #include "sd-auto.h"
@@ -24,6 +25,8 @@ void call_free(Call *call) {
   caller_free(call->caller);
   job_options_clear(&call->options);
   target_free(call->target);
+  if (call->fd >= 0)
+    (void)close(call->fd);
   g_free(call->name);
   g_free(call);
 }
@@ -173,6 +176,7 @@ int call_begin(Manager *manager, sd_bus_message *message, const CallHandler *han
   call->manager = manager;
   call->message = sd_bus_message_ref(message);
   call->handler = handler;
+  call->fd = -EBADF;
   if (!call_prepare(call, &error)) {
     g_assert(error);
     return daemon_error_reply(message, error);

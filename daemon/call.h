@@ -34,6 +34,7 @@ struct Call {
   JobOptions options;
   Target *target;  /* dump, explain */
   char *name;      /* a checkpoint's, or a property's */
+  int fd;          /* the directory, or the connection, that came along; owned; -EBADF: none */
   uid_t owner;     /* whose checkpoint or job */
   uint64_t job_id; /* Job interface */
   bool any;        /* more than the caller's own is asked for: row->any_action */

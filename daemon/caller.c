@@ -5,7 +5,10 @@
 #include "caller.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdbool.h>
+#include <unistd.h>
 
 #include "daemon-error.h"
 #include "sd-auto.h"
@@ -15,6 +18,8 @@
 void caller_free(Caller *caller) {
   if (!caller)
     return;
+  if (caller->process_fd >= 0)
+    (void)close(caller->process_fd);
   g_free(caller->name);
   g_free(caller->gids);
   g_free(caller);
@@ -37,6 +42,14 @@ static int read_groups(sd_bus_message *reply, Caller *caller) {
   return sd_bus_message_exit_container(reply);
 }
 
+static int read_process_fd(sd_bus_message *reply, Caller *caller) {
+  int fd, r = sd_bus_message_read(reply, "v", "h", &fd);
+
+  if (r >= 0)
+    caller->process_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  return r;
+}
+
 static int read_credentials(sd_bus_message *reply, Caller *caller, bool *ret_uid_known) {
   const char *key;
   int r;
@@ -51,6 +64,10 @@ static int read_credentials(sd_bus_message *reply, Caller *caller, bool *ret_uid
       *ret_uid_known = r >= 0;
     } else if (g_str_equal(key, "UnixGroupIDs"))
       r = read_groups(reply, caller);
+    else if (g_str_equal(key, "ProcessID"))
+      r = sd_bus_message_read(reply, "v", "u", &caller->pid);
+    else if (g_str_equal(key, "ProcessFD") && caller->process_fd < 0)
+      r = read_process_fd(reply, caller);
     else
       r = sd_bus_message_skip(reply, "v");
     if (r >= 0)
@@ -68,6 +85,7 @@ Caller *caller_new(sd_bus_message *message, GError **error) {
   bool uid_known = false;
   int r;
 
+  caller->process_fd = -EBADF;
   if (!sender)
     return g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__ACCESS_DENIED, "The message has no sender"), NULL;
   caller->name = g_strdup(sender);
@@ -85,4 +103,21 @@ Caller *caller_new(sd_bus_message *message, GError **error) {
     return NULL;
   }
   return g_steal_pointer(&caller);
+}
+
+Target *caller_pin(const Caller *caller, GError **error) {
+  g_autoptr(Target) target = NULL;
+  struct pollfd p = {.fd = caller->process_fd, .events = POLLIN};
+
+  if (caller->pid <= 0) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__ACCESS_DENIED, "The bus does not say which process %s is", caller->name);
+    return NULL;
+  }
+  target = target_new(caller->pid, error);
+  /* It lives still, so its number means it. */
+  if (target && caller->process_fd >= 0 && poll(&p, 1, 0) != 0) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "The process that connected as %s is gone", caller->name);
+    return NULL;
+  }
+  return g_steal_pointer(&target);
 }

@@ -31,7 +31,7 @@ Job *job_new(sd_event *event, EngineOperation operation, const JobObserver *obse
   job->observer_data = userdata;
   job->phase = g_strdup("");
   job->name = g_strdup("");
-  job->images_fd = -EBADF;
+  job->images_fd = job->caller_pidfd = -EBADF;
   job->start_time = (uint64_t)g_get_real_time();
   return job;
 }
@@ -43,8 +43,11 @@ void job_free(Job *job) {
   engine_link_free(job->link);
   store_draft_free(job->draft);
   target_free(job->target);
+  hook_round_free(job->round);
   if (job->images_fd >= 0)
     (void)close(job->images_fd);
+  if (job->caller_pidfd >= 0)
+    (void)close(job->caller_pidfd);
   job_options_clear(&job->options);
   g_clear_pointer(&job->result, g_variant_unref);
   g_clear_pointer(&job->findings, g_variant_unref);
@@ -55,6 +58,10 @@ void job_free(Job *job) {
   g_free(job->phase);
   g_free(job->name);
   g_free(job);
+}
+
+bool job_is_untrusted(const Job *job) {
+  return job->is_directory && job->owner != 0;
 }
 
 bool job_is_over(const Job *job) {
@@ -116,6 +123,8 @@ static void finish(Job *job, GError *error) {
   EngineLink *link = g_steal_pointer(&job->link);
 
   g_clear_pointer(&job->timer, sd_event_source_disable_unref);
+  g_clear_pointer(&job->round, hook_round_free);
+  job_options_close(&job->options);
   if (error && job->cancel_reason) {
     g_clear_error(&error);
     error = g_steal_pointer(&job->cancel_reason);
@@ -179,7 +188,7 @@ static void on_error(Job *job, const EngineError *e) {
 
   if (e->n_findings > 0)
     job->findings = g_variant_ref_sink(values_from_findings(e->findings, e->n_findings));
-  if (e->code == ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET && !job->any_target && !strstr(text, "org.criu.Checkpoint."))
+  if (e->code == ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET && !job->any_target && !job->is_directory && !strstr(text, "org.criu.Checkpoint."))
     finish(job, g_error_new(DAEMON_ERROR, (int)e->code, "%s (this needs the action org.criu.Checkpoint.%s-any)", text,
                     job->operation == ENGINE_OPERATION__RESTORE ? "restore" : "dump"));
   else
@@ -277,13 +286,38 @@ static void on_event(EngineLink *link, const EngineEvent *event, void *userdata)
     on_progress(job, event->progress); /* may cancel */
 }
 
+/* Descriptors on their way to the engine, each with what it is. */
+typedef struct FdList {
+  EngineFd kinds[ENGINE_LINK_FDS_MAX];
+  int fds[ENGINE_LINK_FDS_MAX];
+  size_t n;
+} FdList;
+
+static void add_fd(FdList *list, EngineFd kind, int fd) {
+  if (fd < 0)
+    return;
+  list->kinds[list->n] = kind;
+  list->fds[list->n++] = fd;
+}
+
+static void add_fds(FdList *list, const Job *job) {
+  int hooks[APPLICATIONS_ROUND_MAX];
+  size_t n = job->round ? hook_round_fds(job->round, hooks) : 0;
+
+  add_fd(list, ENGINE_FD__IMAGES_DIRECTORY, job->draft ? store_draft_images_fd(job->draft) : job->images_fd);
+  add_fd(list, ENGINE_FD__TARGET_PIDFD, job->target ? job->target->pidfd : -EBADF);
+  add_fd(list, ENGINE_FD__CALLER_PIDFD, job->caller_pidfd);
+  add_fd(list, ENGINE_FD__SELF_CONNECTION, job->options.connection > 0 ? job->options.connection : -EBADF);
+  for (size_t i = 0; i < n; i++)
+    add_fd(list, ENGINE_FD__HOOK_CONNECTION, hooks[i]);
+}
+
 static int send_request(Job *job) {
   EngineRequest request = ENGINE_REQUEST__INIT;
   EngineOptions options = ENGINE_OPTIONS__INIT;
   EngineCaller caller = ENGINE_CALLER__INIT;
-  EngineFd kinds[2];
-  int fds[2];
-  size_t n = 0;
+  FdList list = {};
+  int r;
 
   options.has_leave_running = options.has_leave_stopped = options.has_durable = options.has_shell_job = true;
   options.leave_running = job->options.leave_running;
@@ -299,28 +333,34 @@ static int send_request(Job *job) {
   caller.gid = job->gids;
   caller.n_gid = job->n_gids;
   caller.any_target = job->any_target;
+  caller.has_pid = job->caller_pid > 0;
+  caller.pid = (uint32_t)job->caller_pid;
+  options.has_untrusted_images = options.has_images_as_caller = job_is_untrusted(job);
+  options.has_clear_on_failure = options.clear_on_failure = job->is_directory;
+  options.untrusted_images = options.images_as_caller = job_is_untrusted(job);
   request.operation = job->operation;
   request.options = &options;
   request.caller = &caller;
   if (job->name[0] != '\0')
     request.name = job->name;
-  if (job->draft || job->images_fd >= 0) {
-    fds[n] = job->draft ? store_draft_images_fd(job->draft) : job->images_fd;
-    kinds[n++] = ENGINE_FD__IMAGES_DIRECTORY;
-  }
   if (job->target) {
     request.has_pid = true;
     request.pid = (uint32_t)job->target->pid;
-    fds[n] = job->target->pidfd;
-    kinds[n++] = ENGINE_FD__TARGET_PIDFD;
   }
-  request.fds = kinds;
-  request.n_fds = n;
-  return engine_link_send_request(job->link, &request, fds, n);
+  add_fds(&list, job);
+  request.fds = list.kinds;
+  request.n_fds = list.n;
+  r = engine_link_send_request(job->link, &request, list.fds, list.n);
+  /* The engine alone has them now, and closes them when the tree is frozen. */
+  g_clear_pointer(&job->round, hook_round_free);
+  job_options_close(&job->options);
+  return r;
 }
 
 /* The directory to write to, or to read from. */
 static bool open_images(Job *job, GError **error) {
+  if (job->is_directory)
+    return true;
   if (job->operation == ENGINE_OPERATION__DUMP) {
     g_autoptr(GVariant) note = make_note(job);
     job->draft = store_draft_new(job->store, job->store_uid, job->name, job->id, note, error);
@@ -333,9 +373,28 @@ static bool open_images(Job *job, GError **error) {
   return true;
 }
 
+static void begin(Job *job) {
+  int r;
+
+  engine_link_set_handler(job->link, on_event, job);
+  r = send_request(job);
+  if (r == -EPIPE || r == -ECONNRESET) /* it is dead already: its wait status says more */
+    set_timer(job, OBITUARY_USEC, on_no_obituary);
+  else if (r < 0)
+    finish(job, g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__FAILED, "Cannot talk to the engine: %s", g_strerror(-r)));
+}
+
+static void on_hooks_ready(GError *error, void *userdata) {
+  Job *job = userdata;
+
+  if (error)
+    finish(job, error);
+  else
+    begin(job);
+}
+
 void job_run(Job *job, EngineLink *link, int error_number) {
   GError *error = NULL;
-  int r;
 
   if (job->state == JOB_CANCELLING) { /* cancelled while it waited for its engine */
     engine_link_free(link);
@@ -354,12 +413,13 @@ void job_run(Job *job, EngineLink *link, int error_number) {
     finish(job, error);
     return;
   }
-  engine_link_set_handler(link, on_event, job);
-  r = send_request(job);
-  if (r == -EPIPE || r == -ECONNRESET) /* it is dead already: its wait status says more */
-    set_timer(job, OBITUARY_USEC, on_no_obituary);
-  else if (r < 0)
-    finish(job, g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__FAILED, "Cannot talk to the engine: %s", g_strerror(-r)));
+  if (!job->applications) {
+    begin(job);
+    return;
+  }
+  job->round = hook_round_new(job->applications, job->target->pid, job->is_self ? job->target->pid : 0,
+      job->options.hooks, job->options.hooks_timeout_usec);
+  hook_round_begin(job->round, on_hooks_ready, job);
 }
 
 static uint64_t cancel_step_usec(void) {
@@ -387,6 +447,10 @@ void job_cancel(Job *job, GError *reason) {
   job->cancel_reason =
       reason ? reason : g_error_new(DAEMON_ERROR, ENGINE_ERROR_CODE__CANCELLED, "The job was cancelled");
   if (job->state == JOB_QUEUED) {
+    finish(job, g_error_copy(job->cancel_reason));
+    return;
+  }
+  if (job->round) { /* the engine has no request yet */
     finish(job, g_error_copy(job->cancel_reason));
     return;
   }

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
+#include "application.h"
 #include "description.h"
 #include "engine-link.h"
 #include "engine.pb-c.h"
@@ -65,7 +66,13 @@ struct Job {
   EngineLink *link;
   pid_t engine_pid;
   StoreDraft *draft;
-  int images_fd; /* restore; describe: given to it */
+  int images_fd; /* restore; describe, and what uses a directory of the caller's: given to it */
+  bool is_directory; /* images_fd is the caller's: nothing of it is in the store */
+  Applications *applications; /* dump: whom to ask before; borrowed */
+  bool is_self;               /* dump: the caller is the target */
+  HookRound *round;           /* dump: while they are asked, and until the engine has their connections */
+  pid_t caller_pid;           /* the process that asked; 0: not known */
+  int caller_pidfd;           /* restore from a directory */
   GError *cancel_reason;
   bool killed;
   unsigned cancel_step;
@@ -91,6 +98,9 @@ void job_cancel(Job *job, GError *reason);
 
 /* The job's engine ended with wait status @status. */
 void job_engine_exited(Job *job, int status);
+
+/* The operation goes to, or comes from, a directory of a caller who is not root. */
+bool job_is_untrusted(const Job *job);
 
 bool job_is_over(const Job *job);
 const char *job_operation_name(const Job *job);

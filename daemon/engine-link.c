@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #define EVENT_MAX (16U << 20)
-#define FDS_MAX 8
 #define EVENTS_AT_ONCE 64 /* then others get their turn */
 #define RETIREMENT_USEC (10 * G_USEC_PER_SEC)
 
@@ -120,12 +119,12 @@ static int send_packet(EngineLink *link, const ProtobufCMessage *message, const 
   g_autofree uint8_t *buffer = g_malloc(MAX(size, 1));
   union {
     struct cmsghdr header;
-    char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+    char space[CMSG_SPACE(ENGINE_LINK_FDS_MAX * sizeof(int))];
   } control = {};
   struct iovec iov = {.iov_base = buffer, .iov_len = protobuf_c_message_pack(message, buffer)};
   struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 
-  if (n_fds > FDS_MAX)
+  if (n_fds > ENGINE_LINK_FDS_MAX)
     return -E2BIG;
   if (n_fds > 0) {
     msg.msg_control = &control;

@@ -12,6 +12,8 @@
 /* The bus process' end of one engine: its socket (proto/engine.proto) and its pidfd. */
 typedef struct EngineLink EngineLink;
 
+#define ENGINE_LINK_FDS_MAX 160 /* of one request */
+
 /* @event is NULL at end of file or after a message that cannot be understood: the link
  * is then dead, and the handler may free it. Otherwise @event is lent for the call. */
 typedef void (*EngineLinkHandler)(EngineLink *link, const EngineEvent *event, void *userdata);

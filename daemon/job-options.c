@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "job-options.h"
 
+#include <fcntl.h>
 #include <stddef.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "daemon-error.h"
 
 #define TOKEN_MAX 64
+#define HOOKS_TIMEOUT_MAX (600 * G_USEC_PER_SEC)
 #define DUMP OPTION_FOR_DUMP
 #define RESTORE OPTION_FOR_RESTORE
 #define EXPLAIN OPTION_FOR_EXPLAIN
 #define CHECKPOINTS OPTION_FOR_CHECKPOINTS
+#define SELF OPTION_FOR_SELF
 #define LISTS (OPTION_FOR_LIST_CHECKPOINTS | OPTION_FOR_LIST_JOBS)
 
 typedef struct OptionRow OptionRow;
@@ -69,6 +74,38 @@ static bool read_on_disconnect(const OptionRow *row, JobOptions *options, sd_bus
   return options->cancel_on_disconnect || g_str_equal(text, "continue");
 }
 
+static bool read_hooks(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  static const char *const modes[] = {[HOOKS_REQUIRE] = "require", [HOOKS_TRY] = "try", [HOOKS_SKIP] = "skip"};
+  const char *text;
+
+  if (sd_bus_message_read_basic(message, 's', &text) < 0)
+    return false;
+  for (size_t i = 0; i < G_N_ELEMENTS(modes); i++)
+    if (g_str_equal(text, modes[i])) {
+      options->hooks = (HooksMode)i;
+      return true;
+    }
+  return false;
+}
+
+static bool read_hooks_timeout(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  return sd_bus_message_read_basic(message, 't', &options->hooks_timeout_usec) >= 0 &&
+         options->hooks_timeout_usec > 0 && options->hooks_timeout_usec <= HOOKS_TIMEOUT_MAX;
+}
+
+/* A seqpacket socket, or the end of it would mean nothing. */
+static bool read_connection(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  int fd, type = 0;
+  socklen_t size = sizeof type;
+
+  if (sd_bus_message_read_basic(message, 'h', &fd) < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ||
+      type != SOCK_SEQPACKET)
+    return false;
+  fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  options->connection = fd > 0 ? fd : 0;
+  return fd > 0;
+}
+
 /* Only "none" exists so far: any other compression is one of a later version. */
 static bool read_compress(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
   const char *text;
@@ -91,6 +128,10 @@ static const OptionRow option_table[] = {
     {"timeout", "t", DUMP | EXPLAIN, read_timeout, 0, false},
     {"token", "s", DUMP | RESTORE | EXPLAIN | OPTION_FOR_CHECK, read_token, 0, false},
     {"on-disconnect", "s", DUMP | RESTORE | EXPLAIN | OPTION_FOR_CHECK, read_on_disconnect, 0, false},
+    {"any-target", "b", DUMP | EXPLAIN, read_bool, FIELD(any_target), false},
+    {"hooks", "s", DUMP, read_hooks, 0, false},
+    {"hooks-timeout", "t", DUMP, read_hooks_timeout, 0, false},
+    {"connection", "h", SELF, read_connection, 0, false},
     {"owner", "u", RESTORE | CHECKPOINTS | LISTS, read_owner, 0, false},
     {"all", "b", LISTS, read_bool, FIELD(all), false},
     {"compress", "s", DUMP, read_compress, 0, false},
@@ -110,6 +151,13 @@ static const OptionRow option_table[] = {
 
 void job_options_clear(JobOptions *options) {
   g_clear_pointer(&options->token, g_free);
+  job_options_close(options);
+}
+
+void job_options_close(JobOptions *options) {
+  if (options->connection > 0)
+    (void)close(options->connection);
+  options->connection = 0;
 }
 
 const char *job_options_nth(size_t i, const char **ret_signature, unsigned *ret_members) {

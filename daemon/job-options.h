@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <systemd/sd-bus.h>
 
+#include "application.h"
+
 /* Which members take an option; one bit each. */
 enum {
   OPTION_FOR_DUMP = 1 << 0,
@@ -16,7 +18,9 @@ enum {
   OPTION_FOR_LIST_CHECKPOINTS = 1 << 5,
   OPTION_FOR_LIST_JOBS = 1 << 6,
   OPTION_FOR_CANCEL = 1 << 7,
-  OPTION_FOR_ALL = (1 << 8) - 1,
+  OPTION_FOR_SELF = 1 << 8,      /* self-dumps */
+  OPTION_FOR_REGISTER = 1 << 9,  /* RegisterApplication */
+  OPTION_FOR_ALL = (1 << 10) - 1,
 };
 
 typedef struct JobOptions {
@@ -30,12 +34,18 @@ typedef struct JobOptions {
   bool owner_set;
   uint32_t owner;
   uint64_t timeout_usec; /* 0: the engine's own */
+  bool any_target;             /* ask for dump-any although the root is the caller's own */
+  int connection;              /* self-dump: the end the service closes; owned; 0: none */
+  HooksMode hooks;
+  uint64_t hooks_timeout_usec; /* 0: the service's own */
   char *token;
   const char *unsupported; /* an option whose time has not come, or NULL */
   const char *dangerous;   /* an option that needs privileged-options, or NULL */
 } JobOptions;
 
 void job_options_clear(JobOptions *options);
+/* Only the descriptor. */
+void job_options_close(JobOptions *options);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(JobOptions, job_options_clear)
 
 /* Reads the a{sv} at @message's position. @options starts zeroed. An option that is

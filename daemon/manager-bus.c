@@ -12,7 +12,7 @@
 #include "subscriber.h"
 #include "values.h"
 
-#define INTERFACE_VERSION 1U
+#define INTERFACE_VERSION 2U
 
 static int on_method(sd_bus_message *message, void *userdata, sd_bus_error *error) {
   const CallHandler *handler = manager_call_find(sd_bus_message_get_member(message));
@@ -32,7 +32,8 @@ static int get_interface_version(sd_bus *bus, const char *path, const char *inte
 
 static int get_features(sd_bus *bus, const char *path, const char *interface, const char *property,
     sd_bus_message *reply, void *userdata, sd_bus_error *error) {
-  return sd_bus_message_append(reply, "as", 4, "explain", "progress", "replace", "durable");
+  return sd_bus_message_append(reply, "as", 7, "explain", "progress", "replace", "durable", "self-dump", "directories",
+      "hooks");
 }
 
 static int get_limit(sd_bus *bus, const char *path, const char *interface, const char *property, sd_bus_message *reply,
@@ -102,6 +103,15 @@ static const sd_bus_vtable manager_vtable[] = {
     SD_BUS_METHOD_WITH_ARGS("StartDump", DUMP_ARGS, SD_BUS_RESULT("o", job), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("StartPreDump", DUMP_ARGS, SD_BUS_RESULT("o", job), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS("StartRestore", NAME_ARGS, SD_BUS_RESULT("o", job), on_method, ANYONE),
+    SD_BUS_METHOD_WITH_ARGS("StartDumpSelf", NAME_ARGS, SD_BUS_RESULT("o", job), on_method, ANYONE),
+    SD_BUS_METHOD_WITH_ARGS(
+        "DumpSelfTo", SD_BUS_ARGS("h", directory, "a{sv}", options), SD_BUS_RESULT("o", job), on_method, ANYONE),
+    SD_BUS_METHOD_WITH_ARGS("DumpTo", SD_BUS_ARGS("h", pidfd, "h", directory, "a{sv}", options),
+        SD_BUS_RESULT("o", job), on_method, ANYONE),
+    SD_BUS_METHOD_WITH_ARGS(
+        "RestoreFrom", SD_BUS_ARGS("h", directory, "a{sv}", options), SD_BUS_RESULT("o", job), on_method, ANYONE),
+    SD_BUS_METHOD_WITH_ARGS("RegisterApplication", SD_BUS_ARGS("h", connection, "a{sv}", options), SD_BUS_NO_RESULT,
+        on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS(
         "Explain", SD_BUS_ARGS("u", pid, "a{sv}", options), SD_BUS_RESULT("aa{sv}", findings), on_method, ANYONE),
     SD_BUS_METHOD_WITH_ARGS(

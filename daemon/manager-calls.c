@@ -3,6 +3,9 @@
 #include "manager-calls.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon-error.h"
@@ -35,25 +38,36 @@ static bool check_supported(const Call *call, GError **error) {
   return false;
 }
 
-static bool pin_target(Call *call, uint32_t pid, GError **error) {
-  if (pid <= INT32_MAX && manager_owns_process(call->manager, (pid_t)pid)) {
-    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
-        "pid %u: The checkpoint service cannot dump itself", pid);
+static bool check_not_ours(const Call *call, pid_t pid, GError **error) {
+  if (!manager_owns_process(call->manager, pid))
+    return true;
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
+      "pid %d: The checkpoint service cannot dump itself", (int)pid);
+  return false;
+}
+
+/* @target is handed over; NULL with @error set already. */
+static bool take_target(Call *call, Target *target, GError **error) {
+  call->target = target;
+  if (!target || !check_not_ours(call, target->pid, error))
     return false;
-  }
-  call->target = target_new(pid <= INT32_MAX ? (pid_t)pid : 0, error);
-  if (!call->target) {
-    if (pid > INT32_MAX)
-      g_prefix_error(error, "pid %u: ", pid);
-    return false;
-  }
   if (target_is_within(getpid(), call->target->pid)) {
     g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
-        "pid %u (%s): its tree holds the checkpoint service itself", pid, call->target->comm);
+        "pid %d (%s): its tree holds the checkpoint service itself", (int)call->target->pid, call->target->comm);
     return false;
   }
-  call->any = !target_is_of(call->target, call->caller->uid);
+  call->any = call->options.any_target || !target_is_of(call->target, call->caller->uid);
   return true;
+}
+
+static bool pin_target(Call *call, uint32_t pid, GError **error) {
+  if (pid <= INT32_MAX && !check_not_ours(call, (pid_t)pid, error))
+    return false;
+  if (take_target(call, target_new(pid <= INT32_MAX ? (pid_t)pid : 0, error), error))
+    return true;
+  if (pid > INT32_MAX)
+    g_prefix_error(error, "pid %u: ", pid);
+  return false;
 }
 
 static bool check_new_name(const Call *call, GError **error) {
@@ -71,6 +85,80 @@ static bool parse_dump(Call *call, GError **error) {
     return unreadable(error);
   return parse_name(call, error) && job_options_read(&call->options, call->message, OPTION_FOR_DUMP, error) &&
          pin_target(call, pid, error) && check_new_name(call, error);
+}
+
+static bool parse_dump_self(Call *call, GError **error) {
+  return parse_name(call, error) &&
+         job_options_read(&call->options, call->message, OPTION_FOR_DUMP | OPTION_FOR_SELF, error) &&
+         take_target(call, caller_pin(call->caller, error), error) && check_new_name(call, error);
+}
+
+/* A descriptor that only names a place (O_PATH) was opened with no right to it at all. */
+static bool parse_directory(Call *call, GError **error) {
+  struct stat st;
+  int fd;
+
+  if (sd_bus_message_read_basic(call->message, 'h', &fd) < 0)
+    return unreadable(error);
+  if (fstat(fd, &st) < 0 || !S_ISDIR(st.st_mode) || (fcntl(fd, F_GETFL) & O_PATH)) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS,
+        "The descriptor is no directory, opened with O_RDONLY and O_DIRECTORY");
+    return false;
+  }
+  call->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  return call->fd >= 0 || daemon_error_set_errno(error, errno, "Cannot keep the directory");
+}
+
+static bool parse_directory_options(Call *call, unsigned members, GError **error) {
+  if (!job_options_read(&call->options, call->message, members, error))
+    return false;
+  if (!call->options.replace && !call->options.owner_set)
+    return true;
+  g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "Option '%s': only for checkpoints in the store",
+      call->options.replace ? "replace" : "owner");
+  return false;
+}
+
+static bool parse_dump_self_to(Call *call, GError **error) {
+  return parse_directory(call, error) && parse_directory_options(call, OPTION_FOR_DUMP | OPTION_FOR_SELF, error) &&
+         take_target(call, caller_pin(call->caller, error), error);
+}
+
+static bool parse_dump_to(Call *call, GError **error) {
+  Target *target;
+  int fd;
+
+  if (sd_bus_message_read_basic(call->message, 'h', &fd) < 0)
+    return unreadable(error);
+  target = target_new_from_pidfd(fd, error);
+  if (!target)
+    return false;
+  call->target = target;
+  return parse_directory(call, error) && parse_directory_options(call, OPTION_FOR_DUMP, error) &&
+         take_target(call, g_steal_pointer(&call->target), error);
+}
+
+static bool parse_restore_from(Call *call, GError **error) {
+  return parse_directory(call, error) && parse_directory_options(call, OPTION_FOR_RESTORE, error);
+}
+
+static bool parse_register(Call *call, GError **error) {
+  int fd, type = 0;
+  socklen_t size = sizeof type;
+
+  if (sd_bus_message_read_basic(call->message, 'h', &fd) < 0)
+    return unreadable(error);
+  if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "The connection is no seqpacket socket");
+    return false;
+  }
+  call->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (call->fd < 0)
+    return daemon_error_set_errno(error, errno, "Cannot keep the connection");
+  if (!job_options_read(&call->options, call->message, OPTION_FOR_REGISTER, error))
+    return false;
+  call->target = caller_pin(call->caller, error);
+  return call->target;
 }
 
 static bool parse_explain(Call *call, GError **error) {
@@ -188,6 +276,12 @@ static Job *make_job(Call *call, EngineOperation operation) {
     job->name = g_strdup(call->name);
   }
   job->store_uid = call->owner;
+  job->is_directory = call->fd >= 0;
+  job->images_fd = call->fd;
+  call->fd = -EBADF;
+  job->caller_pid = call->caller->pid;
+  if (operation == ENGINE_OPERATION__DUMP)
+    job->applications = call->manager->applications;
   job->options = call->options;
   call->options = (JobOptions){};
   job->store = call->manager->store;
@@ -248,6 +342,60 @@ static bool proceed_dump(Call *call, GError **error) {
 
 static bool proceed_start_dump(Call *call, GError **error) {
   return dump(call, REPLY_PATH, error);
+}
+
+/* Who it is, the bus said; whose it is, is looked at like that of any other target. */
+static bool dump_self(Call *call, GError **error) {
+  g_autoptr(Job) job = make_job(call, ENGINE_OPERATION__DUMP);
+
+  job->is_self = true;
+  if (!submit_job(call, job, REPLY_PATH, error))
+    return false;
+  (void)g_steal_pointer(&job);
+  return true;
+}
+
+static bool proceed_dump_self(Call *call, GError **error) {
+  return check_supported(call, error) && check_target_again(call, error) && check_new_name(call, error) &&
+         check_quota(call, error) && dump_self(call, error);
+}
+
+static bool proceed_dump_self_to(Call *call, GError **error) {
+  return check_supported(call, error) && check_target_again(call, error) && dump_self(call, error);
+}
+
+static bool proceed_dump_to(Call *call, GError **error) {
+  return check_supported(call, error) && check_target_again(call, error) &&
+         start_job(call, ENGINE_OPERATION__DUMP, REPLY_PATH, error);
+}
+
+/* What it restores shall be no more than the process that asks: the engine has a look at that. */
+static bool proceed_restore_from(Call *call, GError **error) {
+  g_autoptr(Target) process = call->caller->uid == 0 ? NULL : caller_pin(call->caller, error);
+  g_autoptr(Job) job = NULL;
+
+  if ((call->caller->uid != 0 && !process) || !check_supported(call, error))
+    return false;
+  job = make_job(call, ENGINE_OPERATION__RESTORE);
+  if (process) {
+    job->caller_pidfd = process->pidfd;
+    process->pidfd = -EBADF;
+  }
+  if (!submit_job(call, job, REPLY_PATH, error))
+    return false;
+  (void)g_steal_pointer(&job);
+  return true;
+}
+
+static bool proceed_register(Call *call, GError **error) {
+  int fd = call->fd;
+
+  call->fd = -EBADF;
+  if (!applications_add(
+          call->manager->applications, g_steal_pointer(&call->target), call->caller->uid, fd, error))
+    return false;
+  (void)sd_bus_reply_method_return(call->message, NULL);
+  return true;
 }
 
 static bool proceed_pre_dump(Call *call, GError **error) {
@@ -424,6 +572,11 @@ static bool proceed_unsubscribe(Call *call, GError **error) {
 static const CallHandler handlers[] = {
     {MANAGER_INTERFACE, "Dump", parse_dump, proceed_dump},
     {MANAGER_INTERFACE, "StartDump", parse_dump, proceed_start_dump},
+    {MANAGER_INTERFACE, "StartDumpSelf", parse_dump_self, proceed_dump_self},
+    {MANAGER_INTERFACE, "DumpSelfTo", parse_dump_self_to, proceed_dump_self_to},
+    {MANAGER_INTERFACE, "DumpTo", parse_dump_to, proceed_dump_to},
+    {MANAGER_INTERFACE, "RestoreFrom", parse_restore_from, proceed_restore_from},
+    {MANAGER_INTERFACE, "RegisterApplication", parse_register, proceed_register},
     {MANAGER_INTERFACE, "PreDump", parse_dump, proceed_pre_dump},
     {MANAGER_INTERFACE, "StartPreDump", parse_dump, proceed_pre_dump},
     {MANAGER_INTERFACE, "Restore", parse_restore, proceed_restore},

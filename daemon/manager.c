@@ -73,6 +73,7 @@ void manager_free(Manager *manager) {
   g_clear_pointer(&manager->jobs, g_hash_table_unref);
   g_clear_pointer(&manager->subscribers, g_hash_table_unref);
   g_clear_pointer(&manager->retired, g_hash_table_unref);
+  applications_free(manager->applications);
   queue_free(manager->queue);
   spawner_client_free(manager->spawner);
   store_free(manager->store);
@@ -109,6 +110,7 @@ Manager *manager_new(const ManagerPaths *paths, int spawner_fd, GError **error) 
     r = spawner_client_new(manager->event, spawner_fd, &spawner_handlers, manager, &manager->spawner);
   if (r < 0)
     return daemon_error_set_errno(error, -r, "Cannot watch the spawner"), NULL;
+  manager->applications = applications_new(manager->event);
   if (!limits_load(&manager->limits, paths->config, error))
     return NULL;
   manager->store = store_new(paths->store, error);
@@ -158,7 +160,8 @@ static bool is_working(const Manager *manager) {
 
 /* Jobs that are over are still somebody's to look at. */
 static bool is_idle(const Manager *manager) {
-  return !is_working(manager) && g_hash_table_size(manager->jobs) == 0 && g_hash_table_size(manager->subscribers) == 0;
+  return !is_working(manager) && g_hash_table_size(manager->jobs) == 0 && g_hash_table_size(manager->subscribers) == 0 &&
+         applications_count(manager->applications) == 0;
 }
 
 static int on_name_back(sd_bus_message *reply, void *userdata, sd_bus_error *unused) {

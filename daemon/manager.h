@@ -24,6 +24,7 @@ typedef struct Manager {
   GHashTable *jobs;                     /* &BusJob.job->id → BusJob, also those that are over */
   GHashTable *calls;                    /* Call → itself: those that wait for an authorization */
   GHashTable *subscribers;              /* unique bus name → Subscriber */
+  Applications *applications;           /* registered ones */
   GHashTable *retired;                  /* engine pid → EngineLink, done but not yet gone */
   unsigned shown_running, shown_queued; /* as last signalled */
   bool shutting_down;

@@ -104,6 +104,42 @@ Target *target_new(pid_t pid, GError **error) {
   return g_steal_pointer(&target);
 }
 
+/* pidfd_open(2): "Pid:" is -1 once the process is reaped, 0 for a process of another pid namespace. */
+static bool read_pidfd(int pidfd, pid_t *ret_pid) {
+  g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", pidfd), *text = NULL;
+  const char *line;
+
+  /* Signal 0 asks only whether it is a pidfd (EPERM: it is, and the process somebody else's). */
+  if (syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0 && errno != EPERM && errno != ESRCH)
+    return false;
+  if (!g_file_get_contents(path, &text, NULL, NULL) || !(line = strstr(text, "\nPid:")))
+    return false;
+  *ret_pid = (pid_t)g_ascii_strtoll(line + strlen("\nPid:"), NULL, 10);
+  return true;
+}
+
+Target *target_new_from_pidfd(int pidfd, GError **error) {
+  g_autoptr(Target) target = NULL;
+  struct pollfd p = {.fd = pidfd, .events = POLLIN};
+  pid_t pid = 0;
+
+  if (!read_pidfd(pidfd, &pid)) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__INVALID_ARGS, "The descriptor is no pidfd");
+    return NULL;
+  }
+  if (pid <= 0 || poll(&p, 1, 0) != 0) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_PROCESS,
+        pid == 0 ? "The pidfd is of a process in another pid namespace" : "The process of the pidfd has ended");
+    return NULL;
+  }
+  target = target_new(pid, error);
+  if (target && poll(&p, 1, 0) != 0) {
+    g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "The process of the pidfd has ended");
+    return NULL;
+  }
+  return g_steal_pointer(&target);
+}
+
 bool target_is_of(const Target *target, uid_t uid) {
   for (size_t i = 0; i < G_N_ELEMENTS(target->uids); i++)
     if (target->uids[i] != uid)

@@ -17,6 +17,8 @@ typedef struct Target {
 /* Pins process @pid and reads who owns it. NoSuchProcess, or NotPermittedTarget for
  * what nobody may dump: pid 1, kernel threads, threads that are not their process. */
 Target *target_new(pid_t pid, GError **error);
+/* The same of the process behind a pidfd of the caller's, which stays the caller's. InvalidArgs if it is none. */
+Target *target_new_from_pidfd(int pidfd, GError **error);
 void target_free(Target *target);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Target, target_free)
 

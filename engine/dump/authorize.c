@@ -6,7 +6,8 @@
 
 static bool refuse(const FrozenTask *task, const char *why, GError **error) {
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
-      "pid %d (%s) %s; checkpointing it needs the authorization org.criu.Checkpoint.dump-any of an administrator", (int)task->pid,
+      "pid %d (%s) %s; checkpointing it needs the authorization org.criu.Checkpoint.dump-any of an administrator "
+      "(option any-target asks for it)", (int)task->pid,
       task->stat.comm, why);
 }
 

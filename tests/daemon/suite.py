@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 
-from wire import ALLOW_INTERACTIVE, BusError, Connection
+from wire import ALLOW_INTERACTIVE, BusError, Connection, Fd
 
 SERVICE, PATH = "org.criu.Checkpoint", "/org/criu/Checkpoint"
 MANAGER, JOB = SERVICE + ".Manager", SERVICE + ".Job"
@@ -23,7 +23,8 @@ LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
 NOBODY, OTHER = 65534, 1
 STORE = os.environ.get("CHECKPOINTD_STORE", "")
 SIGNATURES = {"Dump": "usa{sv}", "StartDump": "usa{sv}", "PreDump": "usa{sv}", "StartPreDump": "usa{sv}",
-              "Restore": "sa{sv}", "StartRestore": "sa{sv}", "Explain": "ua{sv}", "Check": "a{sv}",
+              "StartDumpSelf": "sa{sv}", "DumpSelfTo": "ha{sv}", "DumpTo": "hha{sv}", "RestoreFrom": "ha{sv}",
+              "RegisterApplication": "ha{sv}", "Restore": "sa{sv}", "StartRestore": "sa{sv}", "Explain": "ua{sv}", "Check": "a{sv}",
               "ListCheckpoints": "a{sv}", "DescribeCheckpoint": "sa{sv}", "RemoveCheckpoint": "sa{sv}",
               "ListJobs": "a{sv}", "ListPlugins": "", "Subscribe": "", "Unsubscribe": "",
               "Wait": "", "Cancel": "a{sv}", "Release": ""}

@@ -266,7 +266,7 @@ static void test_every_member_has_an_access_row(void) {
     g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
     g_assert_true(g_markup_parse_context_parse(context, text, -1, NULL));
   }
-  g_assert_cmpuint(found, ==, 15 + 8 + 3 + 18);
+  g_assert_cmpuint(found, ==, 20 + 8 + 3 + 18);
   g_assert_null(access_find(MANAGER_INTERFACE, "DumpEverything"));
   g_assert_null(access_find(JOB_INTERFACE, "Dump"));
 }

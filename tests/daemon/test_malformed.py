@@ -3,7 +3,9 @@
 """Calls that are wrong, made from the introspection: wrong signatures, wrong values, random
 options. Each gets an error (or, by chance, is right), and the service lives on."""
 
+import os
 import random
+import socket
 import xml.etree.ElementTree as ET
 
 from suite import *
@@ -12,6 +14,8 @@ from wire import split
 root = Client()
 nobody = Client(uid=NOBODY)
 pick = random.Random(20260101)
+FDS = [os.open("/dev/null", os.O_RDWR), os.open("/tmp", os.O_RDONLY), os.open("/tmp", os.O_PATH), *os.pipe(),
+       os.pidfd_open(os.getpid()), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[0].detach()]
 NAMES = ["stop", "leave-running", "timeout", "token", "owner", "all", "external", "compress", "parent", "inherit",
          "on-disconnect", "replace", "", "x" * 300, "\n", "ünicode", "../..", "%s%n"]
 INVENTED = ["", "s", "u", "a{sv}", "us", "usa{ss}", "usav", "(usa{sv})", "aaaaau", "v", "a{sa{sv}}", "ay", "d", "ssssssssss",
@@ -38,6 +42,8 @@ def value(t, depth=0):
     c = t[0]
     if c in "sog":
         return {"s": pick.choice(NAMES), "o": "/x", "g": "a{sv}"}[c]
+    if c == "h":
+        return pick.choice([Fd(pick.choice(FDS)), Fd(pick.choice(FDS)), 7, 0xffffffff])
     if c == "b":
         return pick.randint(0, 1)
     if c == "d":

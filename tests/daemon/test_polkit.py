@@ -28,6 +28,7 @@ make_checkpoints(NOBODY)
 # every method that asks: arguments, and the actions it has to ask for, by whose it is
 THEIRS = {"owner": ("u", 0)}
 REPLACE = {"replace": ("b", True)}
+DIRECTORY = Fd(os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY))
 
 
 def rows():
@@ -39,6 +40,13 @@ def rows():
     yield "Dump", (own, "ok-new", dangerous), ["privileged-options", "dump-own"]
     yield "StartDump", (own, "ok-new", REPLACE), ["dump-own"]
     yield "StartDump", (other, "ok-new", REPLACE), ["dump-any"]
+    # the caller itself is this process, which is root's
+    yield "StartDumpSelf", ("ok-new", REPLACE), ["dump-any"]
+    yield "DumpSelfTo", (DIRECTORY, {}), ["dump-any"]
+    yield "DumpTo", (Fd(os.pidfd_open(own)), DIRECTORY, {}), ["dump-own"]
+    yield "DumpTo", (Fd(os.pidfd_open(other)), DIRECTORY, {}), ["dump-any"]
+    yield "DumpTo", (Fd(os.pidfd_open(own)), DIRECTORY, {"any-target": ("b", True)}), ["dump-any"]
+    yield "RestoreFrom", (DIRECTORY, {}), ["restore-untrusted"]
     yield "PreDump", (own, "ok-new", REPLACE), ["dump-own"]
     yield "PreDump", (other, "ok-new", REPLACE), ["dump-any"]
     yield "StartPreDump", (own, "ok-new", REPLACE), ["dump-own"]
@@ -133,6 +141,8 @@ def test_grant_lets_exactly_the_member_through():
     def expect(member, args, actions, polkit, client, wait):
         if "privileged-options" in actions or (isinstance(member, str) and "PreDump" in member):
             refuses(E + "NotSupported", wait)
+        elif isinstance(member, str) and "Self" in member: # our tree is being dumped already: rows()
+            refuses(E + "Busy", wait)
         else:
             wait()
         assert polkit.actions() == actions, (member, polkit.actions(), actions)
@@ -179,7 +189,7 @@ def test_open_members_ask_nobody():
     client.do("Subscribe")
     client.do("Unsubscribe")
     assert client.do("Check", {})[0] is True
-    assert client.get(PATH, MANAGER, "InterfaceVersion") == 1 and client.get_all(PATH, MANAGER)["Version"]
+    assert client.get(PATH, MANAGER, "InterfaceVersion") == 2 and client.get_all(PATH, MANAGER)["Version"]
     assert polkit.questions == []
     polkit.close()
 

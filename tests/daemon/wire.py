@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A small D-Bus client of its own, for tests: it can connect as any user from one root
 process (the bus looks at the effective uid of connect(2)), send what no library would
-send, leave in the middle of a call, and be a service. Little endian, no descriptors.
+send, leave in the middle of a call, and be a service. Little endian; it can send descriptors,
+and takes none.
 
 Values: arrays are lists, a{..} dicts, structs tuples, variants (signature, value) on
-the way out and plain values on the way in."""
+the way out and plain values on the way in. A descriptor to send is an Fd; a number in its
+place goes over the wire as it is."""
 
 import os
 import select
@@ -39,9 +41,15 @@ def split(signature):
     return types
 
 
+class Fd:
+    def __init__(self, fd):
+        self.fd = fd
+
+
 class Writer:
     def __init__(self):
         self.data = bytearray()
+        self.fds = []
 
     def align(self, n):
         self.data += bytes(-len(self.data) % n)
@@ -49,6 +57,9 @@ class Writer:
     def put(self, t, value):
         c = t[0]
         self.align(ALIGN[c])
+        if isinstance(value, Fd):
+            self.fds.append(value.fd)
+            value = len(self.fds) - 1
         if c in FIXED:
             self.data += struct.pack("<" + FIXED[c][0], value)
         elif c in "so":
@@ -132,6 +143,9 @@ class Message:
             body.put(t, value)
         content = bytes(body.data) if self.raw is None else self.raw
         fields = [(code, (t, getattr(self, name))) for code, (name, t) in self.FIELDS.items() if getattr(self, name)]
+        self.fds = body.fds
+        if self.fds:
+            fields.append((9, ("u", len(self.fds))))
         head = Writer()
         for t, value in zip("yyyyuu", (ord("l"), self.kind, self.flags, 1, len(content), self.serial)):
             head.put(t, value)
@@ -174,6 +188,8 @@ class Connection:
             os.setgroups(groups)
         self.socket.sendall(b"\0AUTH EXTERNAL " + str(self.uid).encode().hex().encode() + b"\r\n")
         assert self.socket.recv(4096).startswith(b"OK"), "the bus does not let us in"
+        self.socket.sendall(b"NEGOTIATE_UNIX_FD\r\n")
+        assert self.socket.recv(4096).startswith(b"AGREE"), "the bus takes no descriptors"
         self.socket.sendall(b"BEGIN\r\n")
         self.name = self.driver("Hello")[0]
 
@@ -183,7 +199,9 @@ class Connection:
     def send(self, message):
         self.serial += 1
         message.serial = self.serial
-        self.socket.sendall(message.pack())
+        data = message.pack()
+        sent = socket.send_fds(self.socket, [data], message.fds) if message.fds else 0
+        self.socket.sendall(data[sent:])
         return self.serial
 
     def pump(self, timeout):
