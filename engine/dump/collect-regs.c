@@ -3,6 +3,7 @@
 #include "collect.h"
 #include "regs.h"
 #include "sleep.h"
+#include "sweeper.h"
 #include "tracee.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -49,7 +50,7 @@ static CoreEntry *core_new(bool leader) {
 
 /* epoll_wait and its like answer -EINTR when they are stopped, though nothing happened to the program: made again. Not so
  * if a signal is about to be handled, which may be what the program waits for. */
-static void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
+void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
   struct user_regs_struct *r = &t->state.regs;
   bool timed = t->sleep_nr && t->sleep_nr == r->orig_rax;
   if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)r->orig_rax < 0)
@@ -193,7 +194,7 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
   return true;
 }
 
-static InjectMap *inject_maps(const FrozenTask *task) {
+InjectMap *inject_maps(const FrozenTask *task) {
   InjectMap *maps = g_new0(InjectMap, task->facts.vmas->len);
   for (guint i = 0; i < task->facts.vmas->len; i++) {
     const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
@@ -209,6 +210,21 @@ static InjectMap *inject_maps(const FrozenTask *task) {
   return maps;
 }
 
+#define REGION_ROOM(n_threads) ((256ull << 10) + ((uint64_t)(n_threads) << 16)) /* more than it will take */
+#define REGION_GAP (1ull << 20)
+
+/* A place known beforehand, so that a region can be found whenever the engine dies: the highest hole that is large enough
+ * and into which no stack grows. */
+static uint64_t choose_region(const FrozenTask *task) {
+  uint64_t need = REGION_ROOM(task->threads->len) + 2 * REGION_GAP;
+  for (guint i = task->facts.vmas->len; i-- > 1;) {
+    const ProcVma *above = &g_array_index(task->facts.vmas, ProcVma, i), *below = &g_array_index(task->facts.vmas, ProcVma, i - 1);
+    if (above->start - below->end >= need && above->start < 1ull << 47 && !(above->flags & VMF_GROWSDOWN))
+      return above->start - need + REGION_GAP;
+  }
+  return 0;
+}
+
 /* An agent in every thread, each with its program prepared before it starts. */
 static bool inject_task(FrozenTask *task, const Program *thread_program, const Program *process_program, GadgetCache *cache, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
@@ -216,7 +232,7 @@ static bool inject_task(FrozenTask *task, const Program *thread_program, const P
   for (guint k = 0; k < task->threads->len; k++)
     room += region_program_size(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
   g_autofree InjectMap *maps = inject_maps(task);
-  task->injection = inject_process(&leader->state, task->threads->len, room, maps, task->facts.vmas->len, cache, error);
+  task->injection = inject_process(&leader->state, task->threads->len, task->region_at, room, maps, task->facts.vmas->len, cache, error);
   if (!task->injection)
     return false;
   leader->in_agent = true;
@@ -287,6 +303,12 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   ThreadProgram *tp = thread_program_new();
   GadgetCache *cache = gadget_cache_new();
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    if (!task->zombie && !task->seccomp)
+      task->region_at = choose_region(task);
+  }
+  tree->sweeper = sweeper_new(tree);
   bool ok = inject_all(tree, tp, pps, cache, error);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];

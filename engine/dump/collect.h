@@ -28,6 +28,10 @@ bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **
 
 /* Registers, masks, pending signals by ptrace, before agents run; also builds the models of the threads. */
 bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError **error);
+/* epoll_wait(2) and its like answer EINTR when they are stopped: @thread makes them again. */
+void undo_spurious_eintr(FrozenThread *thread, bool signal_pending);
+/* Allocated, from the task's vmas, whose paths it borrows. */
+InjectMap *inject_maps(const FrozenTask *task);
 /* Injects agents and runs the programs. */
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error);
 /* From what /proc told about a task (its facts): ids, sessions, memory layout, cgroups, limits. Blockers go to the job. */

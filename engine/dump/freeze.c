@@ -3,6 +3,7 @@
  * tracer dies the kernel lets all of them run on. */
 #include "frozen.h"
 #include "sleep.h"
+#include "sweeper.h"
 #include "tracee.h"
 #include <errno.h>
 #include <signal.h>
@@ -36,6 +37,7 @@ static FrozenTask *frozen_task_new(pid_t pid, pid_t ppid) {
 void frozen_tree_free(FrozenTree *tree) {
   if (!tree)
     return;
+  sweeper_free(tree->sweeper);
   g_ptr_array_unref(tree->tasks);
   g_free(tree);
 }
@@ -98,6 +100,30 @@ static int wait_interrupted(pid_t tid, int *stop_signal) {
   }
 }
 
+int freeze_thread(pid_t tid, int *stop_signal) {
+  int e = tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
+  if (e == 0 && ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)
+    e = -errno;
+  return e < 0 ? e : wait_interrupted(tid, stop_signal);
+}
+
+/* For a moment an earlier engine's sweeper may have it. */
+static int seize(pid_t pid, pid_t tid) {
+  for (int patience = 0;; patience++) {
+    int e = tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
+    ProcStatus status = {0};
+    char comm[64];
+    if (e != -EPERM || patience == 1000 || !proc_status(pid, tid, &status, NULL))
+      return e;
+    proc_comm(status.tracer, comm);
+    bool traced = status.tracer != 0;
+    proc_status_clear(&status);
+    if (!traced || strcmp(comm, SWEEPER_COMM) != 0)
+      return traced ? e : tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
+    g_usleep(1000);
+  }
+}
+
 static int compare_threads(gconstpointer a, gconstpointer b) {
   return ((const FrozenThread *)a)->state.tid - ((const FrozenThread *)b)->state.tid;
 }
@@ -132,7 +158,7 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
     if (before && have_thread(task, tid))
       continue;
     sleep_observe(task->pid, &thread);
-    int e = tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
+    int e = seize(task->pid, tid);
     if (e == -ESRCH || (e == -EPERM && thread_has_ended(task->pid, tid))) {
       *ret_new = true; /* meanwhile: look again */
       continue;

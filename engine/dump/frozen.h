@@ -32,6 +32,7 @@ typedef struct FrozenTask {
   GArray *threads; /* FrozenThread; [0] is the leader */
   TaskFacts facts; /* once collected */
   GArray *fds;     /* CollectedFd, ascending */
+  uint64_t region_at; /* where its agents' region is, or is going to be; 0: wherever the kernel puts it */
   Injection *injection;
   LoadedProgram leader_loaded;
   Task *model; /* borrowed */
@@ -41,6 +42,7 @@ typedef struct FrozenTree {
   GPtrArray *tasks; /* FrozenTask; parents before children */
   gint64 frozen_at; /* g_get_monotonic_time() when the last task stood; 0 before */
   gint64 thawed_at;
+  struct Sweeper *sweeper; /* from the first injection on (sweeper.h) */
 } FrozenTree;
 
 /* Stops every task and thread of the tree of @root (ptrace(2): SEIZE, INTERRUPT) and looks again until nothing new turns
@@ -54,6 +56,10 @@ void thaw_tree(Job *job, FrozenTree *tree, bool stopped);
 void kill_tree(FrozenTree *tree);
 /* Frees; the tree must be thawed or killed. */
 void frozen_tree_free(FrozenTree *tree);
+
+/* Seizes one thread and stops it; *stop_signal: by which signal it stands still anyway, 0: none. Returns 0 or a negative
+ * errno. */
+int freeze_thread(pid_t tid, int *stop_signal);
 
 /* Does any task use its parent's memory, as after vfork(2)? */
 bool frozen_tree_in_vfork(const FrozenTree *tree);

@@ -146,18 +146,33 @@ static bool find_frame_top(const StoppedThread *leader, size_t size, const Injec
       (int)leader->tid, size);
 }
 
-static bool write_leader_frame(Injection *in, const StoppedThread *leader, const InjectMap *maps, size_t n, GError **error) {
+/* Of frame_size() bytes; *ret_at: where it belongs. */
+static void *make_leader_frame(
+    const StoppedThread *leader, uint64_t sigreturn, const InjectMap *maps, size_t n, uint64_t *ret_at, size_t *ret_size, GError **error) {
   size_t size = frame_size(leader->xstate_size);
   uint64_t top = 0;
   if (!find_frame_top(leader, size + 128, maps, n, &top, error))
-    return false;
-  g_autofree unsigned char *buffer = g_malloc(size);
+    return NULL;
+  void *buffer = g_malloc(size);
   FrameState state = {&leader->regs, leader->xstate, leader->xstate_size, leader->sigmask};
-  in->leader_frame = frame_build(&state, top, in->sigreturn, buffer, &size);
-  int r = tracee_write(in->pid, in->leader_frame, buffer, size);
+  *ret_at = frame_build(&state, top, sigreturn, buffer, ret_size);
+  return buffer;
+}
+
+static bool write_leader_frame(Injection *in, const StoppedThread *leader, const InjectMap *maps, size_t n, GError **error) {
+  size_t size = 0;
+  g_autofree void *frame = make_leader_frame(leader, in->sigreturn, maps, n, &in->leader_frame, &size, error);
+  int r = frame ? tracee_write(in->pid, in->leader_frame, frame, size) : 0;
   if (r < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "pid %d: cannot write to its stack", (int)in->pid);
-  return true;
+  return frame != NULL;
+}
+
+uint64_t inject_leader_frame(const StoppedThread *leader, const InjectMap *maps, size_t n_maps) {
+  uint64_t at = 0;
+  size_t size = 0;
+  g_free(make_leader_frame(leader, 0, maps, n_maps, &at, &size, NULL));
+  return at;
 }
 
 /* Resumes until the next system call stop; signals that cannot be blocked take their course. */
@@ -256,7 +271,7 @@ static bool start_leader(Injection *in, const StoppedThread *leader, size_t n_th
   return true;
 }
 
-Injection *inject_process(const StoppedThread *leader, size_t n_threads, size_t room, const InjectMap *maps, size_t n_maps,
+Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
     GadgetCache *cache, GError **error) {
   Injection *in = g_new0(Injection, 1);
   in->pid = leader->tid;
@@ -266,7 +281,7 @@ Injection *inject_process(const StoppedThread *leader, size_t n_threads, size_t 
   }
   size_t size = (room + 4 * PAGE + PAGE - 1) & ~(size_t)(PAGE - 1);
   int64_t address = 0;
-  uint64_t args[6] = {0, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, (uint64_t)-1, 0};
+  uint64_t args[6] = {at, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, (uint64_t)-1, 0};
   int e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
   bool mapped = e == 0 && (address > 0);
   if (e == 0 && !mapped)
@@ -340,6 +355,21 @@ bool inject_cure_leader(Injection *in, const StoppedThread *leader, GError **err
   if (e < 0 || e2 < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e < 0 ? e : e2, "pid %d: cannot take the agent out", (int)in->pid);
   return true;
+}
+
+bool inject_unmap(const StoppedThread *leader, const InjectMap *maps, size_t n_maps, uint64_t address, size_t size, GError **error) {
+  Injection in = {.pid = leader->tid};
+  GadgetCache *cache = gadget_cache_new();
+  int64_t result = 0;
+  bool ok = find_gadgets(&in, maps, n_maps, cache, error) && write_leader_frame(&in, leader, maps, n_maps, error);
+  gadget_cache_free(cache);
+  if (!ok)
+    return false;
+  uint64_t args[6] = {address, size};
+  int e = borrow_syscall(&in, &leader->regs, SYS_munmap, args, &result);
+  int e2 = restore_thread(leader);
+  e = e < 0 ? e : result < 0 ? (int)result : e2;
+  return e < 0 ? engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: cannot unmap", (int)in.pid) : true;
 }
 
 void injection_free(Injection *in) {

@@ -31,9 +31,9 @@ typedef struct InjectMap {
 typedef struct Injection Injection;
 
 /* Maps a region of at least @room bytes into the process of @leader, which must be its thread group leader in ptrace-stop,
- * and leaves the leader with an agent that waits. @n_threads: of the whole process; a process of one thread also unmaps the
+ * and leaves the leader with an agent that waits. @at: where the kernel should put it if it can, 0: anywhere. @n_threads: of the whole process; a process of one thread also unmaps the
  * region on its way home. NOT_SUPPORTED when no way home can be built. On failure the leader is as it was. */
-Injection *inject_process(const StoppedThread *leader, size_t n_threads, size_t room, const InjectMap *maps, size_t n_maps,
+Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
     GadgetCache *cache, GError **error);
 /* Bytes of the region that one more thread takes, without programs. */
 size_t inject_thread_room(size_t xstate_size);
@@ -52,3 +52,9 @@ Lane *injection_leader_lane(Injection *injection);
 bool inject_cure_thread(Injection *injection, const StoppedThread *thread, GError **error);
 bool inject_cure_leader(Injection *injection, const StoppedThread *leader, GError **error);
 void injection_free(Injection *injection);
+
+/* Where inject_process() lets the leader stand until it is home; 0: nowhere. */
+uint64_t inject_leader_frame(const StoppedThread *leader, const InjectMap *maps, size_t n_maps);
+/* What a coordinator that was killed left: unmaps @size bytes at @address by @leader, which is in ptrace-stop, like all
+ * its fellows not in there, and stays so. */
+bool inject_unmap(const StoppedThread *leader, const InjectMap *maps, size_t n_maps, uint64_t address, size_t size, GError **error);

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sweeper.h"
+#include "collect.h"
+#include "tracee.h"
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define XSTATE_MAX 32768
+#define TRIES 600 /* a minute: a task stopped by job control goes home when it is continued */
+#define PAUSE_USEC 1000
+#define PAUSE_USEC_MAX 100000
+#define MAP_FLAGS (VMF_READ | VMF_WRITE | VMF_EXEC | VMF_SHARED)
+
+struct Sweeper {
+  pid_t pid;
+};
+
+/* Where a thread is that still needs the region: in it, on a frame in it, or (the leader) at its frame on its stack. */
+typedef struct Abroad {
+  uint64_t start, end, frame;
+} Abroad;
+
+static bool is_abroad(const Abroad *a, uint64_t ip, uint64_t sp) {
+  return (ip >= a->start && ip < a->end) || (sp >= a->start && sp < a->end) ||
+         (a->frame && (sp == a->frame || sp == a->frame + 8));
+}
+
+/* Blocked in a system call of its own: seen without disturbing it. rt_sigreturn(2) may still read its frame. */
+static bool sleeps_at_home(const Abroad *a, pid_t pid, pid_t tid) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/syscall", (int)tid);
+  g_autofree char *text = proc_read(pid, name, NULL, NULL);
+  g_auto(GStrv) words = text ? g_strsplit(g_strchomp(text), " ", -1) : NULL;
+  if (!words || g_strv_length(words) != 9) /* "running", or in no call */
+    return false;
+  gint64 nr = g_ascii_strtoll(words[0], NULL, 10);
+  return nr >= 0 && nr != SYS_rt_sigreturn &&
+         !is_abroad(a, g_ascii_strtoull(words[8], NULL, 16), g_ascii_strtoull(words[7], NULL, 16));
+}
+
+/* A thread that is home once is home for good. */
+static bool is_home(const Abroad *a, pid_t pid, pid_t tid) {
+  struct user_regs_struct regs;
+  if (sleeps_at_home(a, pid, tid))
+    return true;
+  int stop_signal = 0, e = freeze_thread(tid, &stop_signal);
+  if (e < 0)
+    return e == -ESRCH;
+  bool home = tracee_get_regs(tid, &regs) == 0 && !is_abroad(a, regs.rip, regs.rsp);
+  (void)tracee_detach(tid);
+  return home;
+}
+
+static const ProcVma *find_region(const FrozenTask *task, const GArray *vmas) {
+  for (guint i = 0; vmas && i < vmas->len; i++) {
+    const ProcVma *v = &g_array_index(vmas, ProcVma, i);
+    if (v->start == task->region_at && (v->flags & MAP_FLAGS) == MAP_FLAGS)
+      return v;
+  }
+  return NULL;
+}
+
+static bool others_are_home(const ProcVma *region, pid_t pid) {
+  const Abroad a = {.start = region->start, .end = region->end};
+  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  if (!proc_threads(pid, tids, NULL))
+    return false;
+  for (guint i = 0; i < tids->len; i++)
+    if (g_array_index(tids, pid_t, i) != pid && !is_home(&a, pid, g_array_index(tids, pid_t, i)))
+      return false;
+  return true;
+}
+
+/* The leader is stopped: nobody else can move in meanwhile. */
+static bool sweep_stopped(const FrozenTask *task, const Abroad *abroad, StoppedThread *leader) {
+  static unsigned char xstate[XSTATE_MAX];
+  siginfo_t info;
+  ssize_t size = tracee_get_xstate(leader->tid, xstate, sizeof xstate);
+  if (size < 0 || tracee_get_regs(leader->tid, &leader->regs) < 0 ||
+      tracee_get_sigmask(leader->tid, &leader->sigmask) < 0 || is_abroad(abroad, leader->regs.rip, leader->regs.rsp))
+    return false;
+  leader->xstate = xstate;
+  leader->xstate_size = (size_t)size;
+  FrozenThread thread = {.state = *leader};
+  undo_spurious_eintr(&thread, tracee_peek_signals(leader->tid, false, 0, &info, 1) > 0 ||
+                                   tracee_peek_signals(leader->tid, true, 0, &info, 1) > 0);
+  g_autoptr(GArray) vmas = proc_vmas(task->pid, NULL);
+  const ProcVma *region = find_region(task, vmas);
+  if (!region)
+    return tracee_set_regs(leader->tid, &thread.state.regs) == 0;
+  const FrozenTask now = {.pid = task->pid, .facts.vmas = vmas};
+  g_autofree InjectMap *maps = inject_maps(&now);
+  return others_are_home(region, task->pid) &&
+         inject_unmap(&thread.state, maps, vmas->len, region->start, region->end - region->start, NULL);
+}
+
+/* True when there is nothing (more) to do. The leader maps the region: before it is home, one may be yet to come. */
+static bool sweep(const FrozenTask *task) {
+  ProcStat stat;
+  bool by_itself = task->stopped && task->threads->len == 1; /* when it is continued */
+  if (task->zombie || by_itself || !task->region_at || !proc_stat(task->pid, &stat, NULL) ||
+      stat.start_time != task->stat.start_time)
+    return true;
+  StoppedThread leader = g_array_index(task->threads, FrozenThread, 0).state;
+  g_autofree InjectMap *maps = inject_maps(task);
+  const Abroad abroad = {task->region_at, task->region_at + 1, inject_leader_frame(&leader, maps, task->facts.vmas->len)};
+  if (!is_home(&abroad, task->pid, leader.tid))
+    return false;
+  g_autoptr(GArray) vmas = proc_vmas(task->pid, NULL);
+  const ProcVma *region = find_region(task, vmas);
+  if (!region)
+    return true;
+  int stop_signal = 0;
+  if (!others_are_home(region, task->pid) || freeze_thread(leader.tid, &stop_signal) < 0)
+    return false;
+  bool ok = sweep_stopped(task, &abroad, &leader);
+  (void)tracee_detach(leader.tid);
+  return ok;
+}
+
+static _Noreturn void sweeper_main(const FrozenTree *tree, int engine) {
+  struct pollfd end = {.fd = 3, .events = POLLIN};
+  (void)setsid();
+  (void)prctl(PR_SET_NAME, SWEEPER_COMM);
+  if (engine != 3)
+    (void)dup3(engine, 3, 0);
+  (void)syscall(SYS_close_range, 0, 2, 0);
+  (void)syscall(SYS_close_range, 4, ~0u, 0);
+  while (poll(&end, 1, -1) < 0 && errno == EINTR)
+    ;
+  for (int try = 0, left = 1; left && try < TRIES; try++) {
+    left = 0;
+    for (guint i = 0; i < tree->tasks->len; i++)
+      left += !sweep(tree->tasks->pdata[i]);
+    if (left)
+      g_usleep(MIN((gulong)PAUSE_USEC * (gulong)(try + 1), PAUSE_USEC_MAX));
+  }
+  _exit(0);
+}
+
+Sweeper *sweeper_new(const FrozenTree *tree) {
+  int engine = (int)syscall(SYS_pidfd_open, getpid(), 0);
+  if (engine < 0)
+    return NULL;
+  sigset_t all, before;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  pid_t pid = fork();
+  if (pid == 0)
+    sweeper_main(tree, engine);
+  sigprocmask(SIG_SETMASK, &before, NULL);
+  (void)close(engine);
+  if (pid < 0)
+    return NULL;
+  Sweeper *s = g_new0(Sweeper, 1);
+  s->pid = pid;
+  return s;
+}
+
+void sweeper_free(Sweeper *s) {
+  if (!s)
+    return;
+  (void)kill(s->pid, SIGKILL);
+  while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR)
+    ;
+  g_free(s);
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* Takes the regions away that an engine leaves in its targets when it is killed. When it dies the threads go home, each by
+ * a frame in the region, and none of them can know when the last one has: rt_sigreturn(2) reads its frame to the end, and
+ * nothing of ours runs after it. So somebody outside looks: a process that waits for the engine's end. */
+
+#include "frozen.h"
+
+#define SWEEPER_COMM "ckpt-sweeper"
+
+typedef struct Sweeper Sweeper;
+
+/* Forks it. From here on the tree's regions must be at the tasks' region_at. NULL if there is none: then a killed engine
+ * leaves its regions behind, which harms nobody. */
+Sweeper *sweeper_new(const FrozenTree *tree);
+/* The regions are gone, or their tasks are. */
+void sweeper_free(Sweeper *sweeper);
