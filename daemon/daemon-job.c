@@ -325,6 +325,9 @@ static int send_request(Job *job) {
   options.durable = job->options.durable || job->limits->durable;
   options.shell_job = job->options.shell_job;
   options.has_foreign_session = options.foreign_session = true;
+  options.has_ext_unix_sk = options.ext_unix_sk = job->options.ext_unix_sk;
+  options.external = job->options.external;
+  options.n_external = job->options.external ? g_strv_length(job->options.external) : 0;
   options.has_timeout_usec = job->options.timeout_usec > 0;
   options.timeout_usec = job->options.timeout_usec;
   /* A service that is gone cannot give the checkpoint its name. */

@@ -10,6 +10,8 @@
 
 #define TOKEN_MAX 64
 #define HOOKS_TIMEOUT_MAX (600 * G_USEC_PER_SEC)
+#define EXTERNAL_RULES_MAX 256
+#define EXTERNAL_BYTES_MAX (64 * 1024)
 #define DUMP OPTION_FOR_DUMP
 #define RESTORE OPTION_FOR_RESTORE
 #define EXPLAIN OPTION_FOR_EXPLAIN
@@ -106,6 +108,26 @@ static bool read_connection(const OptionRow *row, JobOptions *options, sd_bus_me
   return fd > 0;
 }
 
+/* Rules are text for the engine: here they are only kept from being endless. */
+static bool read_external(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  g_autoptr(GPtrArray) rules = g_ptr_array_new_with_free_func(g_free);
+  const char *text;
+  size_t bytes = 0;
+  int r = sd_bus_message_enter_container(message, 'a', "s");
+
+  while (r >= 0 && (r = sd_bus_message_read_basic(message, 's', &text)) > 0) {
+    bytes += strlen(text);
+    if (!*text || rules->len >= EXTERNAL_RULES_MAX || bytes > EXTERNAL_BYTES_MAX)
+      return false;
+    g_ptr_array_add(rules, g_strdup(text));
+  }
+  if (r < 0 || sd_bus_message_exit_container(message) < 0)
+    return false;
+  g_ptr_array_add(rules, NULL);
+  options->external = (GStrv)g_ptr_array_free(g_steal_pointer(&rules), FALSE);
+  return true;
+}
+
 /* Only "none" exists so far: any other compression is one of a later version. */
 static bool read_compress(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
   const char *text;
@@ -141,9 +163,9 @@ static const OptionRow option_table[] = {
     {"file-locks", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, false},
     {"tcp-close", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, false},
     {"tcp-established", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, true},
-    {"external", "as", DUMP | RESTORE | EXPLAIN, NULL, 0, true},
+    {"external", "as", DUMP | RESTORE | EXPLAIN, read_external, 0, true},
     {"inherit", "a{sh}", RESTORE, NULL, 0, true},
-    {"ext-unix-sk", "as", DUMP | RESTORE | EXPLAIN, NULL, 0, true},
+    {"ext-unix-sk", "b", DUMP | RESTORE | EXPLAIN, read_bool, FIELD(ext_unix_sk), true},
     {"link-remap", "b", DUMP | EXPLAIN, NULL, 0, true},
     {"lsm-profile", "s", RESTORE, NULL, 0, true},
     {"cgroup", "s", DUMP | RESTORE, NULL, 0, true},
@@ -158,6 +180,7 @@ void job_options_close(JobOptions *options) {
   if (options->connection > 0)
     (void)close(options->connection);
   options->connection = 0;
+  g_clear_pointer(&options->external, g_strfreev);
 }
 
 const char *job_options_nth(size_t i, const char **ret_signature, unsigned *ret_members) {
@@ -215,6 +238,8 @@ static bool read_option(JobOptions *options, sd_bus_message *message, unsigned m
     return false;
   if (row->read && !row->read(row, options, message))
     return refuse(error, name, "bad value");
+  if (row->read && row->dangerous)
+    options->dangerous = row->name;
   return sd_bus_message_exit_container(message) >= 0 || refuse(error, name, "cannot be read");
 }
 

@@ -39,6 +39,8 @@ typedef struct JobOptions {
   HooksMode hooks;
   uint64_t hooks_timeout_usec; /* 0: the service's own */
   char *token;
+  bool ext_unix_sk;
+  GStrv external; /* rules, which the engine reads; NULL: none */
   const char *unsupported; /* an option whose time has not come, or NULL */
   const char *dangerous;   /* an option that needs privileged-options, or NULL */
 } JobOptions;

@@ -92,6 +92,8 @@ GVariant *values_from_findings(EngineFinding **findings, size_t n_findings) {
       g_variant_dict_insert(&d, "pid", "u", f->pid);
     if (f->has_fd)
       g_variant_dict_insert(&d, "fd", "i", f->fd);
+    if (f->action)
+      g_variant_dict_insert_value(&d, "action", g_variant_new_take_string(values_text(f->action)));
     if (f->kind)
       g_variant_dict_insert_value(&d, "kind", g_variant_new_take_string(values_text(f->kind)));
     g_variant_builder_add_value(&list, g_variant_dict_end(&d));

@@ -155,8 +155,7 @@ def test_options_are_checked():
 def test_later_options_are_refused_not_ignored():
     later = {"parent": ("s", "x"), "track-memory": ("b", True), "snapshot": ("b", True), "compress": ("s", "zstd"),
              "file-locks": ("b", True), "tcp-close": ("b", True)}
-    dangerous = {"tcp-established": ("b", True), "external": ("as", ["x"]), "ext-unix-sk": ("as", []),
-                 "link-remap": ("b", True), "cgroup": ("s", "/x")}
+    dangerous = {"tcp-established": ("b", True), "link-remap": ("b", True), "cgroup": ("s", "/x")}
     for name, value in {**later, **dangerous}.items():
         refuses(E + "NotSupported", root.do, "Dump", target(), "ok-l", {name: value}, says=name)
     for name, value in later.items():
@@ -165,7 +164,14 @@ def test_later_options_are_refused_not_ignored():
         refuses(INTERACTION, nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says="privileged-options")
         refuses(E + "OptionNotPermitted", nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says=name,
                 flags=ALLOW_INTERACTIVE)
-    root.do("Dump", target(), "ok-l", {"compress": ("s", "none")})
+    for name, value in {"external": ("as", ["unix:action=close"]), "ext-unix-sk": ("b", True)}.items():
+        refuses(INTERACTION, nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says="privileged-options")
+        refuses(E + "OptionNotPermitted", nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says=name,
+                flags=ALLOW_INTERACTIVE)
+    for value in ([""], ["x" * 70000], ["x"] * 300):
+        refuses(INVALID, root.do, "Dump", target(), "ok-l", {"external": ("as", value)}, says="external")
+    root.do("Dump", target(), "ok-l", {"compress": ("s", "none"), "external": ("as", ["unix:action=close"]),
+                                       "ext-unix-sk": ("b", True)})
     refuses(E + "NotSupported", root.do, "Restore", "ok-l", {"lsm-profile": ("s", "x")}, says="lsm-profile")
     refuses(E + "NotSupported", root.do, "PreDump", target(), "ok-l2", {})
     refuses(E + "NotSupported", root.do, "StartPreDump", target(), "ok-l2", {})

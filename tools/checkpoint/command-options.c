@@ -44,6 +44,7 @@ static const struct option long_options[] = {
     {"all", no_argument, NULL, OPTION_ALL},
     {"owner", required_argument, NULL, OPTION_OWNER},
     {"option", required_argument, NULL, 'o'},
+    {"external", required_argument, NULL, 'e'},
     {NULL, 0, NULL, 0},
 };
 
@@ -61,6 +62,7 @@ static const struct {
     {OPTION_NO_WAIT, "dump restore"},
     {OPTION_ALL, "list jobs"},
     {'o', "dump restore explain"},
+    {'e', "dump restore explain"},
     {OPTION_OWNER, "restore list show remove jobs"},
 };
 
@@ -86,6 +88,7 @@ static void print_usage(const Verb *verbs) {
          "dump and restore:\n"
          "      --no-wait            print the job and leave it to the service\n"
          "      --shell-job          the session may lie outside the tree (explain too)\n"
+         "  -e, --external=RULE      what to do with an object outside, see checkpoint-external(5) (explain too)\n"
          "  -o, --option=KEY=VALUE   any option of the service; KEY:TYPE=VALUE gives its D-Bus type\n"
          "restore, list, show, remove, jobs:\n"
          "      --owner=USER         whose, if not the caller's\n"
@@ -187,6 +190,9 @@ static int parse_one(Options *options, int option, const char *value) {
     return parse_owner(value, &options->owner);
   case 'o':
     return parse_extra(value, options->extra);
+  case 'e':
+    g_ptr_array_add(options->external, (gpointer)value);
+    return OPTIONS_RUN;
   default:
     return report_usage("see checkpoint --help");
   }
@@ -230,8 +236,9 @@ int options_parse(
 
   options->owner = -1;
   options->extra = g_array_new(FALSE, FALSE, sizeof(ExtraOption));
+  options->external = g_ptr_array_new();
   g_array_set_clear_func(options->extra, (GDestroyNotify)extra_clear);
-  while (r == OPTIONS_RUN && (option = getopt_long(argc, argv, "hvRst:o:", long_options, NULL)) >= 0) {
+  while (r == OPTIONS_RUN && (option = getopt_long(argc, argv, "hvRst:o:e:", long_options, NULL)) >= 0) {
     if (option == 'h') {
       print_usage(verbs);
       r = EXIT_SUCCESS;
@@ -257,4 +264,5 @@ int options_parse(
 
 void options_deinit(Options *options) {
   g_clear_pointer(&options->extra, g_array_unref);
+  g_clear_pointer(&options->external, g_ptr_array_unref);
 }

@@ -30,6 +30,7 @@ typedef struct Options {
   uint64_t timeout_usec; // 0: the service's own
   int64_t owner;         // uid; -1: the caller
   GArray *extra;         // of ExtraOption
+  GPtrArray *external;   // rules about external objects, borrowed
 } Options;
 
 typedef struct Context Context;

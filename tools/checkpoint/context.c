@@ -114,6 +114,21 @@ static int append_flags(sd_bus_message *call, const Options *options, unsigned w
   return 0;
 }
 
+static int append_external(sd_bus_message *call, const GPtrArray *rules) {
+  int r = sd_bus_message_open_container(call, 'e', "sv");
+  if (r >= 0)
+    r = sd_bus_message_append(call, "s", "external");
+  if (r >= 0)
+    r = sd_bus_message_open_container(call, 'v', "as");
+  if (r >= 0)
+    r = sd_bus_message_open_container(call, 'a', "s");
+  for (guint i = 0; r >= 0 && i < rules->len; i++)
+    r = sd_bus_message_append(call, "s", (const char *)rules->pdata[i]);
+  for (int depth = 0; r >= 0 && depth < 3; depth++)
+    r = sd_bus_message_close_container(call);
+  return r;
+}
+
 int context_append_options(Context *context, sd_bus_message *call, unsigned which) {
   const Options *options = context->options;
   int r = sd_bus_message_open_container(call, 'a', "{sv}");
@@ -127,6 +142,8 @@ int context_append_options(Context *context, sd_bus_message *call, unsigned whic
     r = sd_bus_message_append(call, "{sv}", "on-disconnect", "s", "cancel");
   if (r >= 0 && (which & ASK_EXTRA))
     r = append_extras(call, options->extra);
+  if (r >= 0 && (which & ASK_EXTRA) && options->external->len)
+    r = append_external(call, options->external);
   if (r >= 0)
     r = sd_bus_message_close_container(call);
   return r < 0 ? report_errno(context->options->json, "make a bus message", r) : 0;

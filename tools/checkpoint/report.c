@@ -89,6 +89,11 @@ void report_findings(FILE *file, GVariant *findings) {
     g_autofree char *object = format_safe(value_text(finding, "object"));
     g_autofree char *reason = format_safe(value_text(finding, "reason"));
     g_autofree char *cure = format_safe(value_text(finding, "cure"));
+    g_autofree char *action = format_safe(value_text(finding, "action"));
+    if (*action) { // an object outside that is in nobody's way
+      fprintf(file, "%s\n  %s, by %s\n", object, action, reason);
+      continue;
+    }
     fprintf(file, "%s\n  %s\n", *object ? object : "(an object without a name)", reason);
     if (*cure)
       fprintf(file, "  cure: %s\n", cure);

@@ -10,6 +10,17 @@
 #include <stdio.h>
 #include <string.h>
 
+// What has an action is dealt with.
+static gsize count_blockers(GVariant *findings) {
+  gsize n = 0;
+  for (gsize i = 0; i < g_variant_n_children(findings); i++) {
+    g_autoptr(GVariant) finding = g_variant_get_child_value(findings, i);
+    g_autoptr(GVariant) action = g_variant_lookup_value(finding, "action", NULL);
+    n += !action;
+  }
+  return n;
+}
+
 int verb_explain(Context *context, char **arguments) {
   g_autoptr(sd_bus_message) call = NULL;
   g_autoptr(sd_bus_message) reply = NULL;
@@ -32,7 +43,7 @@ int verb_explain(Context *context, char **arguments) {
     return r;
   if (value_read(reply, &findings) <= 0 || !g_variant_is_of_type(findings, G_VARIANT_TYPE("aa{sv}")))
     return report_failure(context->options->json, "the service's findings cannot be read");
-  gsize n = g_variant_n_children(findings);
+  gsize n = count_blockers(findings);
   if (context->options->json) {
     json_print(findings);
     return n > 0 ? STATUS_NOT_SUPPORTED : 0;
