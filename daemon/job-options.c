@@ -173,6 +173,7 @@ static const OptionRow option_table[] = {
 
 void job_options_clear(JobOptions *options) {
   g_clear_pointer(&options->token, g_free);
+  g_clear_pointer(&options->external, g_strfreev);
   job_options_close(options);
 }
 
@@ -180,7 +181,6 @@ void job_options_close(JobOptions *options) {
   if (options->connection > 0)
     (void)close(options->connection);
   options->connection = 0;
-  g_clear_pointer(&options->external, g_strfreev);
 }
 
 const char *job_options_nth(size_t i, const char **ret_signature, unsigned *ret_members) {

@@ -337,12 +337,26 @@ static bool check_memfds(const Checkpoint *c, const UntrustedRights *r, GError *
   return true;
 }
 
+/* What the images say about objects outside: the paths in it are as good as those of files. */
+static bool check_external(const CkptExternal *e, GError **error) {
+  RegFileEntry file = REG_FILE_ENTRY__INIT;
+  if (e->plugin)
+    return refuse(error, "the plugin %s", e->plugin);
+  if (strcmp(e->action, "remap") != 0 || !e->value)
+    return true;
+  file.name = e->value;
+  return check_reg(&file, error);
+}
+
 bool untrusted_check(const Checkpoint *c, const UntrustedRights *r, GError **error) {
   for (guint i = 0; i < c->tasks->len; i++)
     if (!check_task(c, c->tasks->pdata[i], r, error))
       return false;
   for (guint i = 0; i < c->files->len; i++)
     if (!check_file(c, c->files->pdata[i], r, error))
+      return false;
+  for (guint i = 0; i < c->externals->len; i++)
+    if (!check_external(c->externals->pdata[i], error))
       return false;
   return check_memfds(c, r, error);
 }

@@ -34,10 +34,12 @@ DIRECTORY = Fd(os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY))
 def rows():
     own, other = target(NOBODY), target()
     path = root.do("StartDump", target(), "slow-job", {"replace": ("b", True)})[0]
-    dangerous = {"external": ("as", ["x"]), **REPLACE}
+    dangerous = {"external": ("as", ["unix:action=close"]), **REPLACE}
+    later = {"tcp-established": ("b", True), **REPLACE}
     yield "Dump", (own, "ok-new", REPLACE), ["dump-own"]
     yield "Dump", (other, "ok-new", REPLACE), ["dump-any"]
     yield "Dump", (own, "ok-new", dangerous), ["privileged-options", "dump-own"]
+    yield "Dump", (own, "ok-new", later), ["privileged-options", "dump-own"]
     yield "StartDump", (own, "ok-new", REPLACE), ["dump-own"]
     yield "StartDump", (other, "ok-new", REPLACE), ["dump-any"]
     # the caller itself is this process, which is root's
@@ -139,7 +141,8 @@ def test_challenge_that_nobody_could_answer():
 
 def test_grant_lets_exactly_the_member_through():
     def expect(member, args, actions, polkit, client, wait):
-        if "privileged-options" in actions or (isinstance(member, str) and "PreDump" in member):
+        later = "privileged-options" in actions and "external" not in args[-1]
+        if later or (isinstance(member, str) and "PreDump" in member):
             refuses(E + "NotSupported", wait)
         elif isinstance(member, str) and "Self" in member: # our tree is being dumped already: rows()
             refuses(E + "Busy", wait)

@@ -202,6 +202,29 @@ static void test_files(void) {
   g_assert_true(g_str_has_prefix(error->message, "y.conf line 2: "));
 }
 
+/* Every shipped file reads well, and says what its name promises. */
+static void test_shipped(void) {
+  static const struct {
+    const char *address;
+    ExternalAction action;
+  } peers[] = {{"/dev/log", EXTERNAL_RECONNECT}, {"/run/systemd/journal/stdout", EXTERNAL_RECONNECT},
+      {"/run/nscd/socket", EXTERNAL_CLOSE}, {"/var/lib/sss/pipes/private/pam", EXTERNAL_CLOSE},
+      {"@/tmp/.X11-unix/X0", EXTERNAL_FAIL}, {"/run/user/1000/wayland-0", EXTERNAL_FAIL},
+      {"/run/user/1000/pulse/native", EXTERNAL_CLOSE}, {"/run/x", EXTERNAL_NOBODY}};
+  g_autoptr(Rules) rules = rules_new();
+  g_autoptr(GError) error = NULL;
+  g_assert_true(rules_add_directories(rules, SHIPPED_RULES, &error));
+  g_assert_no_error(error);
+  for (size_t i = 0; i < G_N_ELEMENTS(peers); i++) {
+    g_autoptr(GBytes) name = rule_address_bytes(peers[i].address);
+    ExternalObject o = {.kind = EXTERNAL_UNIX};
+    o.sock.type = SOCK_STREAM;
+    o.sock.peer_name = g_bytes_get_data(name, &o.sock.peer_name_size);
+    const Rule *rule = rules_find(rules, &o);
+    g_assert_cmpint(rule ? rule->action : EXTERNAL_NOBODY, ==, peers[i].action);
+  }
+}
+
 int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/rules/texts", test_texts);
@@ -211,5 +234,6 @@ int main(int argc, char **argv) {
   g_test_add_func("/rules/addresses", test_addresses);
   g_test_add_func("/rules/send", test_send);
   g_test_add_func("/rules/files", test_files);
+  g_test_add_func("/rules/shipped", test_shipped);
   return g_test_run();
 }
