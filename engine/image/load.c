@@ -218,6 +218,46 @@ static bool load_externals(Loader *l, GError **error) {
   return true;
 }
 
+static GPtrArray *swap_array(GPtrArray **a, GPtrArray **b) {
+  GPtrArray *was = *a;
+  *a = *b;
+  *b = was;
+  return *a;
+}
+
+static bool check_plugin_object(const Loader *l, const CkptPluginObject *m, GHashTable *seen, GError **error) {
+  const PluginObject *o = m->object;
+  g_autofree char *key = g_strdup_printf("%" G_GUINT64_FORMAT ":%s", o->id, m->plugin);
+  if (!g_hash_table_contains(seen, m->plugin))
+    return image_invalid(error, IMAGE_CHECKPOINT, 0, "it has an object of the plugin %s, which it does not list", m->plugin);
+  if (!o->kind || (o->kind & (o->kind - 1)) || !o->id)
+    return image_invalid(error, IMAGE_CHECKPOINT, 0, "a plugin's object %" G_GUINT64_FORMAT " is of kind %u", o->id, o->kind);
+  if (o->has_start != o->has_end || (o->has_end && ((o->start | o->end) & 4095 || o->start >= o->end)))
+    return image_invalid(error, IMAGE_CHECKPOINT, 0, "a plugin's object %" G_GUINT64_FORMAT ": its mapping cannot be", o->id);
+  if (o->has_end && !checkpoint_find_task(l->checkpoint, (pid_t)o->pid))
+    return image_invalid(error, IMAGE_CHECKPOINT, 0, "a plugin's object %" G_GUINT64_FORMAT " is of pid %d, which is not in it", o->id, o->pid);
+  if (g_hash_table_contains(seen, key))
+    return image_invalid(error, IMAGE_CHECKPOINT, 0, "the plugin %s has the object %" G_GUINT64_FORMAT " twice", m->plugin, o->id);
+  g_hash_table_add(seen, g_steal_pointer(&key));
+  return true;
+}
+
+/* Names of plugins and keys of their objects ("id:name") in one set: no name has a colon. */
+static bool load_plugins(Loader *l, GError **error) {
+  g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  const GPtrArray *plugins = swap_array(&l->checkpoint->plugins, &l->manifest.plugins);
+  const GPtrArray *objects = swap_array(&l->checkpoint->plugin_objects, &l->manifest.plugin_objects);
+  for (guint i = 0; i < plugins->len; i++) {
+    const CkptPlugin *m = plugins->pdata[i];
+    if (!*m->name || strchr(m->name, ':') || !g_hash_table_add(seen, g_strdup(m->name)))
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "it lists the plugin \"%s\" twice, or that is no name", m->name);
+  }
+  for (guint i = 0; i < objects->len; i++)
+    if (!check_plugin_object(l, objects->pdata[i], seen, error))
+      return false;
+  return true;
+}
+
 static bool load_extras(Loader *l, GError **error) {
   l->checkpoint->creator = g_steal_pointer(&l->manifest.creator);
   for (guint i = 0; i < l->manifest.tasks->len; i++) {
@@ -249,7 +289,7 @@ static bool load_all(Loader *l, GError **error) {
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
       return false;
-  return load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && verify_checkpoint(l->checkpoint, error) &&
+  return load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
          content_check(l->source, l->checkpoint, error) &&
          manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }

@@ -13,6 +13,8 @@ void manifest_init(Manifest *m) {
   *m = (Manifest){
       .tasks = g_ptr_array_new_with_free_func(free_message),
       .externals = g_ptr_array_new_with_free_func(free_message),
+      .plugins = g_ptr_array_new_with_free_func(free_message),
+      .plugin_objects = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
   };
 }
@@ -21,6 +23,8 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->creator, free_message);
   g_clear_pointer(&m->tasks, g_ptr_array_unref);
   g_clear_pointer(&m->externals, g_ptr_array_unref);
+  g_clear_pointer(&m->plugins, g_ptr_array_unref);
+  g_clear_pointer(&m->plugin_objects, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
 }
 
@@ -53,6 +57,10 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
   for (size_t i = 0; i < e->n_external; i++)
     g_ptr_array_add(m->externals, g_steal_pointer(&e->external[i]));
   e->n_external = 0;
+  if (e->plugin)
+    g_ptr_array_add(m->plugins, g_steal_pointer(&e->plugin));
+  if (e->plugin_object)
+    g_ptr_array_add(m->plugin_objects, g_steal_pointer(&e->plugin_object));
   return true;
 }
 
@@ -234,6 +242,22 @@ static bool store_digests(ImageWriter *w, GError **error) {
   return store_entry(w, &entry, error);
 }
 
+static bool store_plugins(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
+  for (guint i = 0; i < checkpoint->plugins->len; i++) {
+    CkptEntry entry = CKPT_ENTRY__INIT;
+    entry.plugin = checkpoint->plugins->pdata[i];
+    if (!store_entry(w, &entry, error))
+      return false;
+  }
+  for (guint i = 0; i < checkpoint->plugin_objects->len; i++) {
+    CkptEntry entry = CKPT_ENTRY__INIT;
+    entry.plugin_object = checkpoint->plugin_objects->pdata[i];
+    if (!store_entry(w, &entry, error))
+      return false;
+  }
+  return true;
+}
+
 bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
   image_writer_begin(w, IMAGE_CHECKPOINT, 0);
   CkptEntry entry = CKPT_ENTRY__INIT;
@@ -248,7 +272,7 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   externals.external = (CkptExternal **)checkpoint->externals->pdata;
   if (externals.n_external && !store_entry(w, &externals, error))
     return false;
-  if (!store_digests(w, error))
+  if (!store_plugins(w, checkpoint, error) || !store_digests(w, error))
     return false;
   CkptEntry seal = CKPT_ENTRY__INIT;
   seal.has_seal = true;

@@ -21,6 +21,7 @@ typedef struct Manifest {
   CkptCreator *creator; /* owned until taken */
   GPtrArray *tasks;     /* CkptTask, owned until taken */
   GPtrArray *externals; /* CkptExternal, the same */
+  GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GHashTable *files;    /* name -> ManifestFile */
 } Manifest;
 

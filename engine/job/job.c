@@ -205,6 +205,11 @@ bool job_check_findings(const Job *job, GError **error) {
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "%s", text->str);
 }
 
+void job_report_object(Job *job, const EngineObject *object) {
+  if (job->sink.object)
+    job->sink.object(job->sink.data, object);
+}
+
 void job_row(Job *job, const EngineRow *row) {
   if (job->sink.row)
     job->sink.row(job->sink.data, row);

@@ -70,6 +70,8 @@ bool job_inherit(Job *job, const char *key, int fd);
 /* Borrowed; -1 if there is none of that key. */
 int job_inherited(const Job *job, const char *key);
 
+/* The same with more details; @object is borrowed. */
+void job_report_object(Job *job, const EngineObject *object);
 /* Sends one row of a table at once; @row is borrowed. */
 void job_row(Job *job, const EngineRow *row);
 

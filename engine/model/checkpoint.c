@@ -123,6 +123,8 @@ Checkpoint *checkpoint_new(void) {
   for (int i = 0; i < RECORD_N_KINDS; i++)
     c->records[i] = g_ptr_array_new_with_free_func(record_free);
   c->externals = g_ptr_array_new_with_free_func(message_free);
+  c->plugins = g_ptr_array_new_with_free_func(message_free);
+  c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
   return c;
 }
@@ -139,6 +141,8 @@ void checkpoint_free(Checkpoint *c) {
   for (int i = 0; i < RECORD_N_KINDS; i++)
     g_ptr_array_unref(c->records[i]);
   g_ptr_array_unref(c->externals);
+  g_ptr_array_unref(c->plugins);
+  g_ptr_array_unref(c->plugin_objects);
   g_hash_table_unref(c->shmem);
   g_free(c);
 }

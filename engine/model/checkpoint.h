@@ -127,6 +127,8 @@ typedef struct Checkpoint {
   GHashTable *shmem;             /* guint64* shmid -> PageSet: shared anonymous memory and memfds */
   CkptCreator *creator;          /* may be NULL */
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
+  GPtrArray *plugins;            /* CkptPlugin: who keeps something here */
+  GPtrArray *plugin_objects;     /* CkptPluginObject: what they took */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* What the doors and the dispatch share. */
+
+#include "dispatch.h"
+
+typedef enum PluginCallback {
+  PLUGIN_CALL_INIT,
+  PLUGIN_CALL_FINI,
+  PLUGIN_CALL_BEGIN,
+  PLUGIN_CALL_END,
+  PLUGIN_CALL_DUMP, /* object: unix socket, file, mapping, mount, link */
+  PLUGIN_CALL_RESTORE,
+  PLUGIN_CALL_MEMORY_DUMP,
+  PLUGIN_CALL_MEMORY_RESTORE,
+  PLUGIN_CALL_MOMENT,
+  PLUGIN_N_CALLS
+} PluginCallback;
+
+/* One question to one plugin. */
+typedef struct PluginCall {
+  PluginCallback callback;
+  const struct checkpoint_object *object; /* NULL: about none */
+  enum checkpoint_moment moment;
+  pid_t pid;
+  guint64 count;          /* BEGIN: objects */
+  int result;             /* FINI: 0 or a negative errno */
+  int fd;                 /* in: MEMORY_RESTORE, where to write; out: RESTORE, the new descriptor, -1 */
+  guint64 offset;         /* in and out: RESTORE of a mapping */
+  const GPtrArray *records; /* RESTORE, MEMORY_RESTORE, INIT: GBytes, those of the object or the plugin; may be NULL */
+} PluginCall;
+
+typedef struct Plugin Plugin;
+
+/* One door. Answers of `call` are those of checkpoint-plugin.h: 0, CHECKPOINT_AGAIN, CHECKPOINT_DISCONNECTED, -ENOTSUP
+ * (also where there is no such callback), or another negative errno. */
+typedef struct PluginDoor {
+  const char *name; /* "by-name", "criu", "native", "process" */
+  int (*call)(Plugin *p, PluginCall *call);
+  /* How the plugin's author knows the callback: "cr_plugin_dump_file", "DUMP_EXT_FILE", "dump"; NULL: it has none. */
+  const char *(*callback)(const Plugin *p, const PluginCall *call);
+  void (*close)(Plugin *p);
+  bool in_process;
+} PluginDoor;
+
+struct Plugin {
+  PluginSet *set;
+  const PluginDoor *door;
+  char *name, *version, *description;
+  char *file; /* in the directory */
+  guint32 kinds, flags;
+  int priority;
+  char **after; /* names; NULL: none */
+  void *library;
+  void *self; /* the door's */
+  struct checkpoint_host host;
+  char *trouble; /* of a process: what happened besides the errno; owned */
+  bool begun;
+
+  GPtrArray *taken;    /* CkptPluginObject: dump */
+  GPtrArray *records;  /* GBytes of the plugin itself */
+  GHashTable *kept;    /* guint64* id -> GPtrArray of GBytes: restore */
+  GArray *descriptors; /* Descriptor: its own, open now */
+  CkptPluginObject *current; /* dump: of the object in question, borrowed; NULL */
+};
+
+struct PluginSet {
+  Job *job;
+  enum checkpoint_stage stage;
+  const Checkpoint *checkpoint;
+  GPtrArray *plugins; /* Plugin, in the order of questions */
+  int images_fd;      /* a duplicate for plugins, -1 */
+  guint64 memory_ids;
+};
+
+/* --- directory.c --- */
+
+/* All plugins of the directory, opened but not begun, in order. @broken: what cannot be loaded is kept as a Plugin
+ * without a door and with its trouble set, instead of failing. */
+GPtrArray *directory_load(PluginSet *set, bool broken, GError **error);
+void plugin_free(Plugin *p);
+/* "/proc/self/fd/N" of an open file in the plugin directory that is safe to load: owner and mode were checked. -1 with
+ * error. */
+int directory_open_file(int dir_fd, const char *name, GError **error);
+/* Letters, digits, '-', '_', '.'; at most 64. */
+bool plugin_name_is_valid(const char *name);
+
+/* --- the doors: false without error: the library has no such door --- */
+
+bool abi_named_open(Plugin *p);
+bool abi_criu_open(Plugin *p, GError **error);
+bool abi_native_open(Plugin *p, GError **error);
+/* @dir_fd: the plugin directory, borrowed; @manifest: the open file. */
+bool process_open(Plugin *p, int dir_fd, int manifest, GError **error);
+/* What criu_get_image_dir() and print_on_level() refer to while a plugin of the old doors is called: NULL: none. */
+void abi_criu_set_current(Plugin *p);
+
+/* --- records.c --- */
+
+int records_add(Plugin *p, guint64 id, const void *data, size_t size);
+/* NULL: there are none. */
+const GPtrArray *records_of(const Plugin *p, guint64 id);
+/* From the checkpoint's. */
+void records_load(Plugin *p, const Checkpoint *checkpoint);
+CkptPluginObject *records_object_new(const Plugin *p, const struct checkpoint_object *o);
+/* Packs an object; everything in @ret is borrowed from @o. */
+void object_to_image(const struct checkpoint_object *o, PluginObject *ret);
+
+/* --- descriptors.c --- */
+
+/* What is open in this process, for the comparison before and after a call. */
+typedef struct Descriptor {
+  int fd;
+  guint64 dev, ino;
+} Descriptor;
+GArray *descriptors_now(void);
+/* After a call: what appeared is the plugin's now. false with error: one of the engine's own is gone or another. */
+bool descriptors_compare(Plugin *p, const GArray *before, GError **error);
+/* Takes @fd from the plugin: false if it is not one of its own. */
+bool descriptors_take(Plugin *p, int fd);
+/* After its end: names and closes what is still open. */
+void descriptors_close_leaks(Plugin *p);
+
+/* Log line with the plugin's name in front. */
+void plugin_log(const Plugin *p, int priority, const char *text);
+/* ObjectHandled. */
+void plugin_report(Plugin *p, const char *kind, guint64 id, const char *action, const PluginCall *call, guint64 done,
+    guint64 total);
+const char *plugin_kind_name(guint32 kind);
