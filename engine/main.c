@@ -7,6 +7,7 @@
 #include "channel.h"
 #include "config.h"
 #include "describe.h"
+#include "dispatch.h"
 #include "dump.h"
 #include "identity.h"
 #include "probe.h"
@@ -89,6 +90,8 @@ static bool run(Job *job, const Channel *channel, const EngineRequest *request, 
     return run_restore(job, error);
   case ENGINE_OPERATION__DESCRIBE:
     return describe_run(job, error);
+  case ENGINE_OPERATION__LIST_PLUGINS:
+    return plugins_list(job, error);
   case ENGINE_OPERATION__CHECK:
     run_check(job);
     return true;

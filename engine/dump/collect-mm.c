@@ -188,13 +188,33 @@ static bool is_anonymous(const ProcVma *v) {
   return !(v->flags & VMF_SHARED) && (huge || !v->inode);
 }
 
+/* The entry of a file that cannot be opened again, not even for a look: an anonymous inode. */
+static guint32 add_unopened(Collector *collector, const char *name, int flags) {
+  FileEntry *entry = malloc(sizeof *entry);
+  RegFileEntry *reg = malloc(sizeof *reg);
+  FownEntry *fown = malloc(sizeof *fown);
+  file_entry__init(entry);
+  reg_file_entry__init(reg);
+  fown_entry__init(fown);
+  entry->id = reg->id = collector_new_file_id(collector);
+  entry->type = FD_TYPES__REG;
+  entry->reg = reg;
+  reg->flags = (guint32)flags;
+  reg->fown = fown;
+  reg->name = strdup(name);
+  reg->has_ext = reg->ext = true;
+  checkpoint_add_file(collector_checkpoint(collector), entry);
+  return entry->id;
+}
+
 /* The entry names the device by its path, as an external file. */
 static bool fill_external(
     VmaEntry *e, const FrozenTask *task, const ProcVma *v, const FileProbe *probe, Collector *collector, GError **error) {
   bool blocked = false, shared = v->flags & VMF_SHARED;
   FileProbe device = *probe;
   device.elsewhere = true;
-  guint32 id = probe->local < 0 ? 0 : collector_add_path(collector, &device, &blocked, error);
+  guint32 id = probe->local < 0 ? add_unopened(collector, probe->link ? probe->link : v->path, probe->flags)
+                                : collector_add_path(collector, &device, &blocked, error);
   if (!id)
     return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "pid %d: what is mapped at %" G_GINT64_MODIFIER "x cannot be opened",
         (int)task->pid, v->start);

@@ -5,6 +5,7 @@
 #include "collect.h"
 #include "config.h"
 #include "external-dump.h"
+#include "plugin-stage.h"
 #include "seccomp.pb-c.h"
 #include "timens.pb-c.h"
 #include "image.h"
@@ -23,6 +24,7 @@ typedef struct Dump {
   Checkpoint *checkpoint;
   Collector *collector;
   ExternalStage *external;
+  PluginSet *plugins;
   MemoryStats memory;
   gint64 started;
 } Dump;
@@ -105,12 +107,15 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
   d->external = external_stage_new(d->job, d->collector, error);
   if (!d->external)
     return false;
+  external_stage_set_plugins(d->external, d->plugins);
+  if (!plugins_begin(d->plugins, 0, error))
+    return false;
   for (guint i = 0; i < d->tree->tasks->len; i++) {
     FrozenTask *task = d->tree->tasks->pdata[i];
     if (!task->zombie && !collect_files(d, task, error))
       return false;
   }
-  return collector_finish(d->collector, error) && collect_locks(d->job, d->tree, error);
+  return collector_finish(d->collector, error) && plugins_finish(d->plugins, error) && collect_locks(d->job, d->tree, error);
 }
 
 static void add_timens(Checkpoint *c) {
@@ -173,8 +178,12 @@ static CkptCreator *creator_new(const Dump *d, const char *name) {
 
 static bool dump_write(Dump *d, const char *name, GError **error) {
   job_phase(d->job, "memory");
-  if (!dump_memory(d->job, d->tree, d->checkpoint, d->collector, &d->memory, error))
+  if (!plugin_stage_memory(d->plugins, d->tree, error) || !dump_memory(d->job, d->tree, d->checkpoint, d->collector, &d->memory, error))
     return false;
+  const pid_t root = ((FrozenTask *)d->tree->tasks->pdata[0])->pid;
+  if (!plugins_moment(d->plugins, CHECKPOINT_MOMENT_DUMPED, root, error))
+    return false;
+  plugins_store(d->plugins, d->checkpoint);
   job_phase(d->job, "write");
   add_timens(d->checkpoint);
   d->checkpoint->inventory = inventory_new(d->checkpoint);
@@ -214,19 +223,36 @@ static void dump_results(const Dump *d) {
 
 /* Collects everything; blockers are left in the job. */
 static bool dump_look(Dump *d, pid_t pid, int pidfd, int images_fd, GError **error) {
-  return dump_freeze(d, pid, pidfd, error) && dump_collect(d, error) && collect_by_agents(d->job, d->tree, error) &&
-         dump_objects(d, images_fd, error);
+  bool dumps = images_fd >= 0; /* an explanation has no effects */
+  d->plugins = plugins_load(d->job, dumps ? CHECKPOINT_STAGE_DUMP : CHECKPOINT_STAGE_EXPLAIN, NULL, error);
+  if (!d->plugins || (dumps && !plugin_stage_pause(d->plugins, pid, error)))
+    return false;
+  return dump_freeze(d, pid, pidfd, error) &&
+         (!dumps || plugin_stage_tell(d->plugins, d->tree, CHECKPOINT_MOMENT_CHECKPOINT, error)) &&
+         dump_collect(d, error) && collect_by_agents(d->job, d->tree, error) && dump_objects(d, images_fd, error);
+}
+
+/* Plugins hear of the end while the tree still stands: what they paused has to go on with it. */
+static bool dump_end(Dump *d, GError *failure, GError **error) {
+  plugins_end(g_steal_pointer(&d->plugins), failure);
+  if (failure && d->tree)
+    thaw_tree(d->job, d->tree, false);
+  if (failure)
+    g_propagate_error(error, failure);
+  return !failure;
 }
 
 bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) {
   Dump d = {.job = job, .started = g_get_monotonic_time()};
-  bool ok = dump_look(&d, pid, pidfd, job_images_fd(job), error) && job_check_findings(job, error) && dump_write(&d, name, error);
-  if (ok) {
+  GError *failure = NULL;
+  (void)(dump_look(&d, pid, pidfd, job_images_fd(job), &failure) && job_check_findings(job, &failure) &&
+         dump_write(&d, name, &failure));
+  if (!failure)
     job_commit(job);
+  bool ok = dump_end(&d, failure, error);
+  if (ok) {
     dump_finish(&d);
     dump_results(&d);
-  } else if (d.tree) {
-    thaw_tree(job, d.tree, false);
   }
   dump_clear(&d);
   return ok;
@@ -234,9 +260,11 @@ bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) 
 
 bool dump_explain(Job *job, pid_t pid, int pidfd, GError **error) {
   Dump d = {.job = job, .started = g_get_monotonic_time()};
-  bool ok = dump_look(&d, pid, pidfd, -1, error);
+  GError *failure = NULL;
+  (void)dump_look(&d, pid, pidfd, -1, &failure);
   job_show_notes(job);
-  if (d.tree)
+  bool ok = dump_end(&d, failure, error);
+  if (ok)
     thaw_tree(job, d.tree, false);
   dump_clear(&d);
   return ok;

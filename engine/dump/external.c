@@ -8,12 +8,14 @@
 #include "rules.h"
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include "plugin-stage.h"
 
 struct ExternalStage {
   Job *job;
   Collector *collector;
   Rules *own;     /* the job's */
   Rules *machine; /* those of the configuration directories */
+  PluginSet *plugins; /* borrowed; NULL: there are none */
 };
 
 static void refuse(ExternalClaim *claim, const char *cure, const char *format, ...) G_GNUC_PRINTF(3, 4);
@@ -92,7 +94,7 @@ static bool ask_policies(ExternalStage *s, const ExternalObject *o, ExternalClai
 /* The same for plugins. Not called for optional objects, unless a rule says action=plugin; then ret_claim->plugin may
  * name one. Whoever takes it sets action, plugin and rule. */
 static bool ask_plugins(ExternalStage *s, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
-  return true;
+  return plugin_stage_ask(s->plugins, o, ret_claim, error);
 }
 
 /* --- the stage --- */
@@ -108,7 +110,8 @@ static void tell(ExternalStage *s, const ExternalObject *o, const ExternalClaim 
   }
   g_autofree char *what = claim->value ? g_strdup_printf("%s:%s", action, claim->value) : g_strdup(action);
   job_note(s->job, external_kind_name(o->kind), o->pid, o->fd, object, what, claim->rule ? claim->rule : claim->plugin);
-  job_object(s->job, claim->plugin, external_kind_name(o->kind), o->file_id, action, claim->rule);
+  if (claim->action != EXTERNAL_PLUGIN) /* its callback was told already */
+    job_object(s->job, claim->plugin, external_kind_name(o->kind), o->file_id, action, claim->rule);
 }
 
 static bool stage_ask(void *data, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
@@ -150,6 +153,10 @@ ExternalStage *external_stage_new(Job *job, Collector *collector, GError **error
   }
   collector_set_external(collector, stage_ask, s);
   return s;
+}
+
+void external_stage_set_plugins(ExternalStage *s, PluginSet *plugins) {
+  s->plugins = plugins;
 }
 
 void external_stage_free(ExternalStage *s) {

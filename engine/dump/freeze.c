@@ -22,6 +22,7 @@ static void frozen_task_free(void *p) {
   facts_clear(&t->facts);
   g_clear_pointer(&t->fds, g_array_unref);
   g_array_unref(t->threads);
+  g_clear_pointer(&t->provided, g_hash_table_unref);
   g_free(t);
 }
 

@@ -33,6 +33,7 @@ typedef struct FrozenTask {
   TaskFacts facts; /* once collected */
   GArray *fds;     /* CollectedFd, ascending */
   uint64_t region_at; /* where its agents' region is, or is going to be; 0: wherever the kernel puts it */
+  GHashTable *provided; /* guint64* start of mappings whose content a plugin has; NULL: none */
   Injection *injection;
   LoadedProgram leader_loaded;
   Task *model; /* borrowed */

@@ -37,7 +37,7 @@ static void add_guard(FrozenTask *task, const PageRange *r) {
 }
 
 static bool has_own_pages(const VmaEntry *v) {
-  return (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && !(v->status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL));
+  return (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && !(v->status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL | VMA_EXT_PLUGIN));
 }
 
 static void add_pages(TaskMemory *m, const VmaEntry *v, const PageRange *r) {
@@ -48,6 +48,8 @@ static void add_pages(TaskMemory *m, const VmaEntry *v, const PageRange *r) {
     add_guard(m->task, &part);
     return;
   }
+  if (m->task->provided && g_hash_table_contains(m->task->provided, &v->start))
+    return;
   DumpRange d = {part.start, part.end, (v->status & VMA_ANON_PRIVATE) != 0, (v->prot & 1) != 0};
   g_array_append_val(m->ranges, d);
 }

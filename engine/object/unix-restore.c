@@ -383,9 +383,12 @@ int unix_open(Restorer *r, const FileEntry *entry, GError **error) {
     return -1;
   }
   int given = -1;
-  if (!make_any(r, u, &given, error) || given >= 0)
-    return given;
-  _cleanup_fd_ int fd = restorer_shared_take(r, FD_TYPES__UNIXSK, u->ino);
+  if (!make_any(r, u, &given, error))
+    return -1;
+  if (given >= 0 && !(u->uflags & UNIX_CALLBACK))
+    return given; /* the caller's own: it is as it is */
+  /* What a plugin's socket is connected to is theirs to know, how the application uses it is ours. */
+  _cleanup_fd_ int fd = given >= 0 ? given : restorer_shared_take(r, FD_TYPES__UNIXSK, u->ino);
   if (fd < 0) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "There are two sockets of inode %u", u->ino);
     return -1;

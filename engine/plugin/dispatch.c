@@ -211,13 +211,13 @@ static bool offer(Plugin *p, PluginCall *call, bool *ret_taken, GError **error) 
 }
 
 static bool offer_all(PluginSet *set, PluginCallback callback, const struct checkpoint_object *object,
-    const char **ret_plugin, GError **error) {
+    const char *only, const char **ret_plugin, GError **error) {
   *ret_plugin = NULL;
   for (guint i = 0; set && i < set->plugins->len; i++) {
     Plugin *p = set->plugins->pdata[i];
     PluginCall call = {.callback = callback, .object = object, .fd = -1};
     bool taken = false;
-    if (!p->begun || !(p->kinds & object->kind))
+    if (!p->begun || !(p->kinds & object->kind) || (only && strcmp(only, p->name) != 0))
       continue;
     if (!offer(p, &call, &taken, error))
       return false;
@@ -229,9 +229,13 @@ static bool offer_all(PluginSet *set, PluginCallback callback, const struct chec
   return true;
 }
 
-bool plugins_dump(
-    PluginSet *set, const struct checkpoint_object *object, const char **ret_plugin, GError **error) {
-  return offer_all(set, PLUGIN_CALL_DUMP, object, ret_plugin, error);
+bool plugins_dump(PluginSet *set, const struct checkpoint_object *object, const char *only, const char **ret_plugin,
+    GError **error) {
+  return offer_all(set, PLUGIN_CALL_DUMP, object, only, ret_plugin, error);
+}
+
+guint64 plugins_new_id(PluginSet *set) {
+  return MEMORY_IDS + set->memory_ids++;
 }
 
 bool plugins_dump_memory(
@@ -240,8 +244,8 @@ bool plugins_dump_memory(
   *ret_plugin = NULL;
   if (!plugins_want(set, CHECKPOINT_KIND_MEMORY))
     return true;
-  numbered.id = MEMORY_IDS + set->memory_ids++;
-  return offer_all(set, PLUGIN_CALL_MEMORY_DUMP, &numbered, ret_plugin, error);
+  numbered.id = plugins_new_id(set);
+  return offer_all(set, PLUGIN_CALL_MEMORY_DUMP, &numbered, NULL, ret_plugin, error);
 }
 
 char *plugins_unasked(const PluginSet *set, guint32 kind) {

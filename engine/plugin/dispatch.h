@@ -31,9 +31,13 @@ bool plugins_moment(PluginSet *set, enum checkpoint_moment moment, pid_t pid, GE
 bool plugins_begin(PluginSet *set, guint64 n_objects, GError **error);
 bool plugins_finish(PluginSet *set, GError **error);
 
-/* Dump: asks about one object. *ret_plugin is the name of who took it, borrowed; NULL: nobody did. */
-bool plugins_dump(PluginSet *set, const struct checkpoint_object *object, const char **ret_plugin, GError **error);
-/* The same for the content of a private mapping. */
+/* Dump: asks about one object. @only: none but the plugin of that name is asked; NULL: all. *ret_plugin is the name of who
+ * took it, borrowed; NULL: nobody did. */
+bool plugins_dump(PluginSet *set, const struct checkpoint_object *object, const char *only, const char **ret_plugin,
+    GError **error);
+/* An id for an object that is no file. */
+guint64 plugins_new_id(PluginSet *set);
+/* The same for the content of a private mapping, which gets its id here. */
 bool plugins_dump_memory(
     PluginSet *set, const struct checkpoint_object *object, const char **ret_plugin, GError **error);
 /* The names of plugins that could take objects of @kind but are only asked by a dump (EXPLAIN); NULL: none. Newly

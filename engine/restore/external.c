@@ -12,6 +12,7 @@ struct ExternalReturn {
   Job *job;
   Restorer *restorer;
   Rules *rules;
+  PluginReturn *plugins; /* borrowed */
 };
 
 /* The keys that a descriptor for the object may have been given by, most exact first. */
@@ -82,7 +83,7 @@ static bool ask_policies(ExternalReturn *x, const ExternalObject *o, const CkptE
 /* @name: the plugin that took it at the dump; NULL: not known (a checkpoint of another program). Sets ret_answer->fd. */
 static bool ask_plugins(
     ExternalReturn *x, const ExternalObject *o, const char *name, ExternalAnswer *ret_answer, GError **error) {
-  return true;
+  return !x->plugins || plugin_return_ask(x->plugins, o, name, ret_answer, error);
 }
 
 static bool return_resolve(void *data, const ExternalObject *o, const CkptExternal *record,
@@ -93,18 +94,14 @@ static bool return_resolve(void *data, const ExternalObject *o, const CkptExtern
   bool plugin = ret_answer->action == EXTERNAL_PLUGIN || (ret_answer->action == EXTERNAL_NOBODY && !o->optional);
   if (plugin && !ask_plugins(x, o, record ? record->plugin : NULL, ret_answer, error))
     return false;
-  if (ret_answer->action != EXTERNAL_NOBODY)
-    job_object(x->job, plugin && record ? record->plugin : NULL, external_kind_name(o->kind), o->file_id,
+  if (ret_answer->action != EXTERNAL_NOBODY && !plugin && !plugin_return_is_preparing(x->plugins))
+    job_object(x->job, NULL, external_kind_name(o->kind), o->file_id,
         external_action_name(ret_answer->action), ret_answer->value);
   return true;
 }
 
-bool external_return_mapping(ExternalReturn *x, const Task *task, const VmaEntry *vma, int *ret_fd,
-    guint64 *ret_pgoff, GError **error) {
-  *ret_fd = -1;
-  *ret_pgoff = vma->pgoff;
-  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-      "pid %d: no plugin can make the mapping at %" G_GINT64_MODIFIER "x again", (int)task_pid(task), vma->start);
+void external_return_set_plugins(ExternalReturn *x, PluginReturn *plugins) {
+  x->plugins = plugins;
 }
 
 ExternalReturn *external_return_new(Job *job, Restorer *restorer, GError **error) {

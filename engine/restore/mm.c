@@ -38,9 +38,13 @@ static int pages_fd(const Restore *r, const PageSet *pages) {
   return GPOINTER_TO_INT(g_hash_table_lookup(r->pages_fds, GUINT_TO_POINTER(pages->pages_id))) - 1;
 }
 
-int mm_file_fd(Restore *r, const VmaEntry *v, GError **error) {
+int mm_file_fd(Restore *r, const Task *task, const VmaEntry *v, guint64 *ret_pgoff, GError **error) {
+  int fd = -1;
+  *ret_pgoff = v->pgoff;
   if (!r->restorer)
     return (int)v->shmid;
+  if (v->status & VMA_EXT_PLUGIN)
+    return plugin_return_mapping(r->plugin_return, task, v, &fd, ret_pgoff, error) ? fd : -1;
   return restorer_fd_for_mapping(r->restorer, (guint32)v->shmid, v->has_fdflags ? (int)v->fdflags : 0, error);
 }
 
@@ -62,8 +66,9 @@ static bool has_pages(const Task *t, const VmaEntry *v, guint *at) {
 
 static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool writable, Program *p, GError **error) {
   int fd = -1;
+  guint64 pgoff = v->pgoff;
   if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) {
-    fd = mm_file_fd(r, v, error);
+    fd = mm_file_fd(r, t->task, v, &pgoff, error);
     if (fd < 0) {
       g_prefix_error(error, "pid %d: mapping at 0x%" G_GINT64_MODIFIER "x: ", (int)t->pid, v->start);
       return false;
@@ -74,7 +79,7 @@ static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool wri
   }
   guint32 prot = v->prot | (writable ? PROT_READ | PROT_WRITE : 0);
   guint32 flags = (v->flags & KEPT_MAP_FLAGS) | MAP_FIXED_NOREPLACE;
-  PROGRAM_CALL(p, "mmap", SYS_mmap, ARG(v->start), ARG(v->end - v->start), ARG(prot), ARG(flags), ARG((gint64)fd), ARG(v->pgoff));
+  PROGRAM_CALL(p, "mmap", SYS_mmap, ARG(v->start), ARG(v->end - v->start), ARG(prot), ARG(flags), ARG((gint64)fd), ARG(pgoff));
   program_expect(p, EXPECT_EQUAL, (gint64)v->start);
   return true;
 }
@@ -351,7 +356,8 @@ static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error)
 }
 
 bool mm_build(Restore *r, PlanTask *t, Program *p, GError **error) {
-  return t->late ? build_inherited(r, t, p, error) : build_fresh(r, t, p, error);
+  return (t->late ? build_inherited(r, t, p, error) : build_fresh(r, t, p, error)) &&
+         plugin_return_build(r->plugin_return, t->task, t->late, p, error);
 }
 
 static void build_advice(const VmaEntry *v, Program *p) {
@@ -403,7 +409,8 @@ bool mm_build_finish(Restore *r, PlanTask *t, Program *p, GError **error) {
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
     if (!is_special(v))
-      build_vma_finish(t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && (t->late || has_pages(t->task, v, &at)), p);
+      build_vma_finish(t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) &&
+              (t->late || has_pages(t->task, v, &at) || plugin_return_has(r->plugin_return, t->task, v)), p);
   }
   for (size_t i = 0; t->task->extra && i < t->task->extra->n_guard; i++) {
     const CkptRange *g = t->task->extra->guard[i];

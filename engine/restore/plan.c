@@ -185,7 +185,7 @@ static void add_helpers(Plan *plan) {
 }
 
 static uint64_t estimate_region(const Plan *plan) {
-  uint64_t size = 256 << 10;
+  uint64_t size = (256 << 10) + plan->checkpoint->plugin_objects->len * (24ull << 10);
   for (guint i = 0; i < plan->tasks->len; i++) {
     const PlanTask *t = plan->tasks->pdata[i];
     size += 32 << 10;

@@ -29,6 +29,7 @@ static void restore_clear(Restore *r) {
   plan_free(r->plan);
   restorer_free(r->restorer);
   external_return_free(r->external);
+  plugin_return_free(r->plugin_return);
   close_all(r->pages_fds);
   g_clear_pointer(&r->programs, g_ptr_array_unref);
   checkpoint_free(r->checkpoint);
@@ -137,7 +138,8 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
     return true;
   for (size_t i = 0; i < t->mm->n_vmas; i++) {
     const VmaEntry *v = t->mm->vmas[i];
-    if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && mm_file_fd(r, v, error) < 0)
+    guint64 pgoff;
+    if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && mm_file_fd(r, t, v, &pgoff, error) < 0)
       return false;
   }
   return restore_fd(r, t->mm->exe_file_id, error) >= 0 && restore_fd(r, t->fs->cwd_id, error) >= 0 &&
@@ -149,13 +151,18 @@ static bool restore_files(Restore *r, GError **error) {
   job_set_total(r->job, total_bytes(r->checkpoint));
   r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
   r->external = external_return_new(r->job, r->restorer, error);
-  if (!r->external || !restorer_open_all(r->restorer, error))
+  if (!r->external)
+    return false;
+  r->plugin_return = plugin_return_new(r->plugins, r->restorer);
+  external_return_set_plugins(r->external, r->plugin_return);
+  if (!plugins_begin(r->plugins, r->checkpoint->plugin_objects->len, error) || !plugin_return_prepare(r->plugin_return, error) ||
+      !restorer_open_all(r->restorer, error))
     return false;
   for (guint i = 0; i < r->checkpoint->tasks->len; i++)
     if (!open_for_task(r, r->checkpoint->tasks->pdata[i], error))
       return false;
   r->pages_fds = g_hash_table_new(NULL, NULL);
-  return mm_open_pages(r, error);
+  return mm_open_pages(r, error) && plugin_return_fill(r->plugin_return, error) && plugins_finish(r->plugins, error);
 }
 
 static bool make_region(Restore *r, GError **error) {
@@ -264,11 +271,26 @@ static void restore_results(const Restore *r, gint64 started) {
   job_result_u64(r->job, "total-usec", (guint64)(g_get_monotonic_time() - started));
 }
 
+static bool tell_resume(Restore *r, GError **error) {
+  for (guint i = 0; plugins_count(r->plugins) && i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    if (!t->zombie && !t->helper && !plugins_moment(r->plugins, CHECKPOINT_MOMENT_RESUME, t->pid, error))
+      return false;
+  }
+  return true;
+}
+
 static bool restore_build(Restore *r, GError **error) {
-  if (!restore_load(r, error) || !skeleton_check_pids(r, error) || !restore_files(r, error))
+  if (!restore_load(r, error))
+    return false;
+  r->plugins = plugins_load(r->job, CHECKPOINT_STAGE_RESTORE, r->checkpoint, error);
+  if (!r->plugins || !plugins_moment(r->plugins, CHECKPOINT_MOMENT_BEGIN, 0, error) || !skeleton_check_pids(r, error) ||
+      !restore_files(r, error))
     return false;
   r->verifier = verifier_start(r->checkpoint, job_images_fd(r->job));
-  if (!restore_tasks(r, error) || !restore_groups(r, error) || !restore_rest(r, error) || !verifier_join(g_steal_pointer(&r->verifier), error))
+  if (!restore_tasks(r, error) || !plugins_moment(r->plugins, CHECKPOINT_MOMENT_FORKED, r->root, error) || !restore_groups(r, error) || !restore_rest(r, error) || !verifier_join(g_steal_pointer(&r->verifier), error))
+    return false;
+  if (!tell_resume(r, error))
     return false;
   job_phase(r->job, "restore-release");
   make_guardian(r);
@@ -281,9 +303,13 @@ bool restore_run(Job *job, pid_t *ret_pid, GError **error) {
   int subreaper = 0;
   (void)prctl(PR_GET_CHILD_SUBREAPER, &subreaper);
   (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
-  bool ok = restore_build(&r, error);
+  GError *failure = NULL;
+  bool ok = restore_build(&r, &failure);
   if (!ok)
     skeleton_kill_all(&r);
+  plugins_end(g_steal_pointer(&r.plugins), failure);
+  if (failure)
+    g_propagate_error(error, failure);
   (void)prctl(PR_SET_CHILD_SUBREAPER, (unsigned long)subreaper);
   guardian_disarm(r.guardian);
   if (ok) {

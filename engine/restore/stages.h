@@ -11,6 +11,8 @@ typedef struct Restore {
   Checkpoint *checkpoint;
   Restorer *restorer; /* NULL in a plan that is only printed */
   ExternalReturn *external;
+  PluginSet *plugins;
+  PluginReturn *plugin_return; /* NULL in a plan that is only printed */
   Plan *plan;
   Region *region;
   GHashTable *pages_fds; /* pages id -> descriptor + 1, inherited by every task */
@@ -50,8 +52,9 @@ void skeleton_kill_all(Restore *r);
 
 /* --- mm.c --- */
 bool mm_open_pages(Restore *r, GError **error);
-/* The descriptor to map a file mapping from, with the rights it needs; opened at the first call. -1 with error. */
-int mm_file_fd(Restore *r, const VmaEntry *vma, GError **error);
+/* The descriptor to map a file mapping from, with the rights it needs; opened at the first call. -1 with error.
+ * *ret_pgoff: where in it. */
+int mm_file_fd(Restore *r, const Task *task, const VmaEntry *vma, guint64 *ret_pgoff, GError **error);
 bool mm_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Protections, advice, locks, guards, the mm fields: when nobody inherits from it any more. */
 bool mm_build_finish(Restore *r, PlanTask *task, Program *p, GError **error);

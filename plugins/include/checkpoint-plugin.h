@@ -136,7 +136,7 @@ enum {
 enum checkpoint_moment {
   CHECKPOINT_MOMENT_PAUSE = 1,     /* dump, per task: it is about to be frozen, and still runs */
   CHECKPOINT_MOMENT_CHECKPOINT = 2, /* dump, per task: the whole tree stands still */
-  CHECKPOINT_MOMENT_DUMPED = 3,    /* dump, once, with the root's pid: everything but the memory is collected */
+  CHECKPOINT_MOMENT_DUMPED = 3,    /* dump, once, with the root's pid: all is collected, the memory too */
   CHECKPOINT_MOMENT_BEGIN = 4,     /* restore, once, pid 0: nothing is made yet */
   CHECKPOINT_MOMENT_FORKED = 5,    /* restore, once, with the root's pid: every task exists, with its memory */
   CHECKPOINT_MOMENT_RESUME = 6,    /* restore, per task: all is made, it is about to run */
@@ -166,7 +166,8 @@ struct checkpoint_plugin {
   /* At the end, if init succeeded. @result: 0, or the negative errno of the job's failure (-ECANCELED …). */
   void (*fini)(void *context, int result);
 
-  /* One batch a job: before the first and after the last object that is offered to anybody. */
+  /* One batch a job: before the first and after the last object that is offered to anybody. @n_objects: how many come
+   * (a restore); 0: not known yet (a dump). */
   int (*begin)(void *context, uint64_t n_objects);
   int (*end)(void *context);
 

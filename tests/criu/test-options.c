@@ -129,7 +129,6 @@ static void test_refusals(void) {
       {"page-server --port 5", "page-server"},
       {"dump -t 1 --tcp-established", "--tcp-established"},
       {"dump -t 1 -l", "--file-locks"},
-      {"restore -L dir", "--libdir"},
       {"restore -r /x -d", "--root"},
       {"dump -t 1 --external mnt[/x]:y", "--external"},
       {"dump -t 1 --external net[5]:y", "--external net"},

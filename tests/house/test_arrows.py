@@ -23,7 +23,7 @@ MAY_INCLUDE = {
     "engine/object": ["proto"] + [f"engine/{f}" for f in
                       ("error", "job", "model", "image", "kernel", "remote", "arch")],
     "engine/policy": ["proto"] + [f"engine/{f}" for f in ("error", "job", "model", "object")],
-    "engine/plugin": ["proto", "plugins"] + [f"engine/{f}" for f in ("error", "job", "model", "image", "object")],
+    "engine/plugin": ["proto", "plugins"] + [f"engine/{f}" for f in ("error", "job", "model", "kernel")],
     "engine/dump": ["proto"] + [f"engine/{f}" for f in ENGINE],
     "engine/restore": ["proto"] + [f"engine/{f}" for f in ENGINE],
     "engine/describe": ["proto"] + [f"engine/{f}" for f in ("error", "job", "model", "image")],

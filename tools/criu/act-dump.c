@@ -50,6 +50,7 @@ int act_dump(CriuRun *run) {
   EngineOptions engine = ENGINE_OPTIONS__INIT;
   engine.has_leave_running = engine.leave_running = options->leave_running;
   engine.has_leave_stopped = engine.leave_stopped = options->leave_stopped;
+  engine.plugin_directory = options->plugin_dir;
   engine.has_shell_job = engine.shell_job = options->shell_job;
   engine.has_ext_unix_sk = engine.ext_unix_sk = options->ext_unix_sk;
   engine.n_external = options->external->len;

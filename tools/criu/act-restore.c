@@ -64,6 +64,7 @@ int act_restore(CriuRun *run) {
   EngineOptions engine = ENGINE_OPTIONS__INIT;
   engine.has_restore_stopped = engine.restore_stopped = options->leave_stopped;
   engine.has_restore_sibling = engine.restore_sibling = options->restore_sibling;
+  engine.plugin_directory = options->plugin_dir;
   engine.has_shell_job = engine.shell_job = options->shell_job;
   /* Cgroups are restored on request only, with an option that is not supported yet. */
   engine.has_keep_cgroup = engine.keep_cgroup = true;

@@ -13,8 +13,23 @@ static void sink_log(void *data, int priority, const char *line) {
   criu_log(sink->run->log, priority, "engine", "%s", line);
 }
 
+/* "Plugin tun: dumped file 7 (DUMP_EXT_FILE pid 12 fd 5)" */
+static void sink_object(void *data, const EngineObject *object) {
+  CriuSink *sink = data;
+  g_autoptr(GString) text = g_string_new(NULL);
+  for (size_t i = 0; i < object->n_details; i++) {
+    const EngineValue *v = object->details[i];
+    if (v->text)
+      g_string_append_printf(text, " %s %s", v->key, v->text);
+    else if (v->has_u64)
+      g_string_append_printf(text, " %s %" G_GUINT64_FORMAT, v->key, v->u64);
+  }
+  criu_log(sink->run->log, LOG_INFO, "object", "Plugin %s: %s, %s %" G_GUINT64_FORMAT " (%s)", object->plugin,
+      object->action, object->kind, object->id, g_strchug(text->str));
+}
+
 JobSink criu_sink(CriuSink *sink) {
-  return (JobSink){.phase = sink_phase, .log = sink_log, .data = sink};
+  return (JobSink){.phase = sink_phase, .log = sink_log, .object = sink_object, .data = sink};
 }
 
 int criu_failed(CriuRun *run, const char *what, const GError *error) {

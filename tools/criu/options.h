@@ -29,6 +29,7 @@ typedef struct CriuOptions {
   char *images_dir; /* NULL: "." */
   char *work_dir;   /* NULL: the images directory */
   char *log_file;   /* NULL: standard error */
+  char *plugin_dir; /* NULL: the installed one */
   char *pidfile;
   char *config;
   bool no_default_config;

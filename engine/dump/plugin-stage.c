@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "plugin-stage.h"
+#include "unix.h"
+
+static bool pause_tree(PluginSet *set, pid_t pid, GError **error) {
+  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t)), children = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  if (!plugins_moment(set, CHECKPOINT_MOMENT_PAUSE, pid, error))
+    return false;
+  if (!proc_threads(pid, tids, NULL) || !proc_children(pid, tids, children, NULL))
+    return true; /* it is gone */
+  for (guint i = 0; i < children->len; i++)
+    if (!pause_tree(set, g_array_index(children, pid_t, i), error))
+      return false;
+  return true;
+}
+
+bool plugin_stage_pause(PluginSet *set, pid_t root, GError **error) {
+  return !plugins_count(set) || pause_tree(set, root, error);
+}
+
+bool plugin_stage_tell(PluginSet *set, const FrozenTree *tree, enum checkpoint_moment moment, GError **error) {
+  for (guint i = 0; plugins_count(set) && i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (!task->zombie && !plugins_moment(set, moment, task->pid, error))
+      return false;
+  }
+  return true;
+}
+
+static guint32 kind_of(ExternalKind kind) {
+  switch (kind) {
+  case EXTERNAL_UNIX:
+    return CHECKPOINT_KIND_UNIX_SOCKET;
+  case EXTERNAL_MAPPING:
+    return CHECKPOINT_KIND_MAPPING;
+  case EXTERNAL_FILE:
+  case EXTERNAL_DEVICE:
+  case EXTERNAL_OTHER:
+  default:
+    return CHECKPOINT_KIND_FILE;
+  }
+}
+
+/* Texts are borrowed, but for the two names. */
+static struct checkpoint_object object_of(const ExternalObject *o, char **ret_name, char **ret_peer_name) {
+  *ret_name = o->sock.name_size ? unix_name_text(o->sock.name, o->sock.name_size) : NULL;
+  *ret_peer_name = o->sock.peer_name_size ? unix_name_text(o->sock.peer_name, o->sock.peer_name_size) : NULL;
+  return (struct checkpoint_object){
+      .size = sizeof(struct checkpoint_object),
+      .kind = kind_of(o->kind),
+      .id = o->file_id,
+      .pid = o->pid,
+      .number = o->fd,
+      .comm = o->comm,
+      .fd = o->local,
+      .flags = o->flags,
+      .mode = o->st.st_mode,
+      .dev = o->st.st_dev,
+      .ino = o->st.st_ino,
+      .rdev = o->st.st_rdev,
+      .path = o->path,
+      .socket_type = o->sock.type,
+      .socket_state = o->sock.state,
+      .socket_name = *ret_name,
+      .peer_ino = o->sock.peer_ino,
+      .peer_pid = o->sock.peer_pid,
+      .peer_uid = o->sock.peer_known ? o->sock.peer_uid : G_MAXUINT32,
+      .peer_gid = o->sock.peer_known ? o->sock.peer_gid : G_MAXUINT32,
+      .unread = o->sock.unread,
+      .peer_comm = o->sock.peer_comm,
+      .peer_name = *ret_peer_name,
+      .start = o->map.start,
+      .end = o->map.end,
+      .offset = o->map.offset,
+      .protection = o->map.prot,
+      .shared = o->map.shared,
+  };
+}
+
+/* A rule wants a plugin, and there is none that takes it. */
+static void refuse(const ExternalObject *o, ExternalClaim *claim) {
+  if (claim->action != EXTERNAL_PLUGIN)
+    return;
+  claim->action = EXTERNAL_FAIL;
+  claim->reason = g_strdup_printf("%s, and %s%s that a rule sends it to does not take it", o->reason ? o->reason : "it is outside",
+      claim->plugin ? "the plugin " : "no plugin", claim->plugin ? claim->plugin : "");
+  claim->cure = g_strdup("install the plugin (checkpoint plugins lists them), or change the rule");
+}
+
+bool plugin_stage_ask(PluginSet *set, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
+  const char *plugin = NULL;
+  g_autofree char *name = NULL, *peer_name = NULL;
+  struct checkpoint_object object = object_of(o, &name, &peer_name);
+  if (plugins_count(set) && !object.id)
+    object.id = plugins_new_id(set);
+  if (!plugins_dump(set, &object, ret_claim->plugin, &plugin, error))
+    return false;
+  g_autofree char *unasked = plugins_unasked(set, object.kind);
+  if (plugin) {
+    ret_claim->action = EXTERNAL_PLUGIN;
+    g_free(ret_claim->plugin);
+    ret_claim->plugin = g_strdup(plugin);
+    if (!ret_claim->rule)
+      ret_claim->rule = g_strdup_printf("plugin %s", plugin);
+    return true;
+  }
+  refuse(o, ret_claim);
+  if (unasked) {
+    g_autofree char *cure = g_steal_pointer(&ret_claim->cure);
+    ret_claim->cure = g_strdup_printf("%s (only a dump asks the plugins %s)", cure ? cure : o->cure, unasked);
+  }
+  return true;
+}
+
+static const char *path_of(const FrozenTask *task, guint64 start) {
+  for (guint i = 0; i < task->vmas->len; i++) {
+    const ProcVma *v = &g_array_index(task->vmas, ProcVma, i);
+    if (v->start == start)
+      return *v->path ? v->path : NULL;
+  }
+  return NULL;
+}
+
+static bool ask_mapping(PluginSet *set, FrozenTask *task, const VmaEntry *v, GError **error) {
+  const char *plugin = NULL;
+  const struct checkpoint_object object = {
+      .size = sizeof object,
+      .kind = CHECKPOINT_KIND_MEMORY,
+      .pid = task->pid,
+      .number = -1,
+      .comm = task->stat.comm,
+      .fd = -1,
+      .path = path_of(task, v->start),
+      .peer_uid = G_MAXUINT32,
+      .peer_gid = G_MAXUINT32,
+      .start = v->start,
+      .end = v->end,
+      .offset = v->pgoff,
+      .protection = (int)v->prot,
+  };
+  if (!plugins_dump_memory(set, &object, &plugin, error))
+    return false;
+  if (!plugin)
+    return true;
+  if (!task->provided)
+    task->provided = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+  g_hash_table_add(task->provided, g_memdup2(&v->start, sizeof v->start));
+  return true;
+}
+
+static bool is_offered(const VmaEntry *v) {
+  const guint32 made = VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL | VMA_EXT_PLUGIN;
+  return v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !(v->status & made);
+}
+
+bool plugin_stage_memory(PluginSet *set, FrozenTree *tree, GError **error) {
+  for (guint i = 0; plugins_want(set, CHECKPOINT_KIND_MEMORY) && i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    const MmEntry *mm = task->zombie ? NULL : task->model->mm;
+    for (size_t k = 0; mm && k < mm->n_vmas; k++)
+      if (is_offered(mm->vmas[k]) && !ask_mapping(set, task, mm->vmas[k], error))
+        return false;
+  }
+  return true;
+}

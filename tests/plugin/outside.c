@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* A program with objects that only a plugin can bring back. Arguments after BASE: unix=PATH (a connection to the echo
+ * server there), device, perf (with a mapping), memory (which comes back as its complement), fork. */
+
+#include "subject.h"
+#include <linux/perf_event.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#define UNIX_FD 40
+#define DEVICE_FD 41
+#define PERF_FD 42
+#define MEMORY_AT ((unsigned char *)0x600000000000u)
+#define MEMORY_SIZE (1u << 20)
+
+static bool has_unix, has_device, has_perf, has_memory, has_fork, is_cut;
+static volatile struct perf_event_mmap_page *perf_page;
+
+static void place(int fd, int number) {
+  check_call(fd >= 0 && dup3(fd, number, O_CLOEXEC) == number && close(fd) == 0);
+}
+
+static void setup_unix(const char *path) {
+  struct sockaddr_un a = {.sun_family = AF_UNIX};
+  (void)snprintf(a.sun_path, sizeof a.sun_path, "%.107s", path);
+  int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  check_call(connect(fd, (const struct sockaddr *)&a, sizeof a) == 0);
+  const struct timeval patience = {.tv_sec = 7};
+  check_call(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0);
+  place(fd, UNIX_FD);
+}
+
+static void setup_perf(void) {
+  struct perf_event_attr attr = {
+      .type = PERF_TYPE_SOFTWARE, .size = sizeof attr, .config = PERF_COUNT_SW_CPU_CLOCK, .disabled = 1};
+  int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
+  if (fd < 0)
+    subject_skip("no perf events here");
+  place(fd, PERF_FD);
+  perf_page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, PERF_FD, 0);
+  check_call(perf_page != MAP_FAILED);
+}
+
+static void setup_memory(void) {
+  check_call(mmap(MEMORY_AT, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+                 0) == MEMORY_AT);
+  memset(MEMORY_AT, 0x5a, MEMORY_SIZE);
+  check_call(mprotect(MEMORY_AT, MEMORY_SIZE, PROT_READ) == 0);
+}
+
+static void verify_unix(void) {
+  char text[8] = "";
+  struct timeval patience = {0};
+  socklen_t size = sizeof patience;
+  check_call(getsockopt(UNIX_FD, SOL_SOCKET, SO_RCVTIMEO, &patience, &size) == 0);
+  check(patience.tv_sec == 7, "the time-out of the socket is %ld", (long)patience.tv_sec);
+  if (is_cut) {
+    check(read(UNIX_FD, text, 1) == 0, "the other end of the socket is not closed");
+    return;
+  }
+  check_call(write(UNIX_FD, "ping", 4) == 4);
+  check(read(UNIX_FD, text, 4) == 4 && strcmp(text, "pong") == 0, "the server answers '%s'", text);
+}
+
+static void verify_device(void) {
+  struct stat st;
+  check_call(fstat(DEVICE_FD, &st) == 0);
+  check(S_ISCHR(st.st_mode) && major(st.st_rdev) == 10 && minor(st.st_rdev) == 237, "the device is another one");
+  check(fcntl(DEVICE_FD, F_GETFL) & O_NONBLOCK, "the device has lost its flags");
+  check(fcntl(DEVICE_FD, F_GETFD) == FD_CLOEXEC, "the device has lost close-on-exec");
+}
+
+static void verify_perf(void) {
+  char link[64] = "";
+  check_call(readlink("/proc/self/fd/42", link, sizeof link - 1) > 0);
+  check(strcmp(link, "anon_inode:[perf_event]") == 0, "fd 42 is %s", link);
+  check(perf_page->size > 0, "the page of the counter is empty");
+}
+
+static void verify_memory(void) {
+  for (unsigned i = 0; i < MEMORY_SIZE; i++)
+    check(MEMORY_AT[i] == (i < 4096 ? 0 : 0xa5), "byte %u of the memory is %02x", i, MEMORY_AT[i]);
+  char *maps = subject_read("/proc/self/maps", NULL);
+  check(strstr(maps, "600000000000-600000100000 r--p"), "the memory has other rights");
+  free(maps);
+}
+
+static void verify(void) {
+  if (has_unix)
+    verify_unix();
+  if (has_device)
+    verify_device();
+  if (has_perf)
+    verify_perf();
+  if (has_memory)
+    verify_memory();
+}
+
+int main(int argc, char **argv) {
+  subject_begin(argc, argv);
+  for (int i = 2; i < argc; i++) {
+    if (strncmp(argv[i], "unix=", 5) == 0)
+      has_unix = true, setup_unix(argv[i] + 5);
+    has_device |= strcmp(argv[i], "device") == 0;
+    has_perf |= strcmp(argv[i], "perf") == 0;
+    has_memory |= strcmp(argv[i], "memory") == 0;
+    has_fork |= strcmp(argv[i], "fork") == 0;
+    is_cut |= strcmp(argv[i], "cut") == 0;
+  }
+  if (has_device)
+    place(open("/dev/loop-control", O_RDONLY | O_NONBLOCK), DEVICE_FD);
+  if (has_perf)
+    setup_perf();
+  if (has_memory)
+    setup_memory();
+  pid_t child = has_fork ? fork() : 0;
+  check_call(child >= 0);
+  if (has_fork && child == 0) {
+    has_perf = false; /* the kernel keeps that mapping from children */
+    while (!subject_checking())
+      subject_tick();
+    verify();
+    _exit(0);
+  }
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  int status = 0;
+  if (has_fork)
+    check(waitpid(child, &status, 0) == child && status == 0, "the child failed");
+  verify();
+  return subject_pass();
+}
