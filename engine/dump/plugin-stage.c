@@ -113,8 +113,8 @@ bool plugin_stage_ask(PluginSet *set, const ExternalObject *o, ExternalClaim *re
 }
 
 static const char *path_of(const FrozenTask *task, guint64 start) {
-  for (guint i = 0; i < task->vmas->len; i++) {
-    const ProcVma *v = &g_array_index(task->vmas, ProcVma, i);
+  for (guint i = 0; i < task->facts.vmas->len; i++) {
+    const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
     if (v->start == start)
       return *v->path ? v->path : NULL;
   }
