@@ -104,8 +104,9 @@ bool plugin_stage_ask(PluginSet *set, const ExternalObject *o, ExternalClaim *re
       ret_claim->rule = g_strdup_printf("plugin %s", plugin);
     return true;
   }
-  refuse(o, ret_claim);
-  if (unasked) {
+  if (!unasked)
+    refuse(o, ret_claim);
+  else if (ret_claim->action != EXTERNAL_PLUGIN) {
     g_autofree char *cure = g_steal_pointer(&ret_claim->cure);
     ret_claim->cure = g_strdup_printf("%s (only a dump asks the plugins %s)", cure ? cure : o->cure, unasked);
   }
