@@ -392,7 +392,9 @@ PluginSet *plugins_load(Job *job, enum checkpoint_stage stage, const Checkpoint 
   set->checkpoint = checkpoint;
   set->images_fd = -1;
   set->plugins = directory_load(set, false, &failure);
-  if (set->plugins && set->plugins->len && stage != CHECKPOINT_STAGE_EXPLAIN && job_images_fd(job) >= 0)
+  /* Not a directory of the caller's: what root makes there could lead anywhere. */
+  bool files = stage != CHECKPOINT_STAGE_EXPLAIN && !job_options(job)->images_as_caller;
+  if (files && set->plugins && set->plugins->len && job_images_fd(job) >= 0)
     set->images_fd = fcntl(job_images_fd(job), F_DUPFD_CLOEXEC, 3);
   for (guint i = 0; !failure && i < set->plugins->len; i++)
     (void)plugin_begin(set->plugins->pdata[i], &failure);

@@ -74,7 +74,7 @@ static bool read_program(Plugin *p, GKeyFile *file, int dir_fd, GError **error) 
     return fail(error, p, "it names no Program");
   if (program[0] != '/' && strchr(program, '/'))
     return fail(error, p, "Program is either a name in the plugin directory or an absolute path");
-  int fd = directory_open_file(dir_fd, program, error);
+  int fd = directory_open_file(p->set, dir_fd, program, error);
   if (fd < 0)
     return false;
   struct stat st;

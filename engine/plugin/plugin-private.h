@@ -82,7 +82,7 @@ GPtrArray *directory_load(PluginSet *set, bool broken, GError **error);
 void plugin_free(Plugin *p);
 /* "/proc/self/fd/N" of an open file in the plugin directory that is safe to load: owner and mode were checked. -1 with
  * error. */
-int directory_open_file(int dir_fd, const char *name, GError **error);
+int directory_open_file(const PluginSet *set, int dir_fd, const char *name, GError **error);
 /* Letters, digits, '-', '_', '.'; at most 64. */
 bool plugin_name_is_valid(const char *name);
 
