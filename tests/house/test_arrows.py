@@ -35,7 +35,7 @@ MAY_INCLUDE = {
     "tools/checkpoint": ["proto", "dbus/client"],
     "tools/criu": ["proto", "engine"] + [f"engine/{f}" for f in ENGINE + ["dump", "restore"]],
     "tools": [],
-    "examples": ["dbus/client", "plugins"],
+    "docs/examples": ["dbus/client", "plugins"],
     "tests": None,  # everything
 }
 
