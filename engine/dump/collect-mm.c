@@ -38,8 +38,6 @@ static const char *refusal(const ProcVma *v, const char **cure) {
     return "it has a memory protection key";
   if (g_str_has_prefix(v->path, "/[aio]"))
     return "it is an AIO ring";
-  if (g_str_has_prefix(v->path, "/SYSV"))
-    return "it is System V shared memory";
   if (g_str_has_prefix(v->path, "anon_inode:") || g_str_has_prefix(v->path, "socket:"))
     return "it maps a kernel object";
   if ((v->flags & VMF_HUGETLB) && !g_str_has_prefix(v->path, "/anon_hugepage") && !g_str_has_prefix(v->path, "/memfd:"))
@@ -154,6 +152,28 @@ static bool fill_file(VmaEntry *e, FrozenTask *task, const ProcVma *v, Collector
   return true;
 }
 
+static bool is_sysv(const ProcVma *v) {
+  return (v->flags & VMF_SHARED) && !(v->flags & VMF_HUGETLB) && v->dev_major == 0 && g_str_has_prefix(v->path, "/SYSV");
+}
+
+/* *ret_kept is false when it is something to block the dump. */
+static bool fill_sysv(VmaEntry *e, FrozenTask *task, const ProcVma *v, Collector *collector, bool *ret_kept, GError **error) {
+  FileProbe probe = {.local = -1};
+  g_autofree char *link = NULL;
+  bool blocked = false;
+  bool ok = open_behind(task, v, &probe, &link, error) &&
+            collector_sysv(collector, &probe, v->offset, v->end - v->start, &blocked, error);
+  if (probe.local >= 0)
+    (void)close(probe.local);
+  e->status = VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC;
+  e->flags = MAP_SHARED | MAP_ANONYMOUS | (v->flags & VMF_LOCKED ? MAP_LOCKED : 0u);
+  e->shmid = v->inode;
+  e->has_fdflags = true;
+  e->fdflags = v->flags & VMF_MAYWRITE ? O_RDWR : O_RDONLY;
+  *ret_kept = !blocked;
+  return ok;
+}
+
 /* vvar and vdso come from the kernel; [vvar_vclock] is the end of vvar. */
 static bool fill_special(VmaEntry *e, const ProcVma *v) {
   e->flags = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -265,16 +285,18 @@ static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collec
   const char *cure;
   bool ok = true, special = fill_special(e, v);
   const char *why = special ? NULL : refusal(v, &cure);
-  bool taken = false;
+  bool taken = false, kept = true;
   if (why && may_be_external(v))
     ok = ask_about_mapping(task, v, why, cure, collector, e, &taken, error);
   else if (why)
     block_vma(job, task, v, why, cure);
   else if (!special && is_anonymous(v))
     fill_anonymous(e, v, mm);
+  else if (!special && is_sysv(v))
+    ok = fill_sysv(e, task, v, collector, &kept, error);
   else if (!special)
     ok = fill_file(e, task, v, collector, seen, error);
-  if ((why && !taken) || !ok || merge_vvar(mm, e)) {
+  if ((why && !taken) || !kept || !ok || merge_vvar(mm, e)) {
     vma_entry__free_unpacked(e, NULL);
     return ok;
   }

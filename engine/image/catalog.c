@@ -4,6 +4,7 @@
 #include "eventpoll.pb-c.h"
 #include "file-lock.pb-c.h"
 #include "ghost-file.pb-c.h"
+#include "ipc-shm.pb-c.h"
 #include "memfd.pb-c.h"
 #include "pipe-data.pb-c.h"
 #include "remap-file-path.pb-c.h"
@@ -22,6 +23,12 @@ static guint64 pipe_data_extra(const ProtobufCMessage *m) {
 
 static guint64 sk_packet_extra(const ProtobufCMessage *m) {
   return ((const SkPacketEntry *)m)->length;
+}
+
+/* Content in the file itself, padded to four bytes; in newer images it is in a pagemap. */
+static guint64 ipc_shm_extra(const ProtobufCMessage *m) {
+  const IpcShmEntry *e = (const IpcShmEntry *)m;
+  return e->in_pagemaps ? 0 : e->size > G_MAXINT64 ? G_MAXINT64 : (e->size + 3) & ~(guint64)3;
 }
 
 /* The limits are far above what CRIU or we ever write and bound what a hostile directory can make us allocate. */
@@ -67,6 +74,8 @@ static const ImageKind kinds[IMAGE_N_KINDS] = {
         .limit = 256 * MIB},
     [IMAGE_FILE_LOCKS] = {"filelocks", 0, IMAGE_FRAME_COMMON, 0x54323616, NULL, &file_lock_entry__descriptor,
         .limit = 64 * MIB},
+    [IMAGE_IPC_SHM] = {"ipcns-shm-", 'u', IMAGE_FRAME_COMMON, 0x46283044, NULL, &ipc_shm_entry__descriptor,
+        .extra = ipc_shm_extra, .limit = 512 * MIB},
     /* larger ones are read piecewise only, and have no digest */
     [IMAGE_GHOST] = {"ghost-file-", 'x', IMAGE_FRAME_COMMON, 0x52583605, &ghost_file_entry__descriptor,
         &ghost_chunk_entry__descriptor, .limit = 16 * MIB},
@@ -86,6 +95,7 @@ static const ImageKindId record_kinds[RECORD_N_KINDS] = {
     [RECORD_TTY_INFO] = IMAGE_TTY_INFO,
     [RECORD_TTY_DATA] = IMAGE_TTY_DATA,
     [RECORD_FILE_LOCKS] = IMAGE_FILE_LOCKS,
+    [RECORD_IPC_SHM] = IMAGE_IPC_SHM,
 };
 
 const ImageKind *image_kind(ImageKindId id) {
@@ -94,6 +104,11 @@ const ImageKind *image_kind(ImageKindId id) {
 
 ImageKindId image_kind_of_record(RecordKind kind) {
   return record_kinds[kind];
+}
+
+guint64 image_number_of_record(RecordKind kind, const Checkpoint *checkpoint) {
+  const TaskKobjIdsEntry *ids = checkpoint->inventory ? checkpoint->inventory->root_ids : NULL;
+  return kind == RECORD_IPC_SHM && ids ? ids->ipc_ns_id : 0;
 }
 
 char *image_name(char *name, ImageKindId id, guint64 number) {

@@ -31,6 +31,7 @@ typedef enum ImageKindId {
   IMAGE_TTY_INFO,
   IMAGE_TTY_DATA,
   IMAGE_FILE_LOCKS,
+  IMAGE_IPC_SHM,
   IMAGE_GHOST,
   IMAGE_PAGES,
   IMAGE_N_KINDS
@@ -65,6 +66,8 @@ typedef struct ImageKind {
 
 const ImageKind *image_kind(ImageKindId id);
 ImageKindId image_kind_of_record(RecordKind kind);
+/* The number in the file's name; 0 for those without. The inventory must be there. */
+guint64 image_number_of_record(RecordKind kind, const Checkpoint *checkpoint);
 /* "core-12.img" into @name, which holds IMAGE_NAME_MAX bytes; returns @name. */
 char *image_name(char *name, ImageKindId id, guint64 number);
 

@@ -6,6 +6,7 @@
 #include "load.h"
 #include "content.h"
 #include "image.h"
+#include "ipc-shm.pb-c.h"
 #include "manifest.h"
 #include "memfd.pb-c.h"
 #include "verify.h"
@@ -141,7 +142,7 @@ static bool load_files(Loader *l, GError **error) {
 
 static bool load_records(Loader *l, RecordKind kind, GError **error) {
   bool found;
-  if (!loader_open(l, image_kind_of_record(kind), 0, &found, error))
+  if (!loader_open(l, image_kind_of_record(kind), image_number_of_record(kind, l->checkpoint), &found, error))
     return false;
   while (found) {
     ProtobufCMessage *m;
@@ -165,6 +166,17 @@ static bool load_one_shmem(Loader *l, guint64 shmid, GError **error) {
   return true;
 }
 
+/* System V segments of old images have their content in ipcns-shm itself. */
+static bool has_own_content(const Checkpoint *c, const VmaEntry *v) {
+  const GPtrArray *records = c->records[RECORD_IPC_SHM];
+  for (guint i = 0; (v->status & VMA_AREA_SYSVIPC) && i < records->len; i++) {
+    const IpcShmEntry *e = (const IpcShmEntry *)((const Record *)records->pdata[i])->message;
+    if (e->desc->id == v->shmid)
+      return !e->in_pagemaps;
+  }
+  return false;
+}
+
 /* Shared memory is named by memfds with content and by shared anonymous mappings. */
 static bool load_shmem(Loader *l, GError **error) {
   const GPtrArray *memfds = l->checkpoint->records[RECORD_MEMFD];
@@ -176,7 +188,8 @@ static bool load_shmem(Loader *l, GError **error) {
   for (guint i = 0; i < l->checkpoint->tasks->len; i++) {
     const Task *t = l->checkpoint->tasks->pdata[i];
     for (size_t k = 0; t->mm && k < t->mm->n_vmas; k++)
-      if ((t->mm->vmas[k]->status & VMA_ANON_SHARED) && !load_one_shmem(l, t->mm->vmas[k]->shmid, error))
+      if ((t->mm->vmas[k]->status & VMA_ANON_SHARED) && !has_own_content(l->checkpoint, t->mm->vmas[k]) &&
+          !load_one_shmem(l, t->mm->vmas[k]->shmid, error))
         return false;
   }
   return true;

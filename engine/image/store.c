@@ -77,7 +77,7 @@ static bool store_records(ImageWriter *w, const Checkpoint *c, GError **error) {
     const GPtrArray *records = c->records[kind];
     if (!records->len)
       continue;
-    image_writer_begin(w, image_kind_of_record((RecordKind)kind), 0);
+    image_writer_begin(w, image_kind_of_record((RecordKind)kind), image_number_of_record((RecordKind)kind, c));
     for (guint i = 0; i < records->len; i++) {
       const Record *r = records->pdata[i];
       if (!image_writer_add(w, r->message, r->extra, error))

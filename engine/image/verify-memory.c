@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "ipc-shm.pb-c.h"
 #include "memfd.pb-c.h"
 #include "verify.h"
 #include <inttypes.h>
@@ -25,6 +26,20 @@ static bool verify_vma_file(const Checkpoint *c, guint64 pid, const VmaEntry *v,
   return true;
 }
 
+/* A System V segment is attached as a whole. */
+static bool verify_vma_sysv(const Checkpoint *c, guint64 pid, const VmaEntry *v, GError **error) {
+  if (!(v->status & VMA_AREA_SYSVIPC))
+    return true;
+  const GPtrArray *records = c->records[RECORD_IPC_SHM];
+  for (guint i = 0; i < records->len; i++) {
+    const IpcShmEntry *e = (const IpcShmEntry *)((const Record *)records->pdata[i])->message;
+    if (e->desc->id == v->shmid)
+      return (e->size <= G_MAXINT64 && v->pgoff == 0 && ((e->size + PAGE_MASK) & ~PAGE_MASK) == v->end - v->start) ||
+             vma_fail(error, pid, v, "it is not as large as its System V segment");
+  }
+  return vma_fail(error, pid, v, "there is no image of its System V segment");
+}
+
 static bool verify_vma(const Checkpoint *c, guint64 pid, const VmaEntry *v, guint64 floor, GError **error) {
   if ((v->start | v->end) & PAGE_MASK)
     return vma_fail(error, pid, v, "not page aligned");
@@ -36,7 +51,7 @@ static bool verify_vma(const Checkpoint *c, guint64 pid, const VmaEntry *v, guin
     return vma_fail(error, pid, v, "beyond the address space");
   if ((v->pgoff & PAGE_MASK) || v->pgoff > G_MAXINT64 || v->end - v->start > G_MAXINT64 - v->pgoff)
     return vma_fail(error, pid, v, "its offset is not page aligned or too large");
-  return verify_vma_file(c, pid, v, error);
+  return verify_vma_file(c, pid, v, error) && verify_vma_sysv(c, pid, v, error);
 }
 
 static bool verify_mm(const Checkpoint *c, guint64 pid, const MmEntry *mm, GError **error) {

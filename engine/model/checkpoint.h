@@ -112,6 +112,7 @@ typedef enum RecordKind {
   RECORD_TTY_INFO,   /* TtyInfoEntry */
   RECORD_TTY_DATA,   /* TtyDataEntry */
   RECORD_FILE_LOCKS, /* FileLockEntry */
+  RECORD_IPC_SHM, /* IpcShmEntry; the file is numbered by the ipc namespace's id */
   RECORD_N_KINDS
 } RecordKind;
 

@@ -26,6 +26,8 @@
 #endif
 
 /* What descriptors of one description have in common. */
+#define OWN_SHMIDS (1ull << 31) /* below: ids of System V segments */
+
 typedef struct DescKey {
   guint64 dev, ino, pos;
   guint32 flags;
@@ -197,7 +199,7 @@ guint32 collector_new_ghost_id(Collector *c) {
 }
 
 guint64 collector_new_shmid(Collector *c) {
-  return ++c->last_shmid;
+  return OWN_SHMIDS + ++c->last_shmid;
 }
 
 gpointer collector_state(Collector *c, const void *key, gpointer (*make)(void), GDestroyNotify destroy) {
@@ -535,7 +537,7 @@ bool collector_finish(Collector *c, GError **error) {
   for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
     if ((*ops)->collect_finish && !(*ops)->collect_finish(c, error))
       return false;
-  return true;
+  return sysv_collect_finish(c, error);
 }
 
 /* --- files without a descriptor, and shared memory --- */
@@ -566,19 +568,25 @@ guint32 collector_add_path(Collector *c, const FileProbe *given, bool *blocked, 
   return id;
 }
 
-guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd) {
+void collector_shmem_with_id(Collector *c, guint64 shmid, dev_t dev, ino_t ino, guint64 size, int fd) {
   InodeKey key = {dev, ino};
-  guint index = GPOINTER_TO_UINT(g_hash_table_lookup(c->shmem_ids, &key));
-  if (index)
-    return g_array_index(c->shmems, CollectedShmem, index - 1).shmid;
   FdPath path = fd_path(fd);
-  CollectedShmem one = {.shmid = collector_new_shmid(c), .dev = dev, .ino = ino, .size = size};
+  CollectedShmem one = {.shmid = shmid, .dev = dev, .ino = ino, .size = size};
   one.fd = open(path.text, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (one.fd < 0)
     one.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   g_array_append_val(c->shmems, one);
   g_hash_table_insert(c->shmem_ids, g_memdup2(&key, sizeof key), GUINT_TO_POINTER(c->shmems->len));
-  return one.shmid;
+}
+
+guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd) {
+  InodeKey key = {dev, ino};
+  guint index = GPOINTER_TO_UINT(g_hash_table_lookup(c->shmem_ids, &key));
+  if (index)
+    return g_array_index(c->shmems, CollectedShmem, index - 1).shmid;
+  guint64 shmid = collector_new_shmid(c);
+  collector_shmem_with_id(c, shmid, dev, ino, size, fd);
+  return shmid;
 }
 
 const CollectedShmem *collector_shmems(const Collector *c, size_t *ret_n) {

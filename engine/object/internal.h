@@ -71,6 +71,11 @@ char *find_outside_holder(const Collector *c, const char *link, mode_t access);
 extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, timerfd_ops, signalfd_ops, memfd_ops;
 extern const ObjectOps unix_ops, inet_ops, ext_ops, unsupported_ops;
 
+/* --- sysv.c --- */
+
+/* After the last mapping: segments that others use are blockers. */
+bool sysv_collect_finish(Collector *c, GError **error);
+
 /* --- reg.c --- */
 
 /* The entry of a file that lies at a path, also for kinds that have something more to say about it (FIFO); NULL with

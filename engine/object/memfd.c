@@ -108,11 +108,7 @@ static guint32 memfd_inode(Collector *c, const FileProbe *probe, const char *nam
 }
 
 static bool block_special(Collector *c, const FileProbe *probe) {
-  if (g_str_has_prefix(probe->link, "/SYSV"))
-    collector_block(c, probe, "System V shared memory", "System V shared memory cannot be brought back yet",
-        "let the program use POSIX shared memory");
-  else
-    collector_block(c, probe, probe->link, "memory of a driver is outside the process", "close and unmap it");
+  collector_block(c, probe, probe->link, "memory of a driver is outside the process", "close and unmap it");
   return true;
 }
 
@@ -225,6 +221,37 @@ static int memfd_of_inode(Restorer *r, guint32 inode_id, GError **error) {
     return -1;
   int kept = fd_take(&fd);
   restorer_shared_put(r, FD_TYPES__MEMFD, inode_id, kept);
+  return kept;
+}
+
+/* As large as the mapping that reaches farthest. */
+static guint64 anon_shared_size(Restorer *r, guint64 shmid) {
+  const Checkpoint *checkpoint = restorer_checkpoint(r);
+  guint64 size = 0;
+  for (guint t = 0; t < checkpoint->tasks->len; t++) {
+    const MmEntry *mm = ((const Task *)checkpoint->tasks->pdata[t])->mm;
+    for (size_t i = 0; mm && i < mm->n_vmas; i++) {
+      const VmaEntry *v = mm->vmas[i];
+      if ((v->status & VMA_ANON_SHARED) && !(v->status & VMA_AREA_SYSVIPC) && v->shmid == shmid)
+        size = MAX(size, v->pgoff + (v->end - v->start));
+    }
+  }
+  return size;
+}
+
+int restorer_anon_shared(Restorer *r, guint64 shmid, GError **error) {
+  int known = restorer_shared_get(r, FD_TYPES__UND, shmid);
+  if (known >= 0)
+    return known;
+  _cleanup_fd_ int fd = make_anonymous(anon_shared_size(r, shmid), 0);
+  if (fd < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make shared memory %" G_GUINT64_FORMAT, shmid);
+    return -1;
+  }
+  if (!restorer_fill_shmem(r, shmid, fd, error))
+    return -1;
+  int kept = fd_take(&fd);
+  restorer_shared_put(r, FD_TYPES__UND, shmid, kept);
   return kept;
 }
 

@@ -111,6 +111,11 @@ guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, 
 /* Shared memory by inode: the shmid of a memfd or shared anonymous mapping; made at the first call. @size in bytes.
  * Content is read through @fd (a duplicate is kept) in the memory stage. */
 guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd);
+/* The same under an id of the caller's: System V segments, below 2^31. */
+void collector_shmem_with_id(Collector *c, guint64 shmid, dev_t dev, ino_t ino, guint64 size, int fd);
+/* A mapping of a System V shared memory segment, described by @probe (local, st); @offset and @size of the mapping in bytes.
+ * Notes the segment and its content; *ret_blocked when that cannot be. Its id is the inode's number. */
+bool collector_sysv(Collector *c, const FileProbe *probe, guint64 offset, guint64 size, bool *ret_blocked, GError **error);
 /* What the memory stage writes: every shared memory object, in the order of their shmids. @fd is readable and borrowed.
  */
 typedef struct CollectedShmem {
@@ -146,6 +151,13 @@ bool restorer_open_all(Restorer *r, GError **error);
 int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **error);
 /* After all tasks have made their mappings: what would have been in their way (F_SEAL_FUTURE_WRITE of memfds). */
 bool restorer_finish(Restorer *r, GError **error);
+/* Shared anonymous memory as CRIU's images have it, by its shmid alone; made and filled at the first call. A descriptor,
+ * borrowed; -1 with error. */
+int restorer_anon_shared(Restorer *r, guint64 shmid, GError **error);
+/* Makes sure that a System V segment exists with its content, before tasks attach it. */
+bool restorer_sysv(Restorer *r, guint64 id, GError **error);
+/* The tree lives: what was made outside of it (System V segments) is not removed again by restorer_free(). */
+void restorer_keep(Restorer *r);
 /* Adds the owner and signal of a description (F_SETOWN_EX, F_SETSIG) to its first holder's program; nothing when it has
  * none. @fd is its number there. */
 void restorer_fown_program(const FileEntry *entry, int fd, Program *p);

@@ -8,6 +8,7 @@
 #include <linux/prctl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -64,11 +65,29 @@ static bool has_pages(const Task *t, const VmaEntry *v, guint *at) {
   return false;
 }
 
+/* Attached whole, as it was at the dump. */
+static bool build_attach(Restore *r, const PlanTask *t, const VmaEntry *v, Program *p, GError **error) {
+  if (r->restorer && !restorer_sysv(r->restorer, v->shmid, error)) {
+    g_prefix_error(error, "pid %d: ", (int)t->pid);
+    return false;
+  }
+  int flags = (v->prot & PROT_EXEC ? SHM_EXEC : 0) | (v->has_fdflags && (v->fdflags & O_ACCMODE) == O_RDONLY ? SHM_RDONLY : 0);
+  PROGRAM_CALL(p, "shmat", SYS_shmat, ARG(v->shmid), ARG(v->start), ARG(flags));
+  program_expect(p, EXPECT_EQUAL, (gint64)v->start);
+  guint32 given = PROT_READ | (flags & SHM_EXEC ? PROT_EXEC : 0u) | (flags & SHM_RDONLY ? 0u : PROT_WRITE);
+  if (given != v->prot)
+    PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
+  return true;
+}
+
 static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool writable, Program *p, GError **error) {
   int fd = -1;
   guint64 pgoff = v->pgoff;
-  if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) {
-    fd = mm_file_fd(r, t->task, v, &pgoff, error);
+  if (v->status & VMA_AREA_SYSVIPC)
+    return build_attach(r, t, v, p, error);
+  if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED)) {
+    bool anonymous = v->status & VMA_ANON_SHARED;
+    fd = anonymous && r->restorer ? restorer_anon_shared(r->restorer, v->shmid, error) : mm_file_fd(r, t->task, v, &pgoff, error);
     if (fd < 0) {
       g_prefix_error(error, "pid %d: mapping at 0x%" G_GINT64_MODIFIER "x: ", (int)t->pid, v->start);
       return false;
@@ -78,7 +97,7 @@ static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool wri
         "pid %d: the mapping at 0x%" G_GINT64_MODIFIER "x is of a kind (status 0x%x) that cannot be restored yet", (int)t->pid, v->start, v->status);
   }
   guint32 prot = v->prot | (writable ? PROT_READ | PROT_WRITE : 0);
-  guint32 flags = (v->flags & KEPT_MAP_FLAGS) | MAP_FIXED_NOREPLACE;
+  guint32 flags = (v->flags & KEPT_MAP_FLAGS & (fd < 0 ? ~0u : ~(guint32)MAP_ANONYMOUS)) | MAP_FIXED_NOREPLACE;
   PROGRAM_CALL(p, "mmap", SYS_mmap, ARG(v->start), ARG(v->end - v->start), ARG(prot), ARG(flags), ARG((gint64)fd), ARG(pgoff));
   program_expect(p, EXPECT_EQUAL, (gint64)v->start);
   return true;

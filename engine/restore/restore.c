@@ -313,6 +313,7 @@ bool restore_run(Job *job, pid_t *ret_pid, GError **error) {
   (void)prctl(PR_SET_CHILD_SUBREAPER, (unsigned long)subreaper);
   guardian_disarm(r.guardian);
   if (ok) {
+    restorer_keep(r.restorer);
     *ret_pid = r.root;
     restore_results(&r, started);
   }
