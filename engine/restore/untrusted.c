@@ -358,5 +358,7 @@ bool untrusted_check(const Checkpoint *c, const UntrustedRights *r, GError **err
   for (guint i = 0; i < c->externals->len; i++)
     if (!check_external(c->externals->pdata[i], error))
       return false;
+  if (c->records[RECORD_IPC_SHM]->len)
+    return refuse(error, "System V shared memory, whose ids and keys are everybody's");
   return check_memfds(c, r, error);
 }
