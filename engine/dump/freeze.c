@@ -180,6 +180,7 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
       g_array_remove_index(task->threads, i);
       continue;
     }
+    t->state.group_stop = stop_signal != 0;
     if (stop_signal) {
       task->stopped = true;
       task->stop_signal = stop_signal;

@@ -252,6 +252,8 @@ static int enter_agent(Injection *in, const StoppedThread *t, Lane *lane) {
   int e = tracee_set_regs(t->tid, &r);
   if (e == 0)
     e = tracee_set_sigmask(t->tid, ~0ull);
+  if (e == 0 && t->group_stop)
+    e = resume_to_syscall(t->tid); /* of the agent */
   return e < 0 ? e : tracee_resume(t->tid, PTRACE_CONT);
 }
 

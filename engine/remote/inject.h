@@ -17,6 +17,7 @@ typedef struct StoppedThread {
   pid_t tid;
   struct user_regs_struct regs;
   uint64_t sigmask;
+  bool group_stop; /* stopped by job control: the interruption may be a second stop, which comes when it is resumed */
   const void *xstate;
   size_t xstate_size;
 } StoppedThread;

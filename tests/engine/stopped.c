@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* A child of many threads, stopped by job control: it stays stopped, and goes on with all of them. */
+
+#include "subject.h"
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#define N_THREADS 8
+
+static unsigned long volatile *beats;
+
+static void *beat(void *index) {
+  for (;;) {
+    beats[(size_t)index]++;
+    subject_tick();
+  }
+  return NULL;
+}
+
+static void live(void) {
+  pthread_t thread;
+  for (size_t i = 1; i < N_THREADS; i++)
+    check(pthread_create(&thread, NULL, beat, (void *)i) == 0, "no thread %zu", i);
+  (void)beat(NULL);
+}
+
+static bool all_beat(const unsigned long *then) {
+  for (int i = 0; i < N_THREADS; i++)
+    if (beats[i] == then[i])
+      return false;
+  return true;
+}
+
+static void note(unsigned long *then) {
+  for (int i = 0; i < N_THREADS; i++)
+    then[i] = beats[i];
+}
+
+int main(int argc, char **argv) {
+  unsigned long then[N_THREADS] = {0};
+  siginfo_t info;
+  subject_begin(argc, argv);
+  beats = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  check_call(beats != MAP_FAILED);
+  pid_t pid = fork();
+  if (pid == 0)
+    live();
+  while (!all_beat(then))
+    subject_tick();
+  check_call(kill(pid, SIGSTOP) == 0 && waitid(P_PID, (id_t)pid, &info, WSTOPPED) == 0);
+  note(then);
+  subject_ready();
+  while (!subject_checking() && !subject_failed())
+    subject_tick();
+  for (int i = 0; i < N_THREADS; i++)
+    check(beats[i] == then[i], "thread %d ran though it must not", i);
+  check_call(kill(pid, SIGCONT) == 0);
+  for (int i = 0; i < 1000 && !all_beat(then); i++)
+    subject_tick();
+  check(all_beat(then), "some thread does not go on");
+  check_call(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
+  return subject_pass();
+}
