@@ -273,6 +273,9 @@ static bool load_plugins(Loader *l, GError **error) {
 
 static bool load_extras(Loader *l, GError **error) {
   l->checkpoint->creator = g_steal_pointer(&l->manifest.creator);
+  GPtrArray *ttys = l->manifest.ttys;
+  l->manifest.ttys = l->checkpoint->ttys;
+  l->checkpoint->ttys = ttys;
   for (guint i = 0; i < l->manifest.tasks->len; i++) {
     CkptTask *extra = l->manifest.tasks->pdata[i];
     if (!load_task_extra(l, extra, error))

@@ -15,6 +15,7 @@ void manifest_init(Manifest *m) {
       .externals = g_ptr_array_new_with_free_func(free_message),
       .plugins = g_ptr_array_new_with_free_func(free_message),
       .plugin_objects = g_ptr_array_new_with_free_func(free_message),
+      .ttys = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
   };
 }
@@ -25,6 +26,7 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->externals, g_ptr_array_unref);
   g_clear_pointer(&m->plugins, g_ptr_array_unref);
   g_clear_pointer(&m->plugin_objects, g_ptr_array_unref);
+  g_clear_pointer(&m->ttys, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
 }
 
@@ -61,6 +63,9 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
     g_ptr_array_add(m->plugins, g_steal_pointer(&e->plugin));
   if (e->plugin_object)
     g_ptr_array_add(m->plugin_objects, g_steal_pointer(&e->plugin_object));
+  for (size_t i = 0; i < e->n_tty; i++)
+    g_ptr_array_add(m->ttys, g_steal_pointer(&e->tty[i]));
+  e->n_tty = 0;
   return true;
 }
 
@@ -271,6 +276,11 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   externals.n_external = checkpoint->externals->len;
   externals.external = (CkptExternal **)checkpoint->externals->pdata;
   if (externals.n_external && !store_entry(w, &externals, error))
+    return false;
+  CkptEntry ttys = CKPT_ENTRY__INIT;
+  ttys.n_tty = checkpoint->ttys->len;
+  ttys.tty = (CkptTty **)checkpoint->ttys->pdata;
+  if (ttys.n_tty && !store_entry(w, &ttys, error))
     return false;
   if (!store_plugins(w, checkpoint, error) || !store_digests(w, error))
     return false;

@@ -117,5 +117,5 @@ bool verify_files(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->files->len; i++)
     if (!verify_file(c->files->pdata[i], error))
       return false;
-  return verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error);
+  return verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error) && verify_ttys(c, error);
 }

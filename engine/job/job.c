@@ -11,6 +11,7 @@ struct Job {
   const EngineOptions *options;
   const EngineCaller *caller;
   int images_fd;
+  int terminal;
   JobSink sink;
   atomic_uint_fast64_t bytes_done;
   guint64 bytes_total;
@@ -40,6 +41,7 @@ Job *job_new(const EngineOptions *options, const EngineCaller *caller, int image
   job->options = options;
   job->caller = caller;
   job->images_fd = images_fd;
+  job->terminal = -1;
   if (sink)
     job->sink = *sink;
   if (options->timeout_usec)
@@ -67,6 +69,14 @@ const EngineOptions *job_options(const Job *job) {
 
 const EngineCaller *job_caller(const Job *job) {
   return job->caller;
+}
+
+int job_terminal(const Job *job) {
+  return job->terminal;
+}
+
+void job_set_terminal(Job *job, int fd) {
+  job->terminal = fd;
 }
 
 int job_images_fd(const Job *job) {

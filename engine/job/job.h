@@ -34,6 +34,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Job, job_free)
 const EngineOptions *job_options(const Job *job);
 const EngineCaller *job_caller(const Job *job); /* NULL: trusted like root */
 int job_images_fd(const Job *job);
+/* The terminal that takes the place of one outside the tree (shell_job); borrowed, -1: none. */
+int job_terminal(const Job *job);
+void job_set_terminal(Job *job, int fd);
 
 void job_phase(Job *job, const char *phase);
 void job_set_total(Job *job, guint64 bytes);

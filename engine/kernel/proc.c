@@ -89,6 +89,7 @@ bool proc_stat(pid_t pid, ProcStat *ret, GError **error) {
   s.pgid = (pid_t)f[2];
   s.sid = (pid_t)f[3];
   s.tty_nr = (int)f[4];
+  s.tpgid = (pid_t)f[5];
   s.flags = f[6];
   s.start_time = f[19];
   s.start_code = f[23];

@@ -19,6 +19,7 @@ typedef struct ProcStat {
   char state; /* R S D Z T t X */
   pid_t ppid, pgid, sid;
   int tty_nr;
+  pid_t tpgid; /* foreground process group of the controlling terminal; -1: there is none */
   uint64_t flags; /* PF_* */
   uint64_t start_time; /* clock ticks since boot */
   uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;

@@ -125,6 +125,7 @@ Checkpoint *checkpoint_new(void) {
   c->externals = g_ptr_array_new_with_free_func(message_free);
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
+  c->ttys = g_ptr_array_new_with_free_func(message_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
   return c;
 }
@@ -143,6 +144,7 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->externals);
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
+  g_ptr_array_unref(c->ttys);
   g_hash_table_unref(c->shmem);
   g_free(c);
 }
@@ -185,6 +187,25 @@ CkptExternal *checkpoint_find_external(const Checkpoint *c, guint32 file_id) {
     CkptExternal *e = c->externals->pdata[i];
     if (e->file_id == file_id)
       return e;
+  }
+  return NULL;
+}
+
+CkptTty *checkpoint_find_tty(const Checkpoint *c, guint32 index) {
+  for (guint i = 0; i < c->ttys->len; i++) {
+    CkptTty *t = c->ttys->pdata[i];
+    if (t->index == index)
+      return t;
+  }
+  return NULL;
+}
+
+TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *c, guint32 id) {
+  const GPtrArray *records = c->records[RECORD_TTY_INFO];
+  for (guint i = 0; i < records->len; i++) {
+    TtyInfoEntry *info = (TtyInfoEntry *)((Record *)records->pdata[i])->message;
+    if (info->id == id)
+      return info;
   }
   return NULL;
 }

@@ -13,6 +13,7 @@
 #include "mm.pb-c.h"
 #include "pagemap.pb-c.h"
 #include "pstree.pb-c.h"
+#include "tty.pb-c.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <sys/types.h>
@@ -130,6 +131,7 @@ typedef struct Checkpoint {
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */
   GPtrArray *plugin_objects;     /* CkptPluginObject: what they took */
+  GPtrArray *ttys;               /* CkptTty, one a pseudo terminal */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);
@@ -149,4 +151,7 @@ Task *checkpoint_find_task(const Checkpoint *checkpoint, pid_t pid);
 FileEntry *checkpoint_find_file(const Checkpoint *checkpoint, guint32 id);
 /* The record of an external object; NULL for file id 0 and where there is none. */
 CkptExternal *checkpoint_find_external(const Checkpoint *checkpoint, guint32 file_id);
+/* What is known about pseudo terminal @index, and the entry of tty-info.img with an id; NULL if there is none. */
+CkptTty *checkpoint_find_tty(const Checkpoint *checkpoint, guint32 index);
+TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *checkpoint, guint32 id);
 PageSet *checkpoint_find_shmem(const Checkpoint *checkpoint, guint64 shmid);
