@@ -133,6 +133,7 @@ static int serve(void) {
     channel_error(channel, job, error);
     return 1;
   }
+  job_set_terminal(job, channel_fd(channel, ENGINE_FD__TERMINAL));
   channel_ready(channel);
   if (!channel_await_application(channel, job, &error) || !run(job, channel, request, &error)) {
     if (clears(request))

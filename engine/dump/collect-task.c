@@ -262,9 +262,8 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
     tc->has_stop_signo = true;
     tc->stop_signo = (guint32)task->stop_signal;
   }
-  if (task->stat.tty_nr)
-    block_task(job, task, "task", "its session has a controlling terminal",
-        "start it with setsid(1) and its input and output redirected; terminals are not supported yet");
+  m->extra->has_tty_nr = true;
+  m->extra->tty_nr = (guint32)task->stat.tty_nr;
   return true;
 }
 

@@ -69,7 +69,7 @@ char *find_outside_holder(const Collector *c, const char *link, mode_t access);
 /* --- kinds --- */
 
 extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, timerfd_ops, signalfd_ops, memfd_ops;
-extern const ObjectOps unix_ops, inet_ops, ext_ops, unsupported_ops;
+extern const ObjectOps unix_ops, inet_ops, tty_ops, ext_ops, unsupported_ops;
 
 /* --- sysv.c --- */
 
@@ -105,6 +105,11 @@ int ghost_open(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, GError **
 bool pipe_collect_data(Collector *c, RecordKind kind, guint32 pipe_id, int reader, bool packets, GError **error);
 /* Sets the size and writes the content; @writer is non-blocking. */
 bool pipe_restore_data(Restorer *r, RecordKind kind, guint32 pipe_id, int writer, GError **error);
+
+/* --- tty-restore.c --- */
+
+/* When every description is open: settings, contents, hang-ups of pseudo terminals. */
+bool tty_settle(Restorer *r, GError **error);
 
 /* --- memfd.c --- */
 

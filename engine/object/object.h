@@ -158,6 +158,14 @@ int restorer_anon_shared(Restorer *r, guint64 shmid, GError **error);
 bool restorer_sysv(Restorer *r, guint64 id, GError **error);
 /* The tree lives: what was made outside of it (System V segments) is not removed again by restorer_free(). */
 void restorer_keep(Restorer *r);
+/* Of a session whose leader is in the tree: a descriptor of its controlling terminal, and the process group in its
+ * foreground (0: not known). -1: it has none, or none of the tree's. */
+int restorer_terminal_of(Restorer *r, pid_t sid, pid_t *ret_foreground);
+/* Gives the terminal that replaces the one outside (shell_job) the settings and the foreground group of that one, when
+ * nothing can fail any more; does nothing where none was replaced. */
+void restorer_take_terminal(Restorer *r);
+/* Then, when all tasks run: tells those in the foreground that what they see is another window (SIGWINCH). */
+void restorer_tell_terminal(Restorer *r);
 /* Adds the owner and signal of a description (F_SETOWN_EX, F_SETSIG) to its first holder's program; nothing when it has
  * none. @fd is its number there. */
 void restorer_fown_program(const FileEntry *entry, int fd, Program *p);

@@ -13,6 +13,7 @@ static const ObjectOps *const registry[] = {
     &signalfd_ops,
     &unix_ops,
     &inet_ops,
+    &tty_ops,
     &ext_ops,
     &unsupported_ops,
     NULL,

@@ -208,7 +208,7 @@ bool restorer_open_all(Restorer *r, GError **error) {
     }
   }
   (void)g_hash_table_foreach_remove(r->shared, is_spare, NULL);
-  return true;
+  return tty_settle(r, error);
 }
 
 int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **error) {

@@ -184,6 +184,23 @@ static void add_helpers(Plan *plan) {
   }
 }
 
+/* The same for a group in the foreground of a terminal in which nobody lives any more. */
+static void add_foreground_helpers(Plan *plan) {
+  const GPtrArray *records = plan->checkpoint->records[RECORD_TTY_INFO];
+  for (guint i = 0; i < records->len; i++) {
+    const TtyInfoEntry *info = (TtyInfoEntry *)((Record *)records->pdata[i])->message;
+    PlanTask *leader = info->sid ? find_task(plan, (pid_t)info->sid) : NULL;
+    if (!leader || leader->zombie || !leader->setsid || !info->pgrp || find_task(plan, (pid_t)info->pgrp))
+      continue;
+    PlanTask *h = plan_task_new((pid_t)info->pgrp);
+    h->helper = true;
+    h->parent = leader;
+    h->sid = leader->sid;
+    h->pgid = h->pid;
+    g_ptr_array_add(plan->tasks, h);
+  }
+}
+
 static uint64_t estimate_region(const Plan *plan) {
   uint64_t size = (256 << 10) + plan->checkpoint->plugin_objects->len * (24ull << 10);
   for (guint i = 0; i < plan->tasks->len; i++) {
@@ -262,6 +279,7 @@ Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, GErro
   if (!plan_sessions(plan, error))
     return NULL;
   add_helpers(plan);
+  add_foreground_helpers(plan);
   plan->region_size = estimate_region(plan);
   if (!find_hole(plan, error))
     return NULL;

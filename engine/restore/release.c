@@ -179,8 +179,10 @@ bool release_tree(Restore *r, GError **error) {
   if (!job_poll(r->job, error))
     return false;
   job_commit(r->job);
+  restorer_take_terminal(r->restorer);
   stop_again(r);
   guardian_arm(r->guardian);
   detach_all(r);
+  restorer_tell_terminal(r->restorer);
   return true;
 }

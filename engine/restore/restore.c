@@ -234,7 +234,8 @@ static bool restore_groups(Restore *r, GError **error) {
     g_ptr_array_add(t->pgid == t->pid ? leaders : members, t);
   }
   return stage_run(r, leaders, "process group", skeleton_build_group, error) &&
-         stage_run(r, members, "process group", skeleton_build_group, error) && skeleton_end_dead(r, error);
+         stage_run(r, members, "process group", skeleton_build_group, error) &&
+         stage_run(r, living, "terminals", terminals_build, error) && skeleton_end_dead(r, error);
 }
 
 static bool restore_rest(Restore *r, GError **error) {

@@ -168,6 +168,7 @@ bool skeleton_build_early(Restore *r, PlanTask *t, Program *p, GError **error) {
   if (t->setsid) {
     PROGRAM_CALL(p, "setsid", SYS_setsid);
     program_expect(p, EXPECT_EQUAL, t->pid);
+    terminals_build_control(r, t, p); /* children have it from their parents */
   }
   build_children(r, t, p, false, false);
   return true;

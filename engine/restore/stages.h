@@ -50,6 +50,12 @@ bool skeleton_end_dead(Restore *r, GError **error);
 /* Kills whatever was made. */
 void skeleton_kill_all(Restore *r);
 
+/* --- terminals.c --- */
+/* A session leader takes its terminal. */
+void terminals_build_control(Restore *r, PlanTask *task, Program *p);
+/* When the groups are there: which is in the foreground, and who has let its terminal go. */
+bool terminals_build(Restore *r, PlanTask *task, Program *p, GError **error);
+
 /* --- mm.c --- */
 bool mm_open_pages(Restore *r, GError **error);
 /* The descriptor to map a file mapping from, with the rights it needs; opened at the first call. -1 with error.

@@ -80,6 +80,8 @@ int act_restore(CriuRun *run) {
     if (!job_inherit(job, options->inherit_keys->pdata[i], g_array_index(options->inherit_fds, int, i)))
       criu_log(run->log, LOG_WARNING, "criu", "--inherit-fd: there is no descriptor %d",
           g_array_index(options->inherit_fds, int, i));
+  if (options->shell_job) /* as criu: what it stands on itself */
+    job_set_terminal(job, STDIN_FILENO);
   pid_t pid = 0;
   if (!restore(run, job, &pid, &error))
     return criu_failed(run, "Restoring", error);
