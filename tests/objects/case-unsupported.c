@@ -34,7 +34,13 @@ static const char *ring_setup(const char *dir) {
 
 static const char *terminal_setup(const char *dir) {
   int master = posix_openpt(O_RDWR | O_NOCTTY);
-  REQUIRE(case_place(master, 10));
+  REQUIRE(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+  REQUIRE(case_place(open(ptsname(master), O_RDWR | O_NOCTTY), 10));
+  pid_t other = fork(); /* has the other end */
+  REQUIRE(other >= 0);
+  for (; other == 0;)
+    (void)pause();
+  REQUIRE(close(master) == 0);
   return NULL;
 }
 
@@ -63,7 +69,7 @@ const ObjectCase object_cases[] = {
     {"pidfd", pidfd_setup, .blocked = "fd 10: pidfd: references to processes"},
     {"userfaultfd", uffd_setup, .blocked = "fd 10: userfaultfd: "},
     {"io_uring", ring_setup, .blocked = "fd 10: io_uring: "},
-    {"terminal", terminal_setup, .blocked = "fd 10: terminal /dev/"},
+    {"terminal", terminal_setup, .blocked = "fd 10: terminal /dev/pts/"},
     {"device", device_setup, .blocked = "fd 10: character device /dev/kmsg (1:11): "},
     {"namespace", namespace_setup, .blocked = "fd 10: namespace net:["},
     {"proc", proc_setup, .blocked = "fd 10: file /proc/"},
