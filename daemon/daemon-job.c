@@ -75,6 +75,7 @@ const char *job_operation_name(const Job *job) {
       [ENGINE_OPERATION__EXPLAIN] = "explain",
       [ENGINE_OPERATION__CHECK] = "check",
       [ENGINE_OPERATION__DESCRIBE] = "describe",
+      [ENGINE_OPERATION__LIST_PLUGINS] = "list-plugins",
   };
   return names[job->operation];
 }

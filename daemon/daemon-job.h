@@ -60,7 +60,7 @@ struct Job {
   int64_t first_progress_time; /* CLOCK_MONOTONIC usec; 0: none yet */
   GVariant *result;            /* a{sv}, once done */
   GVariant *findings;          /* aa{sv}, of Explain or an error; may be NULL */
-  Description *description;    /* describe: what its answer will be */
+  Description *description;    /* describe, list-plugins: what its answer will be */
   GError *error;               /* once failed or cancelled */
 
   EngineLink *link;

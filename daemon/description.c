@@ -35,9 +35,17 @@ static const struct {
     {"mappings", "kind", 's'},
     {"mappings", "path", 's'},
     {"mappings", "pages", 't'},
+    {"plugins", "name", 's'},
+    {"plugins", "file", 's'},
+    {"plugins", "door", 's'},
+    {"plugins", "version", 's'},
+    {"plugins", "description", 's'},
+    {"plugins", "kinds", 's'},
+    {"plugins", "error", 's'},
 };
 
-static const char *const tables[] = {"tasks", "files", "mappings"};
+#define CHECKPOINT_TABLES 3
+static const char *const tables[] = {"tasks", "files", "mappings", "plugins"};
 
 struct Description {
   GVariant *note;
@@ -50,7 +58,7 @@ struct Description {
 Description *description_new(GVariant *note) {
   Description *description = g_new0(Description, 1);
 
-  description->note = g_variant_ref(note);
+  description->note = note ? g_variant_ref(note) : NULL;
   for (size_t i = 0; i < G_N_ELEMENTS(tables); i++)
     g_variant_builder_init(&description->rows[i], G_VARIANT_TYPE("aa{sv}"));
   return description;
@@ -61,7 +69,7 @@ void description_free(Description *description) {
     return;
   for (size_t i = 0; i < G_N_ELEMENTS(tables); i++)
     g_variant_builder_clear(&description->rows[i]);
-  g_variant_unref(description->note);
+  g_clear_pointer(&description->note, g_variant_unref);
   g_free(description);
 }
 
@@ -116,9 +124,13 @@ GVariant *description_end(Description *description, const GError *error) {
 
   if (error)
     g_variant_dict_insert_value(&dict, "images-error", g_variant_new_take_string(values_text(error->message)));
-  for (size_t i = 0; i < G_N_ELEMENTS(tables) && !error; i++)
+  for (size_t i = 0; i < CHECKPOINT_TABLES && !error; i++)
     g_variant_dict_insert_value(&dict, tables[i], g_variant_builder_end(&description->rows[i]));
   if (!error)
     g_variant_dict_insert(&dict, "truncated", "b", (gboolean)description->truncated);
   return g_variant_ref_sink(g_variant_dict_end(&dict));
+}
+
+GVariant *description_end_plugins(Description *description) {
+  return g_variant_ref_sink(g_variant_builder_end(&description->rows[CHECKPOINT_TABLES]));
 }

@@ -231,6 +231,32 @@ int bus_job_reply_description(sd_bus_message *message, Description *description,
   return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
+/* Each row under its name. */
+static int reply_plugins(const BusJob *bus_job, sd_bus_message *message) {
+  g_autoptr(sd_bus_message) reply = NULL;
+  g_autoptr(GVariant) rows = description_end_plugins(bus_job->job->description);
+  int r = sd_bus_message_new_method_return(message, &reply);
+
+  if (r >= 0)
+    r = sd_bus_message_open_container(reply, 'a', "(sa{sv})");
+  for (size_t i = 0; r >= 0 && i < g_variant_n_children(rows); i++) {
+    g_autoptr(GVariant) row = g_variant_get_child_value(rows, i);
+    const char *name = "";
+
+    (void)g_variant_lookup(row, "name", "&s", &name);
+    r = sd_bus_message_open_container(reply, 'r', "sa{sv}");
+    if (r >= 0)
+      r = sd_bus_message_append_basic(reply, 's', name);
+    if (r >= 0)
+      r = values_append(reply, row);
+    if (r >= 0)
+      r = sd_bus_message_close_container(reply);
+  }
+  if (r >= 0)
+    r = sd_bus_message_close_container(reply);
+  return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
 static void waiter_answer(const BusJob *bus_job, const Waiter *waiter) {
   int r;
 
@@ -240,6 +266,8 @@ static void waiter_answer(const BusJob *bus_job, const Waiter *waiter) {
     r = bus_job_reply_description(waiter->message, bus_job->job->description, bus_job->job->error);
   else if (bus_job->job->error)
     r = daemon_error_reply(waiter->message, bus_job->job->error);
+  else if (waiter->form == REPLY_PLUGINS)
+    r = reply_plugins(bus_job, waiter->message);
   else
     r = reply_result(bus_job, waiter);
   if (r < 0)

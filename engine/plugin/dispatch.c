@@ -111,7 +111,9 @@ static const char *moment_name(enum checkpoint_moment moment) {
 
 static void report_call(Plugin *p, const PluginCall *call, int answer) {
   const struct checkpoint_object *o = call->object;
-  if (call->callback == PLUGIN_CALL_MOMENT && answer >= 0)
+  if (call->callback == PLUGIN_CALL_MEMORY_DUMP && answer == -ENOTSUP)
+    return; /* of all the mappings of a tree, those that are taken are the news */
+  if (call->callback == PLUGIN_CALL_MOMENT && (answer >= 0 || answer == -ENOTSUP))
     plugin_report(p, "task", (guint64)call->pid, moment_name(call->moment), call, 0, 0);
   else
     plugin_report(p, o ? plugin_kind_name(o->kind) : call->pid ? "task" : "plugin", o ? o->id : (guint64)call->pid,
@@ -134,9 +136,9 @@ static bool check_new_descriptor(Plugin *p, const PluginCall *call, GError **err
   return true;
 }
 
-/* While pages are verified by another thread, descriptors come and go. */
+/* While pages are verified by another thread, descriptors come and go. Mappings are asked about by the thousand. */
 static bool is_watched(const Plugin *p, const PluginCall *call) {
-  return p->door->in_process &&
+  return p->door->in_process && call->callback != PLUGIN_CALL_MEMORY_DUMP &&
          !(p->set->stage == CHECKPOINT_STAGE_RESTORE && call->callback == PLUGIN_CALL_MOMENT);
 }
 

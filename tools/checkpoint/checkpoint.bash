@@ -17,7 +17,7 @@ _checkpoint_pids() {
 
 _checkpoint() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word i
-  local verbs='dump restore list show explain remove jobs monitor check'
+  local verbs='dump restore list show explain remove jobs monitor plugins check'
   local common='--json --no-progress --verbose --no-ask-password --help --version'
   COMPREPLY=()
 

@@ -15,6 +15,7 @@ static const Verb verbs[] = {
     {"remove", "NAME…", "delete checkpoints", 1, 1000, verb_remove},
     {"jobs", "", "what is going on", 0, 0, verb_jobs},
     {"monitor", "", "watch jobs until Ctrl-C", 0, 0, verb_monitor},
+    {"plugins", "", "the plugins of this system", 0, 0, verb_plugins},
     {"check", "", "whether this system can do it", 0, 0, verb_check},
     {NULL, NULL, NULL, 0, 0, NULL},
 };

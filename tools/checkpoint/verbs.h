@@ -12,4 +12,5 @@ int verb_explain(Context *context, char **arguments);
 int verb_remove(Context *context, char **arguments);
 int verb_jobs(Context *context, char **arguments);
 int verb_monitor(Context *context, char **arguments);
+int verb_plugins(Context *context, char **arguments);
 int verb_check(Context *context, char **arguments);
