@@ -136,7 +136,7 @@ static void add_timens(Checkpoint *c) {
   checkpoint_add_record(c, RECORD_SECCOMP, &s->base, NULL);
 }
 
-static InventoryEntry *inventory_new(const Checkpoint *c) {
+static InventoryEntry *inventory_new(const Checkpoint *c, const EngineOptions *o) {
   InventoryEntry *i = malloc(sizeof *i);
   inventory_entry__init(i);
   i->img_version = 2;
@@ -144,6 +144,7 @@ static InventoryEntry *inventory_new(const Checkpoint *c) {
   i->has_ns_per_id = i->ns_per_id = true;
   i->has_lsmtype = true;
   i->lsmtype = LSMTYPE__NO_LSM;
+  i->has_tcp_close = i->tcp_close = o->tcp_close;
   const TaskKobjIdsEntry *root = ((Task *)c->tasks->pdata[0])->ids;
   TaskKobjIdsEntry *ids = i->root_ids = malloc(sizeof *ids);
   *ids = *root;
@@ -186,8 +187,11 @@ static bool dump_write(Dump *d, const char *name, GError **error) {
   plugins_store(d->plugins, d->checkpoint);
   job_phase(d->job, "write");
   add_timens(d->checkpoint);
-  d->checkpoint->inventory = inventory_new(d->checkpoint);
+  d->checkpoint->inventory = inventory_new(d->checkpoint, job_options(d->job));
   d->checkpoint->creator = creator_new(d, name);
+  const EngineOptions *o = job_options(d->job);
+  if (!collector_seal(d->collector, !o->leave_running && !o->leave_stopped, error))
+    return false;
   guint64 written = 0;
   if (!job_poll(d->job, error) || !image_store(d->checkpoint, job_images_fd(d->job), job_options(d->job)->durable, &written, error))
     return false;
@@ -199,8 +203,10 @@ static void dump_finish(Dump *d) {
   const EngineOptions *o = job_options(d->job);
   if (!o->leave_running && !o->leave_stopped) {
     kill_tree(d->tree);
+    collector_end(d->collector, true);
     return;
   }
+  collector_end(d->collector, false);
   thaw_tree(d->job, d->tree, o->leave_stopped);
 }
 
@@ -235,6 +241,8 @@ static bool dump_look(Dump *d, pid_t pid, int pidfd, int images_fd, GError **err
 /* Plugins hear of the end while the tree still stands: what they paused has to go on with it. */
 static bool dump_end(Dump *d, GError *failure, GError **error) {
   plugins_end(g_steal_pointer(&d->plugins), failure);
+  if (failure && d->collector)
+    collector_end(d->collector, false);
   if (failure && d->tree)
     thaw_tree(d->job, d->tree, false);
   if (failure)

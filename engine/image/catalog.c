@@ -10,6 +10,7 @@
 #include "remap-file-path.pb-c.h"
 #include "seccomp.pb-c.h"
 #include "sk-packet.pb-c.h"
+#include "tcp-stream.pb-c.h"
 #include "timens.pb-c.h"
 #include "tty.pb-c.h"
 #include <inttypes.h>
@@ -29,6 +30,11 @@ static guint64 sk_packet_extra(const ProtobufCMessage *m) {
 static guint64 ipc_shm_extra(const ProtobufCMessage *m) {
   const IpcShmEntry *e = (const IpcShmEntry *)m;
   return e->in_pagemaps ? 0 : e->size > G_MAXINT64 ? G_MAXINT64 : (e->size + 3) & ~(guint64)3;
+}
+
+static guint64 tcp_stream_extra(const ProtobufCMessage *m) {
+  const TcpStreamEntry *e = (const TcpStreamEntry *)m;
+  return (guint64)e->inq_len + e->outq_len;
 }
 
 /* The limits are far above what CRIU or we ever write and bound what a hostile directory can make us allocate. */
@@ -76,6 +82,8 @@ static const ImageKind kinds[IMAGE_N_KINDS] = {
         .limit = 64 * MIB},
     [IMAGE_IPC_SHM] = {"ipcns-shm-", 'u', IMAGE_FRAME_COMMON, 0x46283044, NULL, &ipc_shm_entry__descriptor,
         .extra = ipc_shm_extra, .limit = 512 * MIB},
+    [IMAGE_TCP_STREAM] = {"tcp-stream-", 'x', IMAGE_FRAME_COMMON, 0x51465506, NULL, &tcp_stream_entry__descriptor,
+        .extra = tcp_stream_extra, .limit = 1024 * MIB},
     /* larger ones are read piecewise only, and have no digest */
     [IMAGE_GHOST] = {"ghost-file-", 'x', IMAGE_FRAME_COMMON, 0x52583605, &ghost_file_entry__descriptor,
         &ghost_chunk_entry__descriptor, .limit = 16 * MIB},

@@ -10,7 +10,9 @@
 #include "manifest.h"
 #include "memfd.pb-c.h"
 #include "verify.h"
+#include "sk-inet.pb-c.h"
 #include <errno.h>
+#include <netinet/in.h>
 
 typedef struct Loader {
   const ImageSource *source;
@@ -156,6 +158,30 @@ static bool load_records(Loader *l, RecordKind kind, GError **error) {
   return true;
 }
 
+/* Every socket may have one; which of them must is for the restore to say. */
+static bool load_tcp_streams(Loader *l, GError **error) {
+  for (guint i = 0; i < l->checkpoint->files->len; i++) {
+    const InetSkEntry *sk = ((FileEntry *)l->checkpoint->files->pdata[i])->isk;
+    if (!sk || sk->proto != IPPROTO_TCP || checkpoint_find_tcp_stream(l->checkpoint, sk->ino))
+      continue;
+    bool found;
+    ProtobufCMessage *m;
+    GBytes *extra = NULL;
+    if (!loader_open(l, IMAGE_TCP_STREAM, sk->ino, &found, error))
+      return false;
+    if (!found)
+      continue;
+    if (!image_reader_next(&l->reader, &m, &extra, error))
+      return false;
+    if (!m)
+      return image_reader_fail(&l->reader, error, "there is no entry");
+    checkpoint_add_tcp_stream(l->checkpoint, sk->ino, m, extra);
+    if (l->reader.at != l->reader.size)
+      return image_reader_fail(&l->reader, error, "more than one entry");
+  }
+  return true;
+}
+
 static bool load_one_shmem(Loader *l, guint64 shmid, GError **error) {
   if (checkpoint_find_shmem(l->checkpoint, shmid))
     return true;
@@ -276,6 +302,7 @@ static bool load_extras(Loader *l, GError **error) {
   GPtrArray *ttys = l->manifest.ttys;
   l->manifest.ttys = l->checkpoint->ttys;
   l->checkpoint->ttys = ttys;
+  l->checkpoint->network = g_steal_pointer(&l->manifest.network);
   for (guint i = 0; i < l->manifest.tasks->len; i++) {
     CkptTask *extra = l->manifest.tasks->pdata[i];
     if (!load_task_extra(l, extra, error))
@@ -305,7 +332,7 @@ static bool load_all(Loader *l, GError **error) {
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
       return false;
-  return load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
+  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
          content_check(l->source, l->checkpoint, error) &&
          manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }

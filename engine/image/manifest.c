@@ -23,6 +23,7 @@ void manifest_init(Manifest *m) {
 void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->creator, free_message);
   g_clear_pointer(&m->tasks, g_ptr_array_unref);
+  g_clear_pointer(&m->network, free_message);
   g_clear_pointer(&m->externals, g_ptr_array_unref);
   g_clear_pointer(&m->plugins, g_ptr_array_unref);
   g_clear_pointer(&m->plugin_objects, g_ptr_array_unref);
@@ -56,6 +57,11 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
       return false;
   if (e->task)
     g_ptr_array_add(m->tasks, g_steal_pointer(&e->task));
+  if (e->network) {
+    if (m->network)
+      return image_reader_fail(r, error, "it describes the network twice");
+    m->network = g_steal_pointer(&e->network);
+  }
   for (size_t i = 0; i < e->n_external; i++)
     g_ptr_array_add(m->externals, g_steal_pointer(&e->external[i]));
   e->n_external = 0;
@@ -272,6 +278,10 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   for (guint i = 0; i < checkpoint->tasks->len; i++)
     if (!store_task(w, checkpoint->tasks->pdata[i], error))
       return false;
+  CkptEntry network = CKPT_ENTRY__INIT;
+  network.network = checkpoint->network;
+  if (network.network && !store_entry(w, &network, error))
+    return false;
   CkptEntry externals = CKPT_ENTRY__INIT;
   externals.n_external = checkpoint->externals->len;
   externals.external = (CkptExternal **)checkpoint->externals->pdata;

@@ -20,6 +20,7 @@ typedef struct Manifest {
   bool present;
   CkptCreator *creator; /* owned until taken */
   GPtrArray *tasks;     /* CkptTask, owned until taken */
+  CkptNetwork *network; /* owned until taken */
   GPtrArray *externals; /* CkptExternal, the same */
   GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GPtrArray *ttys;      /* CkptTty, the same */

@@ -100,6 +100,22 @@ static bool store_shmem(ImageWriter *w, const Checkpoint *c, GError **error) {
   return true;
 }
 
+static bool store_tcp_streams(ImageWriter *w, const Checkpoint *c, GError **error) {
+  GHashTableIter iter;
+  gpointer ino, record;
+  g_hash_table_iter_init(&iter, c->tcp_streams);
+  while (g_hash_table_iter_next(&iter, &ino, &record)) {
+    const Record *r = record;
+    image_writer_begin(w, IMAGE_TCP_STREAM, GPOINTER_TO_UINT(ino));
+    if (!image_writer_add(w, r->message, r->extra, error))
+      return false;
+    image_writer_note(w);
+    if (!image_writer_put(w, false, error))
+      return false;
+  }
+  return true;
+}
+
 static bool store_all(ImageWriter *w, const Checkpoint *c, GError **error) {
   if (!store_tree(w, c, error))
     return false;
@@ -107,7 +123,7 @@ static bool store_all(ImageWriter *w, const Checkpoint *c, GError **error) {
     if (!store_task(w, c->tasks->pdata[i], error))
       return false;
   return store_fds(w, c, error) && store_list(w, IMAGE_FILES, 0, c->files, error) && store_records(w, c, error) &&
-         store_shmem(w, c, error);
+         store_shmem(w, c, error) && store_tcp_streams(w, c, error);
 }
 
 /* checkpoint.img has to know the digest of the inventory, which is to be written after it. */

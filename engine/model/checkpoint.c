@@ -122,6 +122,7 @@ Checkpoint *checkpoint_new(void) {
   c->files_by_id = g_hash_table_new(NULL, NULL);
   for (int i = 0; i < RECORD_N_KINDS; i++)
     c->records[i] = g_ptr_array_new_with_free_func(record_free);
+  c->tcp_streams = g_hash_table_new_full(NULL, NULL, NULL, record_free);
   c->externals = g_ptr_array_new_with_free_func(message_free);
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
@@ -141,6 +142,8 @@ void checkpoint_free(Checkpoint *c) {
   g_hash_table_unref(c->files_by_id);
   for (int i = 0; i < RECORD_N_KINDS; i++)
     g_ptr_array_unref(c->records[i]);
+  g_hash_table_unref(c->tcp_streams);
+  message_free(c->network);
   g_ptr_array_unref(c->externals);
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
@@ -168,6 +171,17 @@ void checkpoint_add_record(Checkpoint *c, RecordKind kind, ProtobufCMessage *mes
 
 void checkpoint_add_shmem(Checkpoint *c, guint64 shmid, PageSet *pages) {
   g_hash_table_replace(c->shmem, g_memdup2(&shmid, sizeof shmid), pages);
+}
+
+void checkpoint_add_tcp_stream(Checkpoint *c, guint32 ino, ProtobufCMessage *message, GBytes *extra) {
+  Record *r = g_new0(Record, 1);
+  r->message = message;
+  r->extra = extra;
+  g_hash_table_replace(c->tcp_streams, GUINT_TO_POINTER(ino), r);
+}
+
+const Record *checkpoint_find_tcp_stream(const Checkpoint *c, guint32 ino) {
+  return g_hash_table_lookup(c->tcp_streams, GUINT_TO_POINTER(ino));
 }
 
 Task *checkpoint_find_task(const Checkpoint *c, pid_t pid) {

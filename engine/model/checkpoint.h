@@ -128,6 +128,8 @@ typedef struct Checkpoint {
   GPtrArray *records[RECORD_N_KINDS]; /* Record */
   GHashTable *shmem;             /* guint64* shmid -> PageSet: shared anonymous memory and memfds */
   CkptCreator *creator;          /* may be NULL */
+  GHashTable *tcp_streams;       /* GUINT_TO_POINTER(inode) -> Record: TcpStreamEntry and the bytes of both queues */
+  CkptNetwork *network;          /* may be NULL */
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */
   GPtrArray *plugin_objects;     /* CkptPluginObject: what they took */
@@ -154,4 +156,7 @@ CkptExternal *checkpoint_find_external(const Checkpoint *checkpoint, guint32 fil
 /* What is known about pseudo terminal @index, and the entry of tty-info.img with an id; NULL if there is none. */
 CkptTty *checkpoint_find_tty(const Checkpoint *checkpoint, guint32 index);
 TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *checkpoint, guint32 id);
+/* Of the socket with that inode (InetSkEntry.ino); replaces an earlier one. */
+void checkpoint_add_tcp_stream(Checkpoint *checkpoint, guint32 ino, ProtobufCMessage *message, GBytes *extra);
+const Record *checkpoint_find_tcp_stream(const Checkpoint *checkpoint, guint32 ino);
 PageSet *checkpoint_find_shmem(const Checkpoint *checkpoint, guint64 shmid);

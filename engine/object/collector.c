@@ -540,6 +540,19 @@ bool collector_finish(Collector *c, GError **error) {
   return sysv_collect_finish(c, error);
 }
 
+bool collector_seal(Collector *c, bool kill, GError **error) {
+  for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
+    if ((*ops)->seal && !(*ops)->seal(c, kill, error))
+      return false;
+  return true;
+}
+
+void collector_end(Collector *c, bool killed) {
+  for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
+    if ((*ops)->end)
+      (*ops)->end(c, killed);
+}
+
 /* --- files without a descriptor, and shared memory --- */
 
 guint32 collector_add_path(Collector *c, const FileProbe *given, bool *blocked, GError **error) {

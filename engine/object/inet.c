@@ -1,30 +1,23 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* TCP and UDP sockets over IPv4 and IPv6: those that listen, are bound, or are not connected at all, and connected UDP
- * sockets. TCP connections block: they need the TCP_REPAIR machinery and the network locked. What is queued in a UDP
- * socket is dropped, as a network may. */
+/* TCP and UDP sockets over IPv4 and IPv6. Those that listen, are bound, or are not connected at all, and connected UDP
+ * sockets, are made here; TCP connections are the matter of tcp-dump.c and tcp-restore.c. What is queued in a UDP socket
+ * is dropped, as a network may. */
 
-#include "sk-inet.pb-c.h"
-#include "sockopts.h"
+#include "inet.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-/* inet_sk_entry.state, as in the kernel's tcp_states.h */
-enum { INET_ESTABLISHED = 1, INET_CLOSE = 7, INET_LISTEN = 10 };
-
-typedef union InetAddress {
-  struct sockaddr sa;
-  struct sockaddr_in in;
-  struct sockaddr_in6 in6;
-} InetAddress;
-
-static char *address_text(const InetAddress *a) {
+char *inet_address_text(const InetAddress *a) {
   char text[INET6_ADDRSTRLEN] = "?";
   if (a->sa.sa_family == AF_INET6) {
     (void)inet_ntop(AF_INET6, &a->in6.sin6_addr, text, sizeof text);
@@ -46,14 +39,20 @@ static bool inet_claims(const FileProbe *probe) {
 static guint16 address_to_words(const InetAddress *a, size_t *ret_n, guint32 **ret_words) {
   bool six = a->sa.sa_family == AF_INET6;
   size_t n = six ? 4 : 1;
+  g_free(*ret_words);
   *ret_words = g_new0(guint32, n);
   *ret_n = n;
   memcpy(*ret_words, six ? (const void *)&a->in6.sin6_addr : (const void *)&a->in.sin_addr, n * 4);
   return ntohs(six ? a->in6.sin6_port : a->in.sin_port);
 }
 
-static void collect_addresses(InetSkEntry *i, int fd, int family, InetAddress *local, InetAddress *remote) {
+void inet_set_remote(InetSkEntry *i, const InetAddress *remote) {
+  i->dst_port = address_to_words(remote, &i->n_dst_addr, &i->dst_addr);
+}
+
+void inet_collect_addresses(InetSkEntry *i, int fd, InetAddress *local, InetAddress *remote) {
   socklen_t size = sizeof *local;
+  int family = (int)i->family;
   *local = *remote = (InetAddress){.sa.sa_family = (sa_family_t)family};
   if (getsockname(fd, &local->sa, &size) < 0)
     *local = (InetAddress){.sa.sa_family = (sa_family_t)family};
@@ -61,12 +60,63 @@ static void collect_addresses(InetSkEntry *i, int fd, int family, InetAddress *l
   if (getpeername(fd, &remote->sa, &size) < 0)
     *remote = (InetAddress){.sa.sa_family = (sa_family_t)family};
   i->src_port = address_to_words(local, &i->n_src_addr, &i->src_addr);
-  i->dst_port = address_to_words(remote, &i->n_dst_addr, &i->dst_addr);
-  if (family == AF_INET6 && local->in6.sin6_scope_id) {
+  inet_set_remote(i, remote);
+  if (family == AF_INET6 && local->in6.sin6_scope_id && !i->ifname) {
     char name[IF_NAMESIZE];
     if (if_indextoname(local->in6.sin6_scope_id, name))
       i->ifname = g_strdup(name);
   }
+}
+
+bool inet_is_connection(const InetSkEntry *i) {
+  return i->proto == IPPROTO_TCP && i->state != INET_LISTEN && i->state != INET_CLOSE;
+}
+
+void inet_entry_close(InetSkEntry *i) {
+  const InetAddress none = {.sa.sa_family = (sa_family_t)i->family};
+  i->state = INET_CLOSE;
+  i->has_shutdown = true;
+  i->shutdown = SK_SHUTDOWN__BOTH;
+  i->src_port = address_to_words(&none, &i->n_src_addr, &i->src_addr);
+  inet_set_remote(i, &none);
+}
+
+static bool is_ended(const InetSkEntry *i) {
+  return i->proto == IPPROTO_TCP && i->state == INET_CLOSE && i->has_shutdown && i->shutdown == SK_SHUTDOWN__BOTH;
+}
+
+/* A socket that was never connected has no end to hang up. */
+static bool has_ended(int fd) {
+  struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+  return poll(&p, 1, 0) == 1 && p.revents & POLLRDHUP;
+}
+
+static NetTuple tuple4(struct in_addr local, struct in_addr remote) {
+  NetTuple t = {0};
+  memcpy(t.local, &local, 4);
+  memcpy(t.remote, &remote, 4);
+  return t;
+}
+
+static struct in_addr mapped(const InetAddress *a) {
+  struct in_addr in;
+  memcpy(&in, &a->in6.sin6_addr.s6_addr[12], sizeof in);
+  return in;
+}
+
+NetTuple inet_tuple(const InetAddress *local, const InetAddress *remote) {
+  NetTuple t = {.six = true};
+  if (local->sa.sa_family == AF_INET) {
+    t = tuple4(local->in.sin_addr, remote->in.sin_addr);
+  } else if (IN6_IS_ADDR_V4MAPPED(&remote->in6.sin6_addr)) {
+    t = tuple4(mapped(local), mapped(remote));
+  } else {
+    memcpy(t.local, &local->in6.sin6_addr, 16);
+    memcpy(t.remote, &remote->in6.sin6_addr, 16);
+  }
+  t.local_port = ntohs(local->in.sin_port); /* at the same place in both */
+  t.remote_port = ntohs(remote->in.sin_port);
+  return t;
 }
 
 static void collect_state(InetSkEntry *i, int fd, const InetAddress *remote, guint32 *ret_waiting) {
@@ -109,30 +159,36 @@ static void collect_tcp_options(InetSkEntry *i, int fd) {
   i->tcp_opts->has_cork = i->tcp_opts->cork = cork > 0;
 }
 
-/* false: it blocks. */
-static bool check_supported(Collector *c, const FileProbe *probe, const InetSkEntry *i, guint32 waiting,
+static void block_waiting(Collector *c, const FileProbe *probe, const char *from, guint32 waiting) {
+  g_autofree char *what = g_strdup_printf("TCP socket listening at %s", from);
+  g_autofree char *reason = g_strdup_printf("%u connections wait to be accepted", waiting);
+  collector_block(c, probe, what, reason, "try again in a moment, or use the option skip-in-flight to leave them out");
+}
+
+static void check_unread(Collector *c, const FileProbe *probe) {
+  int unread = 0;
+  if (ioctl(probe->local, SIOCINQ, &unread) == 0 && unread > 0)
+    collector_block(c, probe, "TCP connection that has ended", "not all that came in was read", "try again in a moment");
+}
+
+static void check_supported(Collector *c, const FileProbe *probe, InetSkEntry *i, guint32 waiting,
     const InetAddress *local, const InetAddress *remote) {
-  g_autofree char *from = address_text(local), *to = address_text(remote);
-  g_autofree char *what = NULL, *reason = NULL;
+  const EngineOptions *o = job_options(collector_job(c));
+  g_autofree char *from = inet_address_text(local), *to = inet_address_text(remote), *what = NULL;
   if (i->proto != IPPROTO_TCP && i->proto != IPPROTO_UDP && i->proto != IPPROTO_UDPLITE) {
     what = g_strdup_printf("socket of IP protocol %u", i->proto);
     collector_block(c, probe, what, "only TCP and UDP sockets are supported", "close it before the dump");
-    return false;
+  } else if (inet_is_connection(i) && o->tcp_close) {
+    inet_entry_close(i);
+  } else if (inet_is_connection(i)) {
+    what = i->dst_port ? g_strdup_printf("TCP connection from %s to %s", from, to)
+                       : g_strdup_printf("TCP connection from %s that is being made", from);
+    tcp_check(c, probe, i, what);
+  } else if (is_ended(i) && !o->tcp_close) {
+    check_unread(c, probe);
+  } else if (waiting && !o->skip_in_flight) {
+    block_waiting(c, probe, from, waiting);
   }
-  if (i->proto != IPPROTO_TCP || i->state == INET_CLOSE)
-    return true;
-  if (i->state != INET_LISTEN) {
-    what = g_strdup_printf("TCP connection from %s to %s", from, to);
-    collector_block(c, probe, what, "established TCP connections cannot be brought back yet",
-        "close it before the dump (the option tcp-established will be the way to keep it)");
-    return false;
-  }
-  if (!waiting)
-    return true;
-  what = g_strdup_printf("TCP socket listening at %s", from);
-  reason = g_strdup_printf("%u connections wait to be accepted", waiting);
-  collector_block(c, probe, what, reason, "try again in a moment");
-  return false;
 }
 
 static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
@@ -148,14 +204,16 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   i->fown = collector_fown(probe);
   InetAddress local, remote;
   guint32 waiting = 0;
-  collect_addresses(i, fd, family, &local, &remote);
+  inet_collect_addresses(i, fd, &local, &remote);
   collect_state(i, fd, &remote, &waiting);
+  if (i->proto == IPPROTO_TCP && i->state == INET_CLOSE && has_ended(fd))
+    inet_entry_close(i);
   i->opts = sockopts_collect(fd, family, (int)i->proto, error);
   if (!i->opts)
     return false;
   collect_ip_options(i, fd, family);
   collect_tcp_options(i, fd);
-  (void)check_supported(c, probe, i, waiting, &local, &remote);
+  check_supported(c, probe, i, waiting, &local, &remote);
   return true;
 }
 
@@ -169,13 +227,16 @@ static bool inet_collect_finish(Collector *c, GError **error) {
     i->ns_id = collector_net_ns_of(c, i->id);
     i->has_ns_id = i->ns_id != 0;
   }
+  tcp_check_holders(c);
   return true;
 }
 
 /* --- restore --- */
 
-static bool words_to_address(
-    const InetSkEntry *i, size_t n, const guint32 *words, guint32 port, InetAddress *ret, socklen_t *ret_size) {
+bool inet_entry_address(const InetSkEntry *i, bool remote, InetAddress *ret, socklen_t *ret_size, GError **error) {
+  size_t n = remote ? i->n_dst_addr : i->n_src_addr;
+  const guint32 *words = remote ? i->dst_addr : i->src_addr;
+  guint32 port = remote ? i->dst_port : i->src_port;
   *ret = (InetAddress){.sa.sa_family = (sa_family_t)i->family};
   if (i->family == AF_INET6 && n == 4) {
     memcpy(&ret->in6.sin6_addr, words, 16);
@@ -191,7 +252,7 @@ static bool words_to_address(
     *ret_size = sizeof ret->in;
     return true;
   }
-  return false;
+  return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A socket address has the wrong length");
 }
 
 static bool set_option(int fd, int level, int option, int value, GError **error) {
@@ -234,7 +295,7 @@ static bool after_bind(const InetSkEntry *i, int fd, GError **error) {
 }
 
 static bool address_fail(const char *what, const InetAddress *a, int reason, GError **error) {
-  g_autofree char *text = address_text(a);
+  g_autofree char *text = inet_address_text(a);
   if (reason == EADDRINUSE)
     return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
         "The address %s is in use by another process; stop it first (ss -lnp shows which)", text);
@@ -243,19 +304,23 @@ static bool address_fail(const char *what, const InetAddress *a, int reason, GEr
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot %s %s", what, text);
 }
 
-static bool bind_and_listen(const InetSkEntry *i, int fd, GError **error) {
+bool inet_bind(const InetSkEntry *i, int fd, GError **error) {
   InetAddress local;
   socklen_t size;
-  if (!words_to_address(i, i->n_src_addr, i->src_addr, i->src_port, &local, &size))
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A socket address has the wrong length");
+  if (!inet_entry_address(i, false, &local, &size, error))
+    return false;
   bool any = !i->src_port;
   for (size_t k = 0; k < i->n_src_addr; k++)
     any = any && !i->src_addr[k];
-  if (!any && bind(fd, &local.sa, size) < 0)
-    return address_fail("bind to", &local, errno, error);
-  if (i->state == INET_LISTEN && listen(fd, (int)i->backlog) < 0)
-    return address_fail("listen at", &local, errno, error);
-  return true;
+  return any || bind(fd, &local.sa, size) == 0 || address_fail("bind to", &local, errno, error);
+}
+
+static bool bind_and_listen(const InetSkEntry *i, int fd, GError **error) {
+  InetAddress local;
+  socklen_t size;
+  if (!inet_bind(i, fd, error) || !inet_entry_address(i, false, &local, &size, error))
+    return false;
+  return i->state != INET_LISTEN || listen(fd, (int)i->backlog) == 0 || address_fail("listen at", &local, errno, error);
 }
 
 static bool connect_udp(const InetSkEntry *i, int fd, GError **error) {
@@ -263,20 +328,34 @@ static bool connect_udp(const InetSkEntry *i, int fd, GError **error) {
   socklen_t size;
   if (i->proto == IPPROTO_TCP || i->state != INET_ESTABLISHED)
     return true;
-  if (!words_to_address(i, i->n_dst_addr, i->dst_addr, i->dst_port, &remote, &size))
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A socket address has the wrong length");
+  if (!inet_entry_address(i, true, &remote, &size, error))
+    return false;
   return connect(fd, &remote.sa, size) == 0 || address_fail("connect to", &remote, errno, error);
 }
 
 static bool check_entry(const InetSkEntry *i, GError **error) {
   if (!i || !i->opts)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no inet_sk_entry");
-  if (i->proto == IPPROTO_TCP && i->state != INET_LISTEN && i->state != INET_CLOSE)
-    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-        "TCP connections cannot be restored yet (port %u to %u)", i->src_port, i->dst_port);
+  if (inet_is_connection(i) && i->state != INET_SYN_SENT && !tcp_state_is_connected(i->state))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "There is no such state of a TCP socket: %u", i->state);
   if (i->src_port > G_MAXUINT16 || i->dst_port > G_MAXUINT16)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A port number is out of range");
   return true;
+}
+
+/* Reading gives end of file, and writing EPIPE. The kernel says ENOTCONN and does it. */
+static bool open_ended(const InetSkEntry *i, int fd, GError **error) {
+  (void)shutdown(fd, SHUT_RDWR);
+  return sockopts_restore(fd, i->opts, error);
+}
+
+static bool open_connection(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
+  return sockopts_restore(fd, i->opts, error) && tcp_open(r, i, fd, error) && after_bind(i, fd, error);
+}
+
+static bool open_other(const InetSkEntry *i, int fd, GError **error) {
+  return bind_and_listen(i, fd, error) && connect_udp(i, fd, error) && after_bind(i, fd, error) &&
+         sockopts_restore(fd, i->opts, error);
 }
 
 static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
@@ -289,10 +368,14 @@ static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
         error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot make a socket of protocol %u", i->proto);
     return -1;
   }
-  if (!before_bind(i, fd, error) || !bind_and_listen(i, fd, error) || !connect_udp(i, fd, error) ||
-      !after_bind(i, fd, error) || !sockopts_restore(fd, i->opts, error) || !restorer_set_flags(fd, i->flags, error))
-    return -1;
-  return fd_take(&fd);
+  bool ok = before_bind(i, fd, error);
+  if (is_ended(i) || tcp_closes(r, i))
+    ok = ok && open_ended(i, fd, error);
+  else if (inet_is_connection(i))
+    ok = ok && open_connection(r, i, fd, error);
+  else
+    ok = ok && open_other(i, fd, error);
+  return ok && restorer_set_flags(fd, i->flags, error) ? fd_take(&fd) : -1;
 }
 
 static const FownEntry *inet_fown(const FileEntry *entry) {
@@ -305,6 +388,9 @@ const ObjectOps inet_ops = {
     .claims = inet_claims,
     .collect = inet_collect,
     .collect_finish = inet_collect_finish,
+    .seal = tcp_seal,
+    .end = tcp_end,
     .open = inet_open,
+    .release = tcp_release,
     .fown = inet_fown,
 };

@@ -73,6 +73,13 @@ bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, 
 /* After the last task and the last collector_add_path(): runs collect_finish of every kind. */
 bool collector_finish(Collector *c, GError **error);
 
+/* After the memory and before the images are stored: for what lives on while the tree is frozen (TCP connections). With
+ * @kill the tree is about to be killed, and others must not notice that its files are closed. */
+bool collector_seal(Collector *c, bool kill, GError **error);
+/* Undoes what is left of it: when the tree is dead (@killed), or before it is let go; also when collector_seal() failed
+ * or was never called. */
+void collector_end(Collector *c, bool killed);
+
 Job *collector_job(const Collector *c);
 Checkpoint *collector_checkpoint(const Collector *c); /* being filled */
 /* A descriptor of the images directory for kinds with files of their own (ghosts); -1 in Explain, where nothing is
@@ -166,6 +173,9 @@ int restorer_terminal_of(Restorer *r, pid_t sid, pid_t *ret_foreground);
 void restorer_take_terminal(Restorer *r);
 /* Then, when all tasks run: tells those in the foreground that what they see is another window (SIGWINCH). */
 void restorer_tell_terminal(Restorer *r);
+/* When nothing can fail any more but this, just before the tasks are let go: descriptions whose world must not see them
+ * earlier (TCP connections) become live. */
+bool restorer_release(Restorer *r, GError **error);
 /* Adds the owner and signal of a description (F_SETOWN_EX, F_SETSIG) to its first holder's program; nothing when it has
  * none. @fd is its number there. */
 void restorer_fown_program(const FileEntry *entry, int fd, Program *p);
@@ -206,10 +216,15 @@ typedef struct ObjectOps {
   /* @entry has id and type set; fill the sub-message (malloc'ed as protobuf-c does). */
   bool (*collect)(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error);
   bool (*collect_finish)(Collector *c, GError **error); /* may be NULL */
+  /* May be NULL. collector_seal() and collector_end(). */
+  bool (*seal)(Collector *c, bool kill, GError **error);
+  void (*end)(Collector *c, bool killed);
   /* A new descriptor (CLOEXEC, any number), owned by the caller; -1 with error. */
   int (*open)(Restorer *r, const FileEntry *entry, GError **error);
   /* May be NULL. Runs once per description, for its first holder: @fd is its final number there. */
   bool (*program)(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error);
+  /* May be NULL. restorer_release(). */
+  bool (*release)(Restorer *r, GError **error);
   /* May be NULL. Owner (F_SETOWN/F_SETSIG) of the description is restored from it in the holder's program. */
   const FownEntry *(*fown)(const FileEntry *entry);
 } ObjectOps;

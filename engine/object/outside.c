@@ -57,6 +57,43 @@ pid_t outside_holder(const Collector *c, const char *link, mode_t access, char *
   return search(c, link, access, ret_comm);
 }
 
+/* The first link of @links that the process has open, NULL: none. */
+static const char *holds_any(pid_t pid, GHashTable *links) {
+  char path[64], target[64];
+  (void)snprintf(path, sizeof path, "/proc/%d/fd", pid);
+  _cleanup_dir_ DIR *dir = opendir(path);
+  const struct dirent *e;
+  gpointer key;
+  while (dir && (e = readdir(dir))) {
+    ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof target - 1);
+    if (n <= 0)
+      continue;
+    target[n] = '\0';
+    if (g_hash_table_lookup_extended(links, target, &key, NULL))
+      return key;
+  }
+  return NULL;
+}
+
+char *outside_holder_of_any(const Collector *c, GHashTable *links, guint32 *ret_value) {
+  _cleanup_dir_ DIR *proc = opendir("/proc");
+  const struct dirent *e;
+  while (proc && (e = readdir(proc))) {
+    pid_t pid = (pid_t)atoi(e->d_name);
+    const char *link = pid <= 0 || pid == getpid() || collector_has_task(c, pid) ? NULL : holds_any(pid, links);
+    if (!link)
+      continue;
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/comm", pid);
+    g_autofree char *comm = NULL;
+    if (!g_file_get_contents(path, &comm, NULL, NULL))
+      continue;
+    *ret_value = GPOINTER_TO_UINT(g_hash_table_lookup(links, link));
+    return g_strdup_printf("pid %d (%s)", (int)pid, g_strchomp(comm));
+  }
+  return NULL;
+}
+
 char *find_outside_holder(const Collector *c, const char *link, mode_t access) {
   g_autofree char *comm = NULL;
   pid_t pid = outside_holder(c, link, access, &comm);

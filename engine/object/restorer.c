@@ -235,6 +235,13 @@ bool restorer_finish(Restorer *r, GError **error) {
   return memfd_finish(r, error);
 }
 
+bool restorer_release(Restorer *r, GError **error) {
+  for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
+    if ((*ops)->release && !(*ops)->release(r, error))
+      return false;
+  return true;
+}
+
 bool restorer_set_flags(int fd, guint32 flags, GError **error) {
   /* The kernel leaves all others as they are. */
   const int settable = O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK;

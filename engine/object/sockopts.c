@@ -9,9 +9,6 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
-#ifndef SO_BUF_LOCK
-#define SO_BUF_LOCK 72
-#endif
 #ifndef SO_GET_FILTER
 #define SO_GET_FILTER SO_ATTACH_FILTER
 #endif

@@ -6,6 +6,10 @@
 #include "internal.h"
 #include "sk-opts.pb-c.h"
 
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
+
 /* One integer option; @fallback if the socket has none of that name. */
 int sockopt_get(int fd, int level, int option, int fallback);
 /* All options of a socket; the message is the caller's. NULL with error (a BPF filter cannot be read). */

@@ -178,6 +178,8 @@ bool release_tree(Restore *r, GError **error) {
       return false;
   if (!job_poll(r->job, error))
     return false;
+  if (!restorer_release(r->restorer, error))
+    return false;
   job_commit(r->job);
   restorer_take_terminal(r->restorer);
   stop_again(r);

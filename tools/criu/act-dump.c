@@ -55,6 +55,10 @@ int act_dump(CriuRun *run) {
   engine.has_ext_unix_sk = engine.ext_unix_sk = options->ext_unix_sk;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;
+  engine.has_tcp_established = engine.tcp_established = options->tcp_established;
+  engine.has_tcp_close = engine.tcp_close = options->tcp_close;
+  engine.has_skip_in_flight = engine.skip_in_flight = options->skip_in_flight;
+  engine.network_lock = options->network_lock;
   engine.has_timeout_usec = options->timeout_sec > 0;
   engine.timeout_usec = options->timeout_sec * G_USEC_PER_SEC;
 

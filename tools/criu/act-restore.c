@@ -66,6 +66,9 @@ int act_restore(CriuRun *run) {
   engine.has_restore_sibling = engine.restore_sibling = options->restore_sibling;
   engine.plugin_directory = options->plugin_dir;
   engine.has_shell_job = engine.shell_job = options->shell_job;
+  engine.has_tcp_established = engine.tcp_established = options->tcp_established;
+  engine.has_tcp_close = engine.tcp_close = options->tcp_close;
+  engine.network_lock = options->network_lock;
   /* Cgroups are restored on request only, with an option that is not supported yet. */
   engine.has_keep_cgroup = engine.keep_cgroup = true;
 

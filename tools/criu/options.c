@@ -41,6 +41,12 @@ static const Option table[] = {
     {"shell-job", 'j', NO_ARG, FLAG, D | R, FIELD(shell_job), NULL,
         "the root's session may lie outside the tree; a restore joins the caller's"},
     {"libdir", 'L', NEEDS_ARG, STRING, D | R, FIELD(plugin_dir), "DIR", "where plugins are (root's alone)"},
+    {"tcp-established", 0, NO_ARG, FLAG, D | R, FIELD(tcp_established), NULL, "keep TCP connections"},
+    {"tcp-close", 0, NO_ARG, FLAG, D | R, FIELD(tcp_close), NULL, "TCP connections become closed sockets"},
+    {"skip-in-flight", 0, NO_ARG, FLAG, D | R, FIELD(skip_in_flight), NULL,
+        "leave out connections that were not accepted yet"},
+    {"network-lock", 0, NEEDS_ARG, STRING, D | R, FIELD(network_lock), "METHOD",
+        "nftables (default; iptables means it, too), or skip: do not drop packets meanwhile"},
     {"pidfile", 0, NEEDS_ARG, STRING, D | R, FIELD(pidfile), "FILE", "a restore writes the root's pid there"},
     {"ext-unix-sk", 'x', MAY_HAVE_ARG, EXT_UNIX_SK, D | R, 0, "INODE,…",
         "connect unix sockets to named peers outside the tree again (only those)"},
@@ -91,7 +97,6 @@ static const Option table[] = {
     REFUSED("lsm-profile", 0, NEEDS_ARG),
     REFUSED("manage-cgroups", 0, MAY_HAVE_ARG),
     REFUSED("mntns-compat-mode", 0, NO_ARG),
-    REFUSED("network-lock", 0, NEEDS_ARG),
     REFUSED("page-server", 0, NO_ARG),
     REFUSED("port", 0, NEEDS_ARG),
     REFUSED("pre-dump-mode", 0, NEEDS_ARG),
@@ -99,12 +104,9 @@ static const Option table[] = {
     REFUSED("ps-socket", 0, NEEDS_ARG),
     REFUSED("root", 'r', NEEDS_ARG),
     REFUSED("skip-file-rwx-check", 0, NO_ARG),
-    REFUSED("skip-in-flight", 0, NO_ARG),
     REFUSED("skip-mnt", 0, NEEDS_ARG),
     REFUSED("status-fd", 0, NEEDS_ARG),
     REFUSED("stream", 0, NO_ARG),
-    REFUSED("tcp-close", 0, NO_ARG),
-    REFUSED("tcp-established", 0, NO_ARG),
     REFUSED("tls", 0, NO_ARG),
     REFUSED("tls-cacert", 0, NEEDS_ARG),
     REFUSED("tls-cacrl", 0, NEEDS_ARG),
@@ -116,6 +118,8 @@ static const Option table[] = {
     REFUSED("veth-pair", 0, NEEDS_ARG),
     REFUSED("weak-sysctls", 0, NO_ARG),
 };
+
+static const char *const network_locks[] = {"iptables", "nftables", "skip", NULL};
 
 static const struct {
   const char *name;
@@ -541,6 +545,8 @@ bool criu_options_check(const CriuOptions *options, GError **error) {
     return usage_error(error, "no command given");
   if (options->action == CRIU_ACTION_DUMP && !options->tree)
     return usage_error(error, "dump needs the root of a tree: -t PID");
+  if (options->network_lock && !g_strv_contains(network_locks, options->network_lock))
+    return usage_error(error, "invalid argument for --network-lock: %s", options->network_lock);
   if (options->action == CRIU_ACTION_DUMP && options->leave_running && options->leave_stopped)
     return usage_error(error, "--leave-running and --leave-stopped exclude each other");
   if (options->action == CRIU_ACTION_RESTORE && options->restore_sibling && !options->restore_detached)

@@ -41,6 +41,10 @@ typedef struct CriuOptions {
   bool leave_running;
   bool leave_stopped;
   bool shell_job;
+  bool tcp_established;
+  bool tcp_close;
+  bool skip_in_flight;
+  char *network_lock; /* NULL, "nftables" or "skip" */
   bool restore_detached;
   bool restore_sibling;
 

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* What the files about internet sockets share: inet.c (all of them), tcp-dump.c and tcp-restore.c (TCP connections). */
+
+#include "net-lock.h"
+#include "sk-inet.pb-c.h"
+#include "tcp-repair.h"
+
+/* "127.0.0.1:80", newly allocated. */
+char *inet_address_text(const InetAddress *a);
+/* Fills the addresses of an entry as the socket has them now. */
+void inet_collect_addresses(InetSkEntry *i, int fd, InetAddress *ret_local, InetAddress *ret_remote);
+/* One address of an entry, @n words and a port; IMAGE_INVALID if it is none. */
+bool inet_entry_address(const InetSkEntry *i, bool remote, InetAddress *ret, socklen_t *ret_size, GError **error);
+void inet_set_remote(InetSkEntry *i, const InetAddress *remote);
+/* A TCP connection, also one that is being made: not a listener, and not closed. */
+bool inet_is_connection(const InetSkEntry *i);
+/* Makes the entry that of a connection that has ended: reading gives end of file, writing EPIPE. */
+void inet_entry_close(InetSkEntry *i);
+NetTuple inet_tuple(const InetAddress *local, const InetAddress *remote);
+/* Binds; the error names the address. */
+bool inet_bind(const InetSkEntry *i, int fd, GError **error);
+
+/* --- tcp-dump.c --- */
+
+/* Says why a connection cannot be dumped, if so: options missing, TLS in the kernel, urgent data. */
+void tcp_check(Collector *c, const FileProbe *probe, const InetSkEntry *i, const char *what);
+/* After all sockets are known: those that processes outside have, too, are blockers. */
+void tcp_check_holders(Collector *c);
+/* ObjectOps.seal and .end. */
+bool tcp_seal(Collector *c, bool kill, GError **error);
+void tcp_end(Collector *c, bool killed);
+
+/* --- tcp-restore.c --- */
+
+/* Is it to be restored as a closed socket, as the option or the dump said? */
+bool tcp_closes(Restorer *r, const InetSkEntry *i);
+/* Turns @fd, a fresh socket with its options, into the connection; it is in repair mode from then on. */
+bool tcp_open(Restorer *r, const InetSkEntry *i, int fd, GError **error);
+/* ObjectOps.release. */
+bool tcp_release(Restorer *r, GError **error);
+
+/* --- tcp-diag.c --- */
+
+/* Where a connecting socket (SYN_SENT) goes to: sock_diag(7) alone tells. */
+bool tcp_diag_remote(int family, guint64 ino, InetAddress *ret);

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tcp-guard.h"
+#include "net-lock.h"
+#include "tcp-repair.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+struct TcpGuard {
+  pid_t pid;
+  int pipe_fd;
+};
+
+/* What the guard needs; made before the fork. */
+typedef struct Charge {
+  GuardedSocket *sockets; /* ascending by descriptor */
+  size_t n;
+  int pipe_fd, netlink_fd;
+  void *removal; /* a message, NULL: no lock */
+  size_t removal_size;
+} Charge;
+
+void tcp_guard_release(const GuardedSocket *s, int mode) {
+  (void)tcp_repair_set(s->fd, mode);
+  (void)setsockopt(s->fd, SOL_SOCKET, SO_REUSEADDR, &s->reuse, sizeof s->reuse);
+}
+
+static void close_between(int above, int below) {
+  if (above + 1 < below)
+    (void)syscall(SYS_close_range, above + 1, below - 1, 0);
+}
+
+/* Closes all but @keep, which ascend. */
+static void close_others(const int *keep, size_t n) {
+  int last = -1;
+  for (size_t i = 0; i < n; i++) {
+    close_between(last, keep[i]);
+    last = keep[i];
+  }
+  (void)syscall(SYS_close_range, last + 1, ~0u, 0);
+}
+
+/* Only system calls from here on. */
+static _Noreturn void guard(const Charge *c, const int *keep, size_t n_keep) {
+  char byte;
+  ssize_t n;
+  close_others(keep, n_keep);
+  (void)prctl(PR_SET_NAME, "tcp-guard");
+  do
+    n = read(c->pipe_fd, &byte, 1);
+  while (n < 0 && errno == EINTR);
+  if (n == 1)
+    _exit(0); /* told that all is well */
+  for (size_t i = 0; i < c->n; i++)
+    tcp_guard_release(&c->sockets[i], TCP_REPAIR_OFF);
+  if (c->removal)
+    (void)send(c->netlink_fd, c->removal, c->removal_size, 0);
+  _exit(0);
+}
+
+static int compare_ints(const void *a, const void *b) {
+  return *(const int *)a - *(const int *)b;
+}
+
+static pid_t fork_guard(const Charge *c) {
+  g_autofree int *keep = g_new(int, c->n + 2);
+  size_t n = 0;
+  for (size_t i = 0; i < c->n; i++)
+    keep[n++] = c->sockets[i].fd;
+  keep[n++] = c->pipe_fd;
+  if (c->netlink_fd >= 0)
+    keep[n++] = c->netlink_fd;
+  qsort(keep, n, sizeof *keep, compare_ints);
+  sigset_t all, before;
+  (void)sigfillset(&all);
+  (void)sigprocmask(SIG_SETMASK, &all, &before);
+  pid_t pid = fork();
+  if (pid == 0)
+    guard(c, keep, n);
+  (void)sigprocmask(SIG_SETMASK, &before, NULL);
+  return pid;
+}
+
+TcpGuard *tcp_guard_new(const GuardedSocket *sockets, size_t n, const char *lock, GError **error) {
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a pipe");
+    return NULL;
+  }
+  Charge c = {.sockets = g_memdup2(sockets, n * sizeof *sockets), .n = n, .pipe_fd = fds[0], .netlink_fd = -1};
+  if (lock) {
+    c.removal = net_lock_removal(lock, &c.removal_size);
+    c.netlink_fd = net_lock_socket();
+  }
+  TcpGuard *g = g_new0(TcpGuard, 1);
+  g->pid = fork_guard(&c);
+  g->pipe_fd = fds[1];
+  (void)close(fds[0]);
+  if (c.netlink_fd >= 0)
+    (void)close(c.netlink_fd);
+  g_free(c.removal);
+  g_free(c.sockets);
+  if (g->pid > 0)
+    return g;
+  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot start the guard of the TCP connections");
+  (void)close(g->pipe_fd);
+  g_free(g);
+  return NULL;
+}
+
+void tcp_guard_free(TcpGuard *g) {
+  if (!g)
+    return;
+  while (write(g->pipe_fd, "q", 1) < 0 && errno == EINTR)
+    ;
+  (void)close(g->pipe_fd);
+  while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
+    ;
+  g_free(g);
+}
