@@ -19,6 +19,8 @@
 
 #define WSCALE_MAX 14
 #define MSS_MIN 48
+#define USER_MSS_MIN 88u    /* the kernel's bounds of TCP_MAXSEG */
+#define USER_MSS_MAX 32767u
 #define CHUNK_BYTES ((size_t)32 * 1024)  /* of one send(2) into a queue: what the kernel allocates in one piece */
 #define SEGMENT_BYTES_MAX (512 * 1024)   /* the oldest one may be acknowledged in part */
 #define BUFFER_MAX (1 << 30)             /* while queues are filled */
@@ -329,11 +331,20 @@ static bool set_window(int fd, const TcpConnection *c, bool before_fin, GError *
   return setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, sizeof w) == 0 || fail_step("set the window", error);
 }
 
+/* What connect(2) finds here is the size of the segments from then on: that of the peer, which TCP_REPAIR_OPTIONS sets
+ * later, does not raise it any more. */
+static void set_segment_size(int fd, int size) {
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &size, sizeof size);
+}
+
 static bool connect_silently(int fd, const TcpConnection *c, GError **error) {
   if (!set_sequences(fd, c, error))
     return false;
-  if (connect(fd, &c->remote->sa, c->address_size) == 0)
+  set_segment_size(fd, (int)MIN(MAX(c->stream->mss_clamp, USER_MSS_MIN), USER_MSS_MAX));
+  if (connect(fd, &c->remote->sa, c->address_size) == 0) {
+    set_segment_size(fd, 0);
     return true;
+  }
   if (errno == EADDRNOTAVAIL || errno == EADDRINUSE)
     return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
         "A socket of the same connection exists: the process that was dumped, or another restore of it, still runs");

@@ -127,7 +127,7 @@ static void test_refusals(void) {
       {"swrk 5", "swrk"},
       {"cpuinfo dump", "cpuinfo"},
       {"page-server --port 5", "page-server"},
-      {"dump -t 1 --tcp-established", "--tcp-established"},
+      {"dump -t 1 --auto-dedup", "--auto-dedup"},
       {"dump -t 1 -l", "--file-locks"},
       {"restore -r /x -d", "--root"},
       {"dump -t 1 --external mnt[/x]:y", "--external"},
@@ -135,16 +135,16 @@ static void test_refusals(void) {
       {"dump -t 1 --manage-cgroups=full", "--manage-cgroups"},
       {"dump -t 1 --manage-cgroups", "--manage-cgroups"},
       {"dump -t 1 --lazy-pages --track-mem", "--track-mem"},
-      {"dump -t 1 --tcp-est", "--tcp-established"},
+      {"dump -t 1 --auto-de", "--auto-dedup"},
       {"dump -t 1 --status-fd 4 --stream --link-remap", "--stream"},
       {"restore --action-script x", "--action-script"},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_NOT_SUPPORTED, rows[i][1]);
-  assert_fails("dump -t 1 --tcp-established -l --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
-      "--tcp-established, option --file-locks, option --root");
+  assert_fails("dump -t 1 --auto-dedup -l --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
+      "--auto-dedup, option --file-locks, option --root");
   /* What is not to be done can be promised. */
-  g_autoptr(CriuOptions) o = parse_ok("dump -t 1 --no-tcp-established --no-track-mem");
+  g_autoptr(CriuOptions) o = parse_ok("dump -t 1 --no-auto-dedup --no-track-mem");
   g_autoptr(GError) error = NULL;
   g_assert_true(criu_options_check(o, &error));
 }
@@ -216,7 +216,7 @@ static void test_config_errors(void) {
   }
   g_autoptr(CriuOptions) o = criu_options_new();
   g_autoptr(GError) error = NULL;
-  g_assert_true(config(o, "tcp-established\nexternal mnt[]", NULL));
+  g_assert_true(config(o, "auto-dedup\nexternal mnt[]", NULL));
   g_assert_false(criu_options_check(o, &error));
   g_assert_error(error, CRIU_OPTIONS_ERROR, CRIU_OPTIONS_ERROR_NOT_SUPPORTED);
 }
@@ -224,7 +224,7 @@ static void test_config_errors(void) {
 static void test_help(void) {
   g_autofree char *text = criu_options_help();
   g_assert_nonnull(strstr(text, "--restore-detached"));
-  g_assert_null(strstr(text, "tcp-established"));
+  g_assert_null(strstr(text, "auto-dedup"));
 }
 
 int main(int argc, char **argv) {
