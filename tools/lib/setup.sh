@@ -16,11 +16,8 @@ setup_packages_build=(gcc libc6-dev meson ninja-build pkg-config protobuf-c-comp
   libglib2.0-dev libsystemd-dev libseccomp-dev libnl-3-dev libxxhash-dev)
 setup_packages_run=(dbus polkitd pkexec systemd redis-server redis-tools procps util-linux python3)
 setup_packages_test=(clang llvm libclang-rt-14-dev python3-gi python3-dbus python3-dbusmock criu debootstrap
-<<<<<<< HEAD
-  systemd-container shellcheck man-db bash-completion nginx-light sqlite3 perl nodejs strace tmux vim less xz-utils zstd iproute2)
-=======
-  systemd-container shellcheck man-db bash-completion nginx-light nftables iproute2 postgresql sqlite3 perl nodejs strace tmux xz-utils zstd iproute2)
->>>>>>> 5c18e08 (tests: TCP connections in every state, and what their peers see)
+  systemd-container shellcheck man-db bash-completion nginx-light nftables iproute2 postgresql sqlite3 perl nodejs strace
+  tmux vim less xz-utils zstd)
 
 # setup_missing PACKAGE…: prints those that are not installed.
 setup_missing() {
