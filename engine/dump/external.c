@@ -63,6 +63,8 @@ static void follow(const ExternalObject *o, const Rule *rule, ExternalClaim *cla
     check_reconnect(o, rule, claim);
   else if (rule->action == EXTERNAL_EMBED)
     check_embed(o, claim);
+  claim->has_checks = rule->has_checks;
+  claim->checks = rule->checks;
   if (rule->send)
     claim->send = rule_expand_send(rule, o);
   if (rule->action == EXTERNAL_PLUGIN)
@@ -75,6 +77,18 @@ static void follow_default(const ExternalObject *o, const char *rule, ExternalCl
   check_reconnect(o, NULL, claim);
 }
 
+/* A rule that only says what must not change: the file is opened again, as without it. One that cannot be has other
+ * needs. */
+static void follow_checks(const ExternalStage *s, const ExternalObject *o, ExternalClaim *claim) {
+  const Rule *rule = rules_find_checks(s->own, o);
+  if (!rule)
+    rule = rules_find_checks(s->machine, o);
+  if (!rule || !o->optional)
+    return;
+  follow(o, rule, claim);
+  claim->action = EXTERNAL_REOPEN;
+}
+
 /* @ret_claim stays EXTERNAL_NOBODY where no rule speaks about the object. */
 static bool ask_policies(ExternalStage *s, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
   bool named = o->kind == EXTERNAL_UNIX && o->sock.peer_name_size > 0;
@@ -82,7 +96,9 @@ static bool ask_policies(ExternalStage *s, const ExternalObject *o, ExternalClai
   bool option = !rule && named && job_options(s->job)->ext_unix_sk;
   if (!rule && !option)
     rule = rules_find(s->machine, o);
-  if (rule)
+  if (!rule && o->kind == EXTERNAL_FILE)
+    follow_checks(s, o, ret_claim);
+  else if (rule)
     follow(o, rule, ret_claim);
   else if (option)
     follow_default(o, "option ext-unix-sk", ret_claim);

@@ -26,6 +26,7 @@ static const char *const error_names[] = {
     [ENGINE_ERROR_CODE__SHUTTING_DOWN] = "ShuttingDown",
     [ENGINE_ERROR_CODE__INVALID_ARGS] = "InvalidArgs",
     [ENGINE_ERROR_CODE__ACCESS_DENIED] = "AccessDenied",
+    [ENGINE_ERROR_CODE__FILE_CHANGED] = "FileChanged",
 };
 
 const char *engine_error_name(EngineErrorCode code) {

@@ -191,6 +191,10 @@ bool job_inherit(Job *job, const char *key, int fd) {
   return own >= 0;
 }
 
+bool job_inherits(const Job *job) {
+  return g_hash_table_size(job->inherited) > 0;
+}
+
 int job_inherited(const Job *job, const char *key) {
   gpointer fd;
   return g_hash_table_lookup_extended(job->inherited, key, NULL, &fd) ? GPOINTER_TO_INT(fd) : -1;

@@ -70,6 +70,7 @@ void job_object(Job *job, const char *plugin, const char *kind, guint64 id, cons
 /* Descriptors that the restore's caller gives for external objects, by key. Duplicated here. */
 /* false: there is no such descriptor. */
 bool job_inherit(Job *job, const char *key, int fd);
+bool job_inherits(const Job *job); /* whether there are any */
 /* Borrowed; -1 if there is none of that key. */
 int job_inherited(const Job *job, const char *key);
 

@@ -42,3 +42,34 @@ ExternalAction external_action_of(const char *name) {
       return (ExternalAction)i;
   return EXTERNAL_NOBODY;
 }
+
+static const struct {
+  const char *name;
+  unsigned bit;
+} check_names[] = {
+    {"size", EXTERNAL_CHECK_SIZE}, {"mtime", EXTERNAL_CHECK_MTIME}, {"build-id", EXTERNAL_CHECK_BUILD_ID}, {"content", EXTERNAL_CHECK_CONTENT}};
+
+bool external_checks_parse(const char *text, unsigned *ret_checks) {
+  unsigned checks = 0;
+  g_auto(GStrv) words = g_strsplit(text, ",", -1);
+  bool none = g_str_equal(text, "none");
+  for (size_t w = 0; !none && words[w]; w++) {
+    unsigned bit = 0;
+    for (size_t i = 0; i < G_N_ELEMENTS(check_names); i++)
+      if (g_str_equal(words[w], check_names[i].name))
+        bit = check_names[i].bit;
+    if (!bit)
+      return false;
+    checks |= bit;
+  }
+  *ret_checks = checks;
+  return none || checks;
+}
+
+char *external_checks_text(unsigned checks) {
+  g_autoptr(GString) text = g_string_new(checks ? NULL : "none");
+  for (size_t i = 0; i < G_N_ELEMENTS(check_names); i++)
+    if (checks & check_names[i].bit)
+      g_string_append_printf(text, "%s%s", text->len ? "," : "", check_names[i].name);
+  return g_string_free(g_steal_pointer(&text), FALSE);
+}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "external.h"
+#include "file-state.h"
 #include "internal.h"
 
 void external_claim_clear(ExternalClaim *claim) {
@@ -72,7 +73,20 @@ static CkptPeer *peer_record(const ExternalObject *o) {
   return p;
 }
 
-static void note_claim(Collector *c, const ExternalObject *o, const ExternalClaim *claim) {
+/* What the restore compares. An embedded file is compared with the one it may find in its place. */
+static bool note_state(const ExternalObject *o, const ExternalClaim *claim, CkptExternal *e, GError **error) {
+  bool embed = claim->action == EXTERNAL_EMBED;
+  if (!embed && !claim->has_checks)
+    return true;
+  unsigned checks = embed ? EXTERNAL_CHECK_SIZE | EXTERNAL_CHECK_CONTENT : claim->checks;
+  e->file = file_state_new(o->local, &o->st, checks, error);
+  if (!e->file)
+    return false;
+  e->file->checks = external_checks_text(checks);
+  return true;
+}
+
+static bool note_claim(Collector *c, const ExternalObject *o, const ExternalClaim *claim, GError **error) {
   CkptExternal *e = MESSAGE_NEW(CkptExternal, ckpt_external__init);
   e->kind = g_strdup(external_kind_name(o->kind));
   e->file_id = o->file_id;
@@ -106,6 +120,7 @@ static void note_claim(Collector *c, const ExternalObject *o, const ExternalClai
   if (o->kind == EXTERNAL_UNIX)
     e->peer = peer_record(o);
   g_ptr_array_add(collector_checkpoint(c)->externals, e);
+  return note_state(o, claim, e, error);
 }
 
 static void block_object(Collector *c, const ExternalObject *o, const ExternalClaim *claim) {
@@ -128,7 +143,7 @@ bool collector_external(Collector *c, const ExternalObject *object, ExternalClai
     block_object(c, object, ret_claim);
     ret_claim->action = EXTERNAL_NOBODY;
   } else if (ret_claim->action != EXTERNAL_NOBODY) {
-    note_claim(c, object, ret_claim);
+    return note_claim(c, object, ret_claim, error);
   }
   return true;
 }
@@ -148,6 +163,10 @@ bool collector_block_external(Collector *c, ExternalKind kind, const FileProbe *
     return false;
   if (claim.action == EXTERNAL_NOBODY)
     return true;
+  if (claim.action == EXTERNAL_REOPEN || claim.action == EXTERNAL_REMAP) {
+    reg_collect_path(probe, entry);
+    return true;
+  }
   entry->type = FD_TYPES__EXT;
   entry->ext = MESSAGE_NEW(ExtFileEntry, ext_file_entry__init);
   entry->ext->id = entry->id;

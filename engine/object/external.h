@@ -72,6 +72,17 @@ typedef struct ExternalObject {
   const char *reason, *cure;
 } ExternalObject;
 
+/* What of a file must be as it was at the dump. */
+enum {
+  EXTERNAL_CHECK_SIZE = 1 << 0,
+  EXTERNAL_CHECK_MTIME = 1 << 1,
+  EXTERNAL_CHECK_BUILD_ID = 1 << 2,
+  EXTERNAL_CHECK_CONTENT = 1 << 3,
+};
+/* "size,mtime", "none"; newly allocated. */
+char *external_checks_text(unsigned checks);
+bool external_checks_parse(const char *text, unsigned *ret_checks);
+
 /* "unix", "file", …; "reconnect", "close", …. Never NULL. */
 const char *external_kind_name(ExternalKind kind);
 const char *external_action_name(ExternalAction action);
@@ -85,6 +96,8 @@ typedef struct ExternalClaim {
   ExternalAction action; /* EXTERNAL_NOBODY: becomes the blocker; EXTERNAL_FAIL: blocks with the reason below */
   char *value;           /* owned; may be NULL */
   GBytes *send;          /* owned; reconnect: what is said first on the new connection; may be NULL */
+  unsigned checks;       /* of files: EXTERNAL_CHECK_* that the restore is to make */
+  bool has_checks;
   char *plugin;          /* owned; for EXTERNAL_PLUGIN */
   char *rule;            /* owned; which rule or plugin decided and where it stands, for people */
   char *reason, *cure;   /* owned; for EXTERNAL_FAIL, else the object's own are taken */
@@ -114,6 +127,9 @@ typedef struct ExternalAnswer {
   char *value;           /* owned; REMAP: where to */
   GBytes *address;       /* owned; RECONNECT: the sun_path; NULL: where it was */
   GBytes *send;          /* owned; RECONNECT */
+  unsigned checks;       /* of files: EXTERNAL_CHECK_*, */
+  bool has_checks;       /* where a rule, an option or the dump's rule says which; else what is recorded is compared */
+  bool if_kept;          /* what the dump has not kept is not compared, instead of being an error */
 } ExternalAnswer;
 void external_answer_clear(ExternalAnswer *answer);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ExternalAnswer, external_answer_clear)

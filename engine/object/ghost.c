@@ -62,7 +62,7 @@ static bool ghost_write(Collector *c, const FileProbe *probe, guint32 ghost_id, 
   FdPath path = fd_path(probe->local);
   _cleanup_fd_ int content = open(path.text, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (content < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the deleted file %s", probe->link);
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the file %s", probe->link);
   GhostFileEntry *ghost = ghost_entry_new(&probe->st);
   guint64 written = 0;
   bool ok = image_create_ghost(
@@ -73,17 +73,24 @@ static bool ghost_write(Collector *c, const FileProbe *probe, guint32 ghost_id, 
   return ok;
 }
 
-bool ghost_collect(Collector *c, const FileProbe *probe, guint32 file_id, GError **error) {
+bool ghost_embed(Collector *c, const FileProbe *probe, guint32 *ret_ghost_id, GError **error) {
   static const char key;
   GHashTable *ids = collector_state(c, &key, ghost_ids_new, (GDestroyNotify)g_hash_table_unref);
   guint64 inode[2] = {probe->st.st_dev, probe->st.st_ino};
-  guint32 ghost_id = GPOINTER_TO_UINT(g_hash_table_lookup(ids, inode));
-  if (!ghost_id) {
-    ghost_id = collector_new_ghost_id(c);
-    if (!ghost_write(c, probe, ghost_id, error))
-      return false;
-    g_hash_table_insert(ids, g_memdup2(inode, sizeof inode), GUINT_TO_POINTER(ghost_id));
-  }
+  *ret_ghost_id = GPOINTER_TO_UINT(g_hash_table_lookup(ids, inode));
+  if (*ret_ghost_id)
+    return true;
+  *ret_ghost_id = collector_new_ghost_id(c);
+  if (!ghost_write(c, probe, *ret_ghost_id, error))
+    return false;
+  g_hash_table_insert(ids, g_memdup2(inode, sizeof inode), GUINT_TO_POINTER(*ret_ghost_id));
+  return true;
+}
+
+bool ghost_collect(Collector *c, const FileProbe *probe, guint32 file_id, GError **error) {
+  guint32 ghost_id = 0;
+  if (!ghost_embed(c, probe, &ghost_id, error))
+    return false;
   RemapFilePathEntry *remap = MESSAGE_NEW(RemapFilePathEntry, remap_file_path_entry__init);
   remap->orig_id = file_id;
   remap->remap_id = ghost_id;

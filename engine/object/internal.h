@@ -86,6 +86,9 @@ RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id
 /* Whether the description is a regular file or directory on a file system with paths, or one of the plain devices. */
 bool reg_claims(const FileProbe *probe);
 
+/* An entry that says no more than the path, flags and type of a file or device. */
+void reg_collect_path(const FileProbe *probe, FileEntry *entry);
+
 /* --- build-id.c --- */
 
 /* The build id of the file behind @local (O_PATH too), as 32-bit words in the byte order of the machine; their number,
@@ -96,6 +99,8 @@ size_t build_id_read(int local, guint32 **ret_words);
 
 /* Writes the content of a deleted file (once per inode) and the remap record of @file_id. */
 bool ghost_collect(Collector *c, const FileProbe *probe, guint32 file_id, GError **error);
+/* Writes the content of a file that still has its name into an image of its own (once per inode). */
+bool ghost_embed(Collector *c, const FileProbe *probe, guint32 *ret_ghost_id, GError **error);
 /* The ghost behind a reg file id, 0 if it is none. */
 bool ghost_find(Restorer *r, guint32 file_id, guint32 *ret_ghost_id, GError **error);
 /* An O_PATH descriptor of it, made again at the path of @reg if this is the first call; owned by the caller. */

@@ -4,7 +4,9 @@
  * anything that has a path. They are opened again by that path; so at the dump it must still lead to the same inode.
  * A file whose last name is gone becomes a ghost (ghost.c). */
 
+#include "embedded.h"
 #include "external.h"
+#include "file-state.h"
 #include "internal.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -120,56 +122,91 @@ RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id
   return NULL;
 }
 
-/* Somebody else has the file: an entry that says so. A mapping needs one with a path. */
-static void collect_elsewhere(const FileProbe *probe, FileEntry *entry) {
-  if (probe->fd >= 0) {
+/* Without what the kernel appends to the path of an inode whose name is gone. */
+static char *path_of(const FileProbe *probe) {
+  size_t length = strlen(probe->link);
+  if (!probe->path_checked && g_str_has_suffix(probe->link, DELETED))
+    length -= strlen(DELETED);
+  return g_strndup(probe->link, length);
+}
+
+void reg_collect_path(const FileProbe *probe, FileEntry *entry) {
+  entry->type = FD_TYPES__REG;
+  entry->reg = reg_entry_new(probe, entry->id);
+  entry->reg->name = path_of(probe);
+}
+
+/* Somebody else has the file. A mapping needs an entry with a path, and what the restore's caller gives may be mapped. */
+static void collect_elsewhere(const FileProbe *probe, ExternalAction action, FileEntry *entry) {
+  if (probe->fd >= 0 && action == EXTERNAL_PLUGIN) {
     entry->type = FD_TYPES__EXT;
     entry->ext = MESSAGE_NEW(ExtFileEntry, ext_file_entry__init);
     entry->ext->id = entry->id;
     entry->ext->fown = collector_fown(probe);
     return;
   }
-  entry->reg = reg_entry_new(probe, entry->id);
-  entry->reg->name = g_strdup(probe->link);
+  reg_collect_path(probe, entry);
   entry->reg->has_ext = entry->reg->ext = true;
+}
+
+static bool collect_embedded(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
+  CkptExternal *record = checkpoint_find_external(collector_checkpoint(c), entry->id);
+  reg_collect_path(probe, entry);
+  entry->reg->has_size = false; /* the content that is there is compared */
+  entry->reg->n_build_id = 0;
+  record->file->has_ghost_id = true;
+  return ghost_embed(c, probe, &record->file->ghost_id, error);
+}
+
+static bool collect_by_claim(
+    Collector *c, const FileProbe *probe, ExternalAction action, bool sound, FileEntry *entry, GError **error) {
+  switch (action) {
+  case EXTERNAL_PLUGIN:
+  case EXTERNAL_INHERIT:
+    collect_elsewhere(probe, action, entry);
+    return true;
+  case EXTERNAL_EMBED:
+    return collect_embedded(c, probe, entry, error);
+  case EXTERNAL_REMAP:
+    reg_collect_path(probe, entry);
+    return true;
+  default:
+    break;
+  }
+  if (sound)
+    entry->reg = collect_sound(c, probe, entry->id, error);
+  else if (action == EXTERNAL_REOPEN)
+    reg_collect_path(probe, entry);
+  return !sound || entry->reg;
 }
 
 static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   if (probe->elsewhere) {
-    collect_elsewhere(probe, entry);
+    collect_elsewhere(probe, EXTERNAL_PLUGIN, entry);
     return true;
   }
   RegProblem problem = find_problem(probe);
   g_autofree char *what = problem.what;
+  g_autofree char *file = what ? NULL : g_strdup_printf("file %s", probe->link);
+  g_autofree char *path = path_of(probe);
   ExternalObject o = external_of_probe(EXTERNAL_FILE, probe, entry->id);
+  o.path = path;
   o.optional = !what;
-  o.what = what ? what : "file";
+  o.what = what ? what : file;
   o.reason = problem.reason;
   o.cure = problem.cure;
   g_auto(ExternalClaim) claim = {0};
+  guint findings = (guint)job_n_findings(collector_job(c));
   if (!collector_external(c, &o, &claim, error))
     return false;
-  if (claim.action == EXTERNAL_PLUGIN || claim.action == EXTERNAL_INHERIT)
-    collect_elsewhere(probe, entry);
-  else if (!what)
-    entry->reg = collect_sound(c, probe, entry->id, error);
-  return what || entry->reg || entry->ext;
+  if (job_n_findings(collector_job(c)) > findings)
+    return true;
+  return collect_by_claim(c, probe, claim.action, !what, entry, error);
 }
 
 /* --- restore --- */
 
-static bool check_build_id(const RegFileEntry *reg, int fd, GError **error) {
-  g_autofree guint32 *words = NULL;
-  if (!reg->n_build_id)
-    return true;
-  size_t n = build_id_read(fd, &words);
-  if (n == reg->n_build_id && memcmp(words, reg->build_id, n * sizeof *words) == 0)
-    return true;
-  return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
-      "File %s is of another build than at the dump (its build id differs)", reg->name);
-}
-
-static bool check_file(const RegFileEntry *reg, int fd, GError **error) {
+static bool check_type(const RegFileEntry *reg, const CkptExternal *record, int fd, GError **error) {
   struct stat st;
   if (fstat(fd, &st) < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
@@ -178,11 +215,38 @@ static bool check_file(const RegFileEntry *reg, int fd, GError **error) {
         "%s is a file of another type now (mode 0%o, was 0%o)", reg->name, st.st_mode, reg->mode);
   if (!reg->has_mode && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !is_plain_device(&st))
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "%s is no regular file now", reg->name);
-  if (reg->has_size && S_ISREG(st.st_mode) && (guint64)st.st_size != reg->size)
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
-        "File %s changed size since the dump (was %" G_GUINT64_FORMAT ", is %lld)", reg->name, reg->size,
-        (long long)st.st_size);
+  bool device = S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode);
+  if (device && !(reg->flags & O_PATH) && !is_plain_device(&st) && !record)
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "%s is a device, which only a rule may open again (external: device:path=%s action=reopen)", reg->name,
+        reg->name);
+  if (device && record && record->has_rdev && (guint32)st.st_rdev != record->rdev)
+    return engine_fail(error, ENGINE_ERROR_CODE__FILE_CHANGED, "%s is another device now (%u:%u, it was %u:%u)", reg->name,
+        major(st.st_rdev), minor(st.st_rdev), major((dev_t)record->rdev), minor((dev_t)record->rdev));
   return true;
+}
+
+/* What the entry itself says, as the record of a rule would. */
+static CkptFileState state_of_entry(const RegFileEntry *reg) {
+  CkptFileState state = CKPT_FILE_STATE__INIT;
+  state.has_size = reg->has_size;
+  state.size = reg->size;
+  state.has_build_id = reg->n_build_id > 0;
+  state.build_id.len = reg->n_build_id * sizeof *reg->build_id;
+  state.build_id.data = (uint8_t *)reg->build_id;
+  return state;
+}
+
+static bool check_state(const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer, int fd,
+    GError **error) {
+  CkptFileState entry = state_of_entry(reg);
+  const CkptFileState *was = record && record->file ? record->file : &entry;
+  unsigned kept = (was->has_size ? EXTERNAL_CHECK_SIZE : 0) | (was->has_mtime_sec ? EXTERNAL_CHECK_MTIME : 0) |
+                  (was->has_build_id ? EXTERNAL_CHECK_BUILD_ID : 0) | (was->has_content ? EXTERNAL_CHECK_CONTENT : 0);
+  unsigned checks = answer->has_checks ? answer->checks : EXTERNAL_CHECK_SIZE | EXTERNAL_CHECK_BUILD_ID;
+  if (!answer->has_checks || answer->if_kept)
+    checks &= kept;
+  return !checks || file_state_check(was, reg->name, fd, checks, error);
 }
 
 /* O_NONBLOCK keeps the open itself from hanging on a FIFO that lies there now; O_NOCTTY from taking a terminal. What
@@ -195,27 +259,27 @@ static int open_flags(guint32 flags) {
   return open & O_PATH ? open : open | O_NOCTTY | O_NONBLOCK;
 }
 
-static int open_path(const RegFileEntry *reg, guint32 flags, GError **error) {
-  if (reg->name[0] != '/') {
-    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path", reg->name);
+static int open_path(const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer, guint32 flags,
+    GError **error) {
+  const char *path = answer->action == EXTERNAL_REMAP ? answer->value : reg->name;
+  if (!path || path[0] != '/') {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path", path ? path : reg->name);
     return -1;
   }
-  _cleanup_fd_ int fd = open(reg->name, open_flags(flags));
+  _cleanup_fd_ int fd = open(path, open_flags(flags));
   if (fd < 0) {
-    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open %s", reg->name);
+    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open %s", path);
     return -1;
   }
-  if (!check_file(reg, fd, error) || !check_build_id(reg, fd, error))
+  if (!check_type(reg, record, fd, error) || !check_state(reg, record, answer, fd, error)) {
+    if (answer->action == EXTERNAL_REMAP)
+      g_prefix_error(error, "%s, in place of %s: ", path, reg->name);
     return -1;
+  }
   return fd_take(&fd);
 }
 
-int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **error) {
-  guint32 ghost_id = 0;
-  if (!ghost_find(r, reg->id, &ghost_id, error))
-    return -1;
-  if (!ghost_id)
-    return open_path(reg, (guint32)flags, error);
+static int open_ghost(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, int flags, GError **error) {
   _cleanup_fd_ int ghost = ghost_open(r, reg, ghost_id, error);
   if (ghost < 0)
     return -1;
@@ -224,6 +288,48 @@ int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **
   if (fd < 0)
     engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the deleted file %s", reg->name);
   return fd;
+}
+
+static bool ask_about(Restorer *r, const RegFileEntry *reg, const CkptExternal *record, ExternalAnswer *ret_answer,
+    GError **error) {
+  mode_t type = reg->has_mode ? reg->mode & S_IFMT : S_IFREG;
+  bool device = type == S_IFCHR || type == S_IFBLK;
+  ExternalObject o = {.kind = device && record ? EXTERNAL_DEVICE : EXTERNAL_FILE, .file_id = reg->id, .path = reg->name};
+  o.optional = !record && !(reg->has_ext && reg->ext);
+  o.flags = (int)reg->flags;
+  return restorer_external(r, &o, ret_answer, error);
+}
+
+/* *ret_given: the descriptor is somebody else's, and stays as it is. */
+static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_given, GError **error) {
+  const CkptExternal *record = checkpoint_find_external(restorer_checkpoint(r), reg->id);
+  g_auto(ExternalAnswer) answer = {.fd = -1};
+  guint32 ghost_id = 0;
+  *ret_given = false;
+  if (!ghost_find(r, reg->id, &ghost_id, error))
+    return -1;
+  if (ghost_id && !record)
+    return open_ghost(r, reg, ghost_id, flags, error);
+  if (!ask_about(r, reg, record, &answer, error))
+    return -1;
+  if (answer.fd >= 0) {
+    *ret_given = true;
+    return fd_take(&answer.fd);
+  }
+  if (reg->has_ext && reg->ext && answer.action != EXTERNAL_REOPEN && answer.action != EXTERNAL_REMAP) {
+    engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "The file %s is external, and nobody says where it is (--inherit-fd fd[N]:KEY, or a rule: external)", reg->name);
+    return -1;
+  }
+  if (answer.action == EXTERNAL_EMBED && !embedded_prepare(r, reg, record, error))
+    return -1;
+  return ghost_id && answer.action != EXTERNAL_REMAP ? open_ghost(r, reg, ghost_id, flags, error)
+                                                     : open_path(reg, record, &answer, (guint32)flags, error);
+}
+
+int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **error) {
+  bool given;
+  return open_reg(r, reg, flags, &given, error);
 }
 
 /* What open(2) did not take. */
@@ -244,8 +350,9 @@ static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no reg_file_entry");
     return -1;
   }
-  _cleanup_fd_ int fd = restorer_open_reg(r, reg, (int)reg->flags, error);
-  return fd >= 0 && reg_finish(reg, fd, error) ? fd_take(&fd) : -1;
+  bool given;
+  _cleanup_fd_ int fd = open_reg(r, reg, (int)reg->flags, &given, error);
+  return fd >= 0 && (given || reg_finish(reg, fd, error)) ? fd_take(&fd) : -1;
 }
 
 static const FownEntry *reg_fown(const FileEntry *entry) {

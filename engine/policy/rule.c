@@ -124,44 +124,13 @@ static void write_rdev(const Key *key, const Rule *rule, GString *text) {
     write_pair(text, key->name, value);
 }
 
-static const struct {
-  const char *name;
-  unsigned bit;
-} check_names[] = {
-    {"size", CHECK_SIZE}, {"mtime", CHECK_MTIME}, {"build-id", CHECK_BUILD_ID}, {"content", CHECK_CONTENT}};
-
-bool rule_checks_parse(const char *text, unsigned *ret_checks) {
-  unsigned checks = 0;
-  g_auto(GStrv) words = g_strsplit(text, ",", -1);
-  bool none = g_str_equal(text, "none");
-  for (size_t w = 0; !none && words[w]; w++) {
-    unsigned bit = 0;
-    for (size_t i = 0; i < G_N_ELEMENTS(check_names); i++)
-      if (g_str_equal(words[w], check_names[i].name))
-        bit = check_names[i].bit;
-    if (!bit)
-      return false;
-    checks |= bit;
-  }
-  *ret_checks = checks;
-  return none || checks;
-}
-
-char *rule_checks_text(unsigned checks) {
-  g_autoptr(GString) text = g_string_new(checks ? NULL : "none");
-  for (size_t i = 0; i < G_N_ELEMENTS(check_names); i++)
-    if (checks & check_names[i].bit)
-      g_string_append_printf(text, "%s%s", text->len ? "," : "", check_names[i].name);
-  return g_string_free(g_steal_pointer(&text), FALSE);
-}
-
 static bool read_checks(const Key *key, Rule *rule, const char *value) {
   rule->has_checks = true;
-  return rule_checks_parse(value, &rule->checks);
+  return external_checks_parse(value, &rule->checks);
 }
 
 static void write_checks(const Key *key, const Rule *rule, GString *text) {
-  g_autofree char *value = rule_checks_text(rule->checks);
+  g_autofree char *value = external_checks_text(rule->checks);
   if (rule->has_checks)
     write_pair(text, key->name, value);
 }

@@ -13,14 +13,6 @@
 
 #include "external.h"
 
-/* What of a file is compared with what it was at the dump. */
-enum {
-  CHECK_SIZE = 1 << 0,
-  CHECK_MTIME = 1 << 1,
-  CHECK_BUILD_ID = 1 << 2,
-  CHECK_CONTENT = 1 << 3, /* XXH64 */
-};
-
 typedef struct Rule {
   ExternalKind kind;
   /* Conditions; NULL or 0 where the rule does not care. */
@@ -38,7 +30,7 @@ typedef struct Rule {
   ExternalAction action; /* EXTERNAL_NOBODY: none, the rule only sets checks */
   char *value;           /* behind the action's colon; may be NULL */
   bool has_checks;
-  unsigned checks;  /* CHECK_* */
+  unsigned checks;  /* EXTERNAL_CHECK_* */
   bool drop_unread; /* reconnect: what was not read yet may be lost */
   char *send;       /* reconnect: what is said first; escapes are expanded when it is said */
   char *reason, *cure; /* fail */
@@ -60,6 +52,3 @@ char *rule_address(const guint8 *name, gsize size);
 GBytes *rule_address_bytes(const char *address);
 /* What `send` of a rule says for an object: \n \t \0 \\ \xHH, %c the application's name, %p its pid, %% a percent sign. */
 GBytes *rule_expand_send(const Rule *rule, const ExternalObject *object);
-/* "size,mtime", "none". */
-char *rule_checks_text(unsigned checks);
-bool rule_checks_parse(const char *text, unsigned *ret_checks);

@@ -13,6 +13,7 @@ struct ExternalReturn {
   Restorer *restorer;
   Rules *rules;
   PluginReturn *plugins; /* borrowed */
+  const char *validation; /* the option file_validation, or NULL */
 };
 
 /* The keys that a descriptor for the object may have been given by, most exact first. */
@@ -22,13 +23,20 @@ static char *default_key(const ExternalObject *o) {
   return g_strdup(o->path && o->path[0] == '/' ? o->path + 1 : o->path ? o->path : "");
 }
 
+static bool is_given(const ExternalReturn *x, const ExternalObject *o) {
+  if (!job_inherits(x->job))
+    return false;
+  g_autofree char *key = default_key(o);
+  return job_inherited(x->job, key) >= 0;
+}
+
 static int take_inherited(const ExternalReturn *x, const char *key) {
   int fd = job_inherited(x->job, key);
   return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
 static bool inherit(ExternalReturn *x, const ExternalObject *o, ExternalAnswer *ret_answer, GError **error) {
-  g_autofree char *key = ret_answer->value ? g_strdup(ret_answer->value) : default_key(o);
+  g_autofree char *key = ret_answer->value && !is_given(x, o) ? g_strdup(ret_answer->value) : default_key(o);
   ret_answer->fd = take_inherited(x, key);
   return ret_answer->fd >= 0 || engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS,
                                     "The descriptor %s is to be inherited, but none was given under that name "
@@ -56,13 +64,26 @@ static bool follow_record(const CkptExternal *record, ExternalAnswer *ret_answer
                                    record->file_id, record->action);
 }
 
+/* What to compare of a file: a rule of the job, the option file_validation, the rule of the dump. */
+static bool find_checks(const ExternalReturn *x, const ExternalObject *o, const CkptExternal *record,
+    ExternalAnswer *ret_answer, GError **error) {
+  const Rule *rule = rules_find_checks(x->rules, o);
+  const char *text = x->validation ? x->validation : record && record->file ? record->file->checks : NULL;
+  ret_answer->if_kept = !rule && x->validation;
+  ret_answer->has_checks = rule || text;
+  if (rule)
+    ret_answer->checks = rule->checks;
+  return rule || !text || external_checks_parse(text, &ret_answer->checks) ||
+         engine_fail(error, x->validation ? ENGINE_ERROR_CODE__INVALID_ARGS : ENGINE_ERROR_CODE__IMAGE_INVALID,
+             "%.40s does not say what to compare of files", text);
+}
+
 /* @ret_answer stays EXTERNAL_NOBODY where nobody speaks about the object. */
 static bool ask_policies(ExternalReturn *x, const ExternalObject *o, const CkptExternal *record,
     ExternalAnswer *ret_answer, GError **error) {
-  g_autofree char *key = default_key(o);
   const Rule *rule = rules_find(x->rules, o);
   bool ok = true;
-  if (!o->optional && job_inherited(x->job, key) >= 0)
+  if (is_given(x, o))
     ret_answer->action = EXTERNAL_INHERIT;
   else if (rule)
     ok = follow(o, rule, ret_answer, error);
@@ -70,6 +91,8 @@ static bool ask_policies(ExternalReturn *x, const ExternalObject *o, const CkptE
     ok = follow_record(record, ret_answer, error);
   else if (o->kind == EXTERNAL_UNIX && o->sock.peer_name_size)
     ret_answer->action = EXTERNAL_RECONNECT;
+  if (ok && (o->kind == EXTERNAL_FILE || o->kind == EXTERNAL_DEVICE))
+    ok = find_checks(x, o, record, ret_answer, error);
   if (ok && ret_answer->action == EXTERNAL_INHERIT)
     ok = inherit(x, o, ret_answer, error);
   if (ok && ret_answer->action == EXTERNAL_RECONNECT && ret_answer->value) {
@@ -110,6 +133,7 @@ ExternalReturn *external_return_new(Job *job, Restorer *restorer, GError **error
   x->job = job;
   x->restorer = restorer;
   x->rules = rules_new();
+  x->validation = options->file_validation && *options->file_validation ? options->file_validation : NULL;
   for (size_t i = 0; i < options->n_external; i++)
     if (!rules_add(x->rules, options->external[i], "option external", error)) {
       external_return_free(x);

@@ -195,7 +195,7 @@ class Errors(CommandCase):
         "Failed": 1, "Cancelled": 130, "NotSupported": 7, "OptionNotPermitted": 4, "NoSuchCheckpoint": 5,
         "CheckpointExists": 6, "ImageInvalid": 8, "ImageIncompatible": 8, "NoSuchProcess": 5,
         "NotPermittedTarget": 4, "Busy": 6, "PidInUse": 6, "PluginFailed": 1, "NoSpace": 1, "TimedOut": 9,
-        "EngineCrashed": 1, "KernelMissingFeature": 7, "ShuttingDown": 1,
+        "EngineCrashed": 1, "KernelMissingFeature": 7, "ShuttingDown": 1, "FileChanged": 8,
         "org.freedesktop.DBus.Error.AccessDenied": 4,
         "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": 4,
         "org.freedesktop.DBus.Error.LimitsExceeded": 6, "org.freedesktop.DBus.Error.InvalidArgs": 2,

@@ -37,6 +37,7 @@ static const struct {
     {OURS "TimedOut", STATUS_TIMED_OUT, "Give it longer with --timeout."},
     {OURS "EngineCrashed", STATUS_FAILED, "This is a bug. The application of a dump goes on unharmed."},
     {OURS "KernelMissingFeature", STATUS_NOT_SUPPORTED, "“checkpoint check” lists what this kernel offers."},
+    {OURS "FileChanged", STATUS_BAD_IMAGE, "--external with check=none takes the file as it is, see checkpoint-external(5)."},
     {OURS "ShuttingDown", STATUS_FAILED, "Try again in a moment."},
     {STANDARD "AccessDenied", STATUS_REFUSED, "An administrator can do it, or grant it by a polkit rule."},
     {STANDARD "InteractiveAuthorizationRequired", STATUS_REFUSED, "Run it where a password can be asked for."},
