@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Policies come first: the job's rules in their order, its option ext-unix-sk, the rules of the machine, and last the one
- * that needs none: a datagram socket has no connection to lose, so it is connected to its address again. A rule that
- * cannot be followed is a blocker of its own, which names the rule; it never falls through to the next. */
+/* Policies come first: the job's rules in their order, its option ext-unix-sk, the rules of the machine; then plugins; and
+ * last what needs neither: a datagram socket has no connection to lose, so it is connected to its address again. A rule
+ * that cannot be followed is a blocker of its own, which names the rule; it never falls through to the next. */
 
 #include "external-dump.h"
 #include "rules.h"
@@ -102,9 +102,13 @@ static bool ask_policies(ExternalStage *s, const ExternalObject *o, ExternalClai
     follow(o, rule, ret_claim);
   else if (option)
     follow_default(o, "option ext-unix-sk", ret_claim);
-  else if (named && o->sock.type == SOCK_DGRAM)
-    follow_default(o, "built in: datagram sockets are connected to their address again", ret_claim);
   return true;
+}
+
+/* When no rule and no plugin has said anything. */
+static void ask_built_in(const ExternalObject *o, ExternalClaim *claim) {
+  if (o->kind == EXTERNAL_UNIX && o->sock.peer_name_size && o->sock.type == SOCK_DGRAM)
+    follow_default(o, "built in: datagram sockets are connected to their address again", claim);
 }
 
 /* The same for plugins. Not called for optional objects, unless a rule says action=plugin; then ret_claim->plugin may
@@ -145,6 +149,8 @@ static bool stage_ask(void *data, const ExternalObject *o, ExternalClaim *ret_cl
       refuse(ret_claim, "install the plugin, or change the rule", "no plugin %s%stook it (%s)", plugin ? plugin : "",
           plugin ? " " : "", rule);
   }
+  if (ret_claim->action == EXTERNAL_NOBODY)
+    ask_built_in(o, ret_claim);
   tell(s, o, ret_claim);
   return true;
 }
