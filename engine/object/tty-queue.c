@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #define LDISC_SLOTS 4095u
+#define INDIRECT_USEC 5000
 #define WRITE_PATIENCE_MSEC 2000
 #define STOP_CHAR 0x13
 #define START_CHAR 0x11
@@ -145,17 +146,34 @@ typedef struct Feeder {
   guint32 at, slots; /* bytes done, places of the line discipline taken */
   guint32 eofs;      /* ends of file done */
   guint8 quote, eof; /* control characters meanwhile */
+  bool indirect;     /* through the master, since TIOCSTI is not allowed */
 } Feeder;
 
-static int insert(const Feeder *f, guint8 byte) {
+/* Without CAP_SYS_ADMIN it goes the way that it came, and arrives later (see settle_input). */
+static int insert(Feeder *f, guint8 byte) {
   char c = (char)byte;
-  return ioctl(f->peer, TIOCSTI, &c) < 0 ? -errno : 0;
+  if (!f->indirect && ioctl(f->peer, TIOCSTI, &c) == 0)
+    return 0;
+  f->indirect = true;
+  return write_all(f->master, &byte, 1);
+}
+
+/* What can be counted must have arrived; the line that is not complete cannot, and gets some time. */
+static void settle_input(const Feeder *f, const struct termios2 *now) {
+  const TtyContent *c = f->content;
+  guint32 wanted = MIN(is_canonical(now) ? MIN(c->complete, f->at) : f->at, LDISC_SLOTS);
+  int there = 0;
+  for (int patience = 0; f->indirect && patience < 200; patience++) {
+    bool all = ioctl(f->peer, FIONREAD, &there) == 0 && (guint32)there >= wanted;
+    g_usleep(all ? INDIRECT_USEC : 1000);
+    if (all)
+      return;
+  }
 }
 
 static struct termios2 feeding(const struct termios2 *final, Feeder *f) {
   static const guint8 candidates[] = {0x16, 0x1a, 0x1d, 0x1e, 0x1f};
   struct termios2 t = quiet(final);
-  t.c_iflag &= IUTF8;
   t.c_lflag |= IEXTEN;
   t.c_cc[VERASE] = t.c_cc[VKILL] = t.c_cc[VWERASE] = t.c_cc[VREPRINT] = 0;
   f->eof = final->c_cc[VEOF] ? final->c_cc[VEOF] : 0x04;
@@ -207,13 +225,16 @@ static int feed_raw(Feeder *f) {
 
 /* As much as the line discipline holds. */
 static int feed(Feeder *f, const struct termios2 *final) {
-  struct termios2 r = raw(final);
-  r.c_iflag &= IUTF8;
-  r.c_lflag &= ~(tcflag_t)IEXTEN;
-  if (!is_canonical(final))
-    return set_termios(f->peer, &r) ? feed_raw(f) : -errno;
-  struct termios2 t = feeding(final, f);
-  return set_termios(f->peer, &t) ? feed_canonical(f, &t) : -errno;
+  bool canonical = is_canonical(final);
+  struct termios2 t = canonical ? feeding(final, f) : raw(final);
+  t.c_iflag &= IUTF8;
+  if (!canonical)
+    t.c_lflag &= ~(tcflag_t)IEXTEN;
+  if (!set_termios(f->peer, &t))
+    return -errno;
+  int e = canonical ? feed_canonical(f, &t) : feed_raw(f);
+  settle_input(f, &t);
+  return e;
 }
 
 /* The rest waits before the line discipline, to be interpreted when there is room. */
@@ -234,14 +255,16 @@ static int feed_rest(Feeder *f, const struct termios2 *final) {
 }
 
 /* As if the stop character had been typed. */
-static int stop_by_char(const Feeder *f, const struct termios2 *final) {
+static int stop_by_char(Feeder *f, const struct termios2 *final) {
   struct termios2 t = quiet(final);
   if (!(final->c_iflag & IXON))
     return 0;
   t.c_iflag |= IXON;
   t.c_cc[VSTOP] = STOP_CHAR;
   t.c_cc[VSTART] = START_CHAR;
-  return set_termios(f->peer, &t) ? insert(f, STOP_CHAR) : -errno;
+  int e = set_termios(f->peer, &t) ? insert(f, STOP_CHAR) : -errno;
+  settle_input(f, &t);
+  return e;
 }
 
 static int set_packet(int master, int on) {
@@ -270,7 +293,7 @@ static void flush(int peer, guint32 status) {
 
 int tty_content_put(int master, int peer, const struct termios2 *final, bool packet, const TtyContent *c) {
   struct termios2 q = quiet(final);
-  Feeder f = {.master = master, .peer = peer, .content = c};
+  Feeder f = {.master = master, .peer = peer, .content = c, .indirect = g_getenv("CHECKPOINTD_NO_TIOCSTI")};
   bool early = packet && c->status & FLUSHES;
   int e = set_termios(peer, &q) ? 0 : -errno;
   if (e == 0 && early)

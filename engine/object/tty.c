@@ -496,7 +496,7 @@ static bool look_at_contents(Ttys *t, Collector *c, GError **error) {
   if (!chosen->len)
     return true;
   t->contents_size = chosen->len * sizeof(TtyContent);
-  void *contents = mmap(NULL, t->contents_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void *contents = mmap(NULL, t->contents_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (contents == MAP_FAILED)
     return fail_look(chosen->pdata[0], errno, error);
   t->contents = contents;

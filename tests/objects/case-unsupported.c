@@ -44,6 +44,15 @@ static const char *terminal_setup(const char *dir) {
   return NULL;
 }
 
+static const char *console_setup(const char *dir) {
+  static const char *const names[] = {"/dev/tty0", "/dev/ttyS0", "/dev/console"};
+  int fd = -1;
+  for (size_t i = 0; i < sizeof names / sizeof *names && fd < 0; i++)
+    fd = open(names[i], O_RDWR | O_NOCTTY | O_NONBLOCK);
+  REQUIRE(case_place(fd, 10));
+  return NULL;
+}
+
 static const char *device_setup(const char *dir) {
   REQUIRE(case_place(open("/dev/kmsg", O_RDONLY), 10));
   return NULL;
@@ -70,6 +79,7 @@ const ObjectCase object_cases[] = {
     {"userfaultfd", uffd_setup, .blocked = "fd 10: userfaultfd: "},
     {"io_uring", ring_setup, .blocked = "fd 10: io_uring: "},
     {"terminal", terminal_setup, .blocked = "fd 10: terminal /dev/pts/"},
+    {"console", console_setup, .blocked = "consoles and serial lines are hardware"},
     {"device", device_setup, .blocked = "fd 10: character device /dev/kmsg (1:11): "},
     {"namespace", namespace_setup, .blocked = "fd 10: namespace net:["},
     {"proc", proc_setup, .blocked = "fd 10: file /proc/"},
