@@ -168,6 +168,9 @@ void restorer_keep(Restorer *r);
 /* Of a session whose leader is in the tree: a descriptor of its controlling terminal, and the process group in its
  * foreground (0: not known). -1: it has none, or none of the tree's. */
 int restorer_terminal_of(Restorer *r, pid_t sid, pid_t *ret_foreground);
+/* Whether the terminal of a job is not the one of this process's session: then the root of the tree is to lead a session
+ * of its own on it. */
+bool restorer_needs_session(const Job *job);
 /* Gives the terminal that replaces the one outside (shell_job) the settings and the foreground group of that one, when
  * nothing can fail any more; does nothing where none was replaced. */
 void restorer_take_terminal(Restorer *r);

@@ -42,6 +42,7 @@ typedef struct BackTtys {
   GPtrArray *ptys;
   bool acquired;
   const BackPty *job; /* the one whose place the job's terminal takes */
+  bool own_session;   /* the root leads a session on it, otherwise the tree is in ours */
 } BackTtys;
 
 static void back_pty_free(void *p) {
@@ -154,13 +155,13 @@ static BackTtys *ttys_of(Restorer *r) {
 
 /* --- numbers --- */
 
-static char *find_user(guint32 index) {
+static char *find_user(dev_t dev) {
   DIR *proc = opendir("/proc");
   char *found = NULL;
   for (const struct dirent *e; proc && !found && (e = readdir(proc));) {
     ProcStat s;
     pid_t pid = (pid_t)atoi(e->d_name);
-    if (pid > 0 && proc_stat(pid, &s, NULL) && (dev_t)s.tty_nr == makedev(TTY_SLAVE_MAJOR, index))
+    if (pid > 0 && proc_stat(pid, &s, NULL) && (dev_t)s.tty_nr == dev)
       found = g_strdup_printf(" by pid %d (%s)", (int)pid, s.comm);
   }
   if (proc)
@@ -169,7 +170,7 @@ static char *find_user(guint32 index) {
 }
 
 static bool fail_number(guint32 index, GError **error) {
-  g_autofree char *who = find_user(index);
+  g_autofree char *who = find_user(makedev(TTY_SLAVE_MAJOR, index));
   return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
       "Terminal /dev/pts/%u is in use%s, and the checkpoint needs that number: close that terminal, or wait until it is "
       "closed, and restore again",
@@ -302,10 +303,32 @@ static int open_as_current(const BackPty *pty, guint32 flags, GError **error) {
   return fd_take(&into);
 }
 
+static bool is_own_terminal(int fd) {
+  unsigned int own = 0, given = 0;
+  _cleanup_fd_ int current = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+  return current >= 0 && ioctl(current, TIOCGDEV, &own) == 0 && ioctl(fd, TIOCGDEV, &given) == 0 && own == given;
+}
+
+bool restorer_needs_session(const Job *job) {
+  int fd = job_terminal(job);
+  return job_options(job)->shell_job && fd >= 0 && isatty(fd) && !is_own_terminal(fd);
+}
+
+/* A terminal controls one session only. */
+static bool check_free(int fd, GError **error) {
+  unsigned int dev = 0;
+  g_autofree char *who = ioctl(fd, TIOCGDEV, &dev) == 0 ? find_user(dev) : NULL;
+  if (!who)
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
+      "The terminal of the restore is in use%s as that of another session: restore from within that session, or on a new "
+      "terminal (script -qc 'criu restore --shell-job …')", who);
+}
+
 /* The job's own terminal instead of one that stayed outside. */
 static int open_outside(Restorer *r, BackTtys *t, const BackPty *pty, const TtyFileEntry *tty, int which, GError **error) {
   Job *job = restorer_job(r);
-  int fd = job_terminal(job), current = -1;
+  int fd = job_terminal(job);
   if (!job_options(job)->shell_job || fd < 0 || !isatty(fd)) {
     engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
         "It was on terminal /dev/pts/%u, which stayed outside: it needs another one, and %s", pty->index,
@@ -317,16 +340,13 @@ static int open_outside(Restorer *r, BackTtys *t, const BackPty *pty, const TtyF
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "tty-info.img: two terminals are outside");
     return -1;
   }
+  t->own_session = restorer_needs_session(job);
+  if (!t->job && t->own_session && !check_free(fd, error))
+    return -1;
   t->job = pty;
   int flags = ((int)tty->flags & OPEN_FLAGS) | O_NOCTTY | O_CLOEXEC;
-  unsigned int ours = 0, given = 0;
-  if (which == TTY_INFO_CURRENT && (current = open("/dev/tty", flags)) >= 0 && ioctl(current, TIOCGDEV, &ours) == 0 &&
-      ioctl(fd, TIOCGDEV, &given) == 0 && ours == given)
-    return current;
-  if (current >= 0)
-    (void)close(current);
   FdPath path = fd_path(fd);
-  int opened = open(path.text, flags);
+  int opened = open(which == TTY_INFO_CURRENT && !t->own_session ? "/dev/tty" : path.text, flags);
   return opened >= 0 ? opened : fail_open(error, errno, "the terminal of the restore");
 }
 
@@ -524,8 +544,25 @@ bool tty_settle(Restorer *r, GError **error) {
 
 /* --- sessions --- */
 
+static bool has_group(const Checkpoint *c, guint32 pgid) {
+  for (guint i = 0; i < c->tasks->len; i++)
+    if (((Task *)c->tasks->pdata[i])->pstree->pgid == pgid)
+      return true;
+  return false;
+}
+
+/* Where the root has to lead the session itself. */
+static int terminal_of_root(Restorer *r, const BackTtys *t, pid_t *ret_foreground) {
+  const TtyInfoEntry *info = t->job->slave;
+  if (ret_foreground)
+    *ret_foreground = info && info->pgrp && has_group(restorer_checkpoint(r), info->pgrp) ? (pid_t)info->pgrp : 0;
+  return job_terminal(restorer_job(r));
+}
+
 int restorer_terminal_of(Restorer *r, pid_t sid, pid_t *ret_foreground) {
   const BackTtys *t = ttys_of(r);
+  if (t->job && t->own_session && sid == task_pid(restorer_checkpoint(r)->tasks->pdata[0]))
+    return terminal_of_root(r, t, ret_foreground);
   for (guint i = 0; sid && i < t->ptys->len; i++) {
     const BackPty *pty = t->ptys->pdata[i];
     if (pty->peer < 0 || !pty->slave || (pid_t)pty->slave->sid != sid)
@@ -535,13 +572,6 @@ int restorer_terminal_of(Restorer *r, pid_t sid, pid_t *ret_foreground) {
     return pty->peer;
   }
   return -1;
-}
-
-static bool has_group(const Checkpoint *c, guint32 pgid) {
-  for (guint i = 0; i < c->tasks->len; i++)
-    if (((Task *)c->tasks->pdata[i])->pstree->pgid == pgid)
-      return true;
-  return false;
 }
 
 /* From here on the group in the foreground is the tree's own, where it was so at the dump; what reads from the terminal
@@ -562,7 +592,7 @@ void restorer_take_terminal(Restorer *r) {
       job_log(restorer_job(r), 4, "The terminal does not take the settings of the checkpoint: %s", g_strerror(errno));
   }
   pid_t group = (pid_t)info->pgrp;
-  if (group && has_group(restorer_checkpoint(r), info->pgrp) && ioctl(fd, TIOCSPGRP, &group) < 0)
+  if (group && !t->own_session && has_group(restorer_checkpoint(r), info->pgrp) && ioctl(fd, TIOCSPGRP, &group) < 0)
     job_log(restorer_job(r), 4,
         "Process group %d cannot have the foreground of the terminal (%s): it goes on in the background", (int)group,
         g_strerror(errno));
@@ -572,12 +602,10 @@ void restorer_take_terminal(Restorer *r) {
 void restorer_tell_terminal(Restorer *r) {
   const BackTtys *t = ttys_of(r);
   const GPtrArray *tasks = restorer_checkpoint(r)->tasks;
-  pid_t group = 0;
-  if (!t->job || ioctl(job_terminal(restorer_job(r)), TIOCGPGRP, &group) < 0 || !group)
-    return;
-  for (guint i = 0; i < tasks->len; i++) {
+  for (guint i = 0; t->job && i < tasks->len; i++) {
+    ProcStat s;
     pid_t pid = task_pid(tasks->pdata[i]);
-    if (getpgid(pid) == group)
+    if (proc_stat(pid, &s, NULL) && s.tty_nr && s.tpgid == s.pgid)
       (void)kill(pid, SIGWINCH);
   }
 }

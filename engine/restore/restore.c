@@ -121,7 +121,10 @@ static bool restore_load(Restore *r, GError **error) {
     if (!untrusted_check(r->checkpoint, rights, error))
       return false;
   }
-  r->plan = plan_new(r->checkpoint, job_options(r->job), error);
+  EngineOptions options = *job_options(r->job);
+  if (restorer_needs_session(r->job))
+    options.shell_job = false; /* the session of the caller is not on the terminal that was given */
+  r->plan = plan_new(r->checkpoint, &options, error);
   return r->plan != NULL;
 }
 

@@ -3,6 +3,7 @@
 #include "restore.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -46,12 +47,40 @@ static bool restore(CriuRun *run, Job *job, pid_t *ret_pid, GError **error) {
   return ok;
 }
 
+static void set_foreground(pid_t group) {
+  sigset_t ttou, before;
+  (void)sigemptyset(&ttou);
+  (void)sigaddset(&ttou, SIGTTOU);
+  (void)sigprocmask(SIG_BLOCK, &ttou, &before);
+  (void)tcsetpgrp(STDIN_FILENO, group);
+  (void)sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
+/* The shell that waits for us knows nothing of the root's process group: what stops that one (Ctrl-Z) stops us, too, and
+ * what continues us continues it. */
+static void stop_with(pid_t root) {
+  pid_t group = getpgid(root);
+  if (group <= 0 || group == getpgrp() || tcgetpgrp(STDIN_FILENO) != group)
+    return;
+  set_foreground(getpgrp());
+  (void)raise(SIGSTOP);
+  if (tcgetpgrp(STDIN_FILENO) == getpgrp())
+    set_foreground(group);
+  (void)kill(-group, SIGCONT);
+}
+
 /* Without --restore-detached, criu stays until the root is gone, and says only that. */
 static void wait_for_root(CriuRun *run, pid_t pid) {
   int status = 0;
-  while (waitpid(pid, &status, 0) < 0)
-    if (errno != EINTR)
+  for (;;) {
+    pid_t got = waitpid(pid, &status, run->options->shell_job ? WUNTRACED : 0);
+    if (got < 0 && errno != EINTR)
       return;
+    if (got == pid && !WIFSTOPPED(status))
+      break;
+    if (got == pid)
+      stop_with(pid);
+  }
   if (WIFSIGNALED(status))
     criu_log(run->log, LOG_INFO, "criu", "The restored root %d was killed by signal %d", pid, WTERMSIG(status));
   else
