@@ -261,6 +261,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
     tc->task_state = TASK_STOPPED;
     tc->has_stop_signo = true;
     tc->stop_signo = (guint32)task->stop_signal;
+    m->extra->has_stop_unreported = m->extra->stop_unreported = task->stat.exit_code != 0;
   }
   m->extra->has_tty_nr = true;
   m->extra->tty_nr = (guint32)task->stat.tty_nr;

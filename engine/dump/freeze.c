@@ -150,6 +150,15 @@ static void sort_threads(FrozenTask *task) {
   }
 }
 
+/* A thread that job control has stopped traps when it is seized. An interrupt on top of that would be a second stop, in the
+ * agent, which nobody waits for. */
+static int interrupt(pid_t tid) {
+  siginfo_t info = {0};
+  if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) == 0 && info.si_pid == tid)
+    return 0;
+  return ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 ? -errno : 0;
+}
+
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
 static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
   guint before = task->threads->len;
@@ -167,8 +176,9 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
     if (e < 0)
       return fail_seize(task->pid, tid, e, error);
     g_array_append_val(task->threads, thread);
-    if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 && errno != ESRCH)
-      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot interrupt tid %d", (int)tid);
+    e = interrupt(tid);
+    if (e < 0 && e != -ESRCH)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "Cannot interrupt tid %d", (int)tid);
   }
   *ret_new |= task->threads->len != before;
   for (guint i = before; i < task->threads->len;) {

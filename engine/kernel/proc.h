@@ -25,7 +25,7 @@ typedef struct ProcStat {
   uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;
   uint64_t arg_start, arg_end, env_start, env_end;
   int exit_signal; /* what the parent gets when it ends */
-  int exit_code; /* as wait(2) would give it; for zombies */
+  int exit_code; /* as wait(2) would give it: of a zombie, or of a stop (0: waited for) */
 } ProcStat;
 
 #define PROC_PF_KTHREAD 0x00200000u

@@ -25,6 +25,7 @@ typedef struct PlanTask {
   bool adopted; /* an orphan in a session that its parent was never in: a sibling of that session makes it */
   int exit_signal; /* what the parent gets when it ends */
   bool created;
+  bool stands; /* stopped by job control, as before */
   Lane *lane;
   GArray *threads; /* PlanThread; [0] is the leader */
 } PlanTask;

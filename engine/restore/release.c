@@ -97,25 +97,21 @@ static int resume_to_syscall(pid_t tid) {
   return e < 0 ? e : WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : -EPROTO;
 }
 
-/* A system call made at the agent's own instruction; its end is a stop. */
-static bool call_at_agent(const Restore *r, const PlanThread *leader, const struct user_regs_struct *now, uint64_t nr, uint64_t a,
-    uint64_t b, const char *what, GError **error) {
+/* A system call made at the agent's own instruction; its end is a stop. Its result, or what went wrong. */
+static int64_t call_at_agent(
+    const Restore *r, const PlanThread *leader, const struct user_regs_struct *now, uint64_t nr, const uint64_t args[static 4]) {
   struct user_regs_struct regs = *now;
   const unsigned char *syscall_at = memmem(agent_start, (size_t)(agent_end - agent_start), "\x0f\x05", 2);
   regs.rip = region_agent(r->region) + (uint64_t)(syscall_at - agent_start);
   regs.rax = nr;
-  regs.rdi = a;
-  regs.rsi = b;
-  regs.rdx = regs.r10 = regs.r8 = 0;
+  regs.rdi = args[0], regs.rsi = args[1], regs.rdx = args[2], regs.r10 = args[3], regs.r8 = 0;
   regs.orig_rax = (uint64_t)-1;
   int e = tracee_set_regs(leader->thread->tid, &regs);
   for (int i = 0; e == 0 && i < 2; i++)
     e = resume_to_syscall(leader->thread->tid);
   if (e == 0)
     e = tracee_get_regs(leader->thread->tid, &regs);
-  if (e == 0)
-    e = (int)regs.rax;
-  return e < 0 ? fail_thread(leader, what, e, error) : true;
+  return e < 0 ? e : (int64_t)regs.rax;
 }
 
 /* Changes of credentials have reset it; all tasks have theirs by now. */
@@ -123,12 +119,56 @@ static bool set_dumpable(const Restore *r, const PlanTask *t, const PlanThread *
   const MmEntry *mm = t->task ? t->task->mm : NULL;
   if (!mm || !mm->has_dumpable || mm->dumpable > 1)
     return true;
-  return call_at_agent(r, leader, now, SYS_prctl, PR_SET_DUMPABLE, mm->dumpable, "cannot be made dumpable", error);
+  int64_t e = call_at_agent(r, leader, now, SYS_prctl, (uint64_t[4]){PR_SET_DUMPABLE, mm->dumpable});
+  return e < 0 ? fail_thread(leader, "cannot be made dumpable", (int)e, error) : true;
 }
 
 /* The thread never returns to where it is then. */
 static bool unmap_region(const Restore *r, const PlanThread *leader, const struct user_regs_struct *now, GError **error) {
-  return call_at_agent(r, leader, now, SYS_munmap, region_remote(r->region), region_size(r->region), "cannot unmap the agent", error);
+  int64_t e = call_at_agent(r, leader, now, SYS_munmap, (uint64_t[4]){region_remote(r->region), region_size(r->region)});
+  return e < 0 ? fail_thread(leader, "cannot unmap the agent", (int)e, error) : true;
+}
+
+static bool is_pending(const SignalQueueEntry *q, int signo) {
+  for (size_t i = 0; q && i < q->n_signals; i++) {
+    int si_signo = 0;
+    if (q->signals[i]->siginfo.len >= sizeof si_signo)
+      memcpy(&si_signo, q->signals[i]->siginfo.data, sizeof si_signo);
+    if (si_signo == signo)
+      return true;
+  }
+  return false;
+}
+
+/* That its child stands still is no news to @t: it has waited for that before the dump, or could have. */
+static bool forget_stop(Restore *r, const PlanTask *t, const PlanTask *child, const struct user_regs_struct *now, GError **error) {
+  const PlanThread *leader = &g_array_index(t->threads, PlanThread, 0);
+  const CkptTask *x = child->task->extra;
+  const uint64_t what[3] = {1ull << (SIGCHLD - 1)}; /* and no time to wait for it */
+  uint64_t *there = region_alloc(r->region, sizeof what);
+  if (!there)
+    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "pid %d: its region is full", (int)t->pid);
+  memcpy(there, what, sizeof what);
+  int64_t e = tracee_set_sigmask(t->pid, ~0ull);
+  if (e == 0 && !(x && x->stop_unreported))
+    e = call_at_agent(r, leader, now, SYS_waitid, (uint64_t[4]){P_PID, (uint64_t)child->pid, 0, WSTOPPED | WNOHANG | __WALL});
+  if (e < 0)
+    return fail_thread(leader, "cannot wait for its stopped child", (int)e, error);
+  const CoreEntry *core = leader->thread->core;
+  if (is_pending(core->tc->signals_s, SIGCHLD) || is_pending(core->thread_core->signals_p, SIGCHLD))
+    return true; /* it stays one signal */
+  uint64_t at = region_to_remote(r->region, there);
+  e = call_at_agent(r, leader, now, SYS_rt_sigtimedwait, (uint64_t[4]){at, 0, at + sizeof *what, sizeof *what});
+  return e < 0 && e != -EAGAIN ? fail_thread(leader, "cannot take a signal back", (int)e, error) : true;
+}
+
+static bool forget_stops(Restore *r, const PlanTask *t, const struct user_regs_struct *now, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *child = r->plan->tasks->pdata[i];
+    if (child->parent == t && child->stands && !forget_stop(r, t, child, now, error))
+      return false;
+  }
+  return true;
 }
 
 static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
@@ -138,7 +178,7 @@ static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
     if (!wait_stopped(th, &now, error))
       return false;
     /* (munmap leaves the restart block of a sleeper alone) */
-    if (k == 0 && (!set_dumpable(r, t, th, &now, error) || !unmap_region(r, th, &now, error)))
+    if (k == 0 && (!forget_stops(r, t, &now, error) || !set_dumpable(r, t, th, &now, error) || !unmap_region(r, th, &now, error)))
       return false;
     if (!set_state(th, &now, xstate, error))
       return false;
@@ -146,11 +186,60 @@ static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
   return true;
 }
 
-static void stop_again(const Restore *r) {
+static bool is_stopped(const PlanTask *t) {
+  return t->task && !t->zombie && t->task->core->tc->task_state == TASK_STOPPED;
+}
+
+/* Until the group stop (ptrace(2)); SIGSTOP is seen before. */
+static int continue_to_stop(pid_t tid) {
+  int e = tracee_resume(tid, PTRACE_CONT), status = 0;
+  for (int patience = 0; e == 0 && patience < 100; patience++) {
+    if ((e = tracee_wait_stop(tid, &status)) < 0 || (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGSTOP))
+      return e;
+    uintptr_t signal = status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP ? SIGSTOP : 0;
+    e = ptrace(PTRACE_CONT, tid, NULL, (void *)signal) < 0 ? -errno : 0;
+  }
+  return e < 0 ? e : -EPROTO;
+}
+
+/* Stopped by job control while it is still traced: the leader first, which is met by no other signal meanwhile; then the
+ * others do not get to run anything. */
+static bool stop_task(PlanTask *t, GError **error) {
+  const PlanThread *leader = &g_array_index(t->threads, PlanThread, 0);
+  uint64_t mask = 0;
+  int e = tracee_get_sigmask(t->pid, &mask);
+  if (e == 0)
+    e = tracee_set_sigmask(t->pid, ~0ull);
+  if (e == 0 && syscall(SYS_tgkill, t->pid, t->pid, SIGSTOP) < 0)
+    e = -errno;
+  for (guint k = 0; e == 0 && k < t->threads->len; k++)
+    e = continue_to_stop(g_array_index(t->threads, PlanThread, k).thread->tid);
+  if (e == 0)
+    e = tracee_set_sigmask(t->pid, mask);
+  t->stands = e == 0;
+  return e < 0 ? fail_thread(leader, "cannot be stopped again", e, error) : true;
+}
+
+/* Those that stand still come first, children before parents: their parents' agents are needed then. */
+static bool set_tasks(Restore *r, GError **error) {
+  g_autofree void *xstate = g_malloc(XSTATE_MAX);
+  for (guint i = r->plan->tasks->len; i-- > 0;) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    if (is_stopped(t) && (!set_task(r, t, xstate, error) || !stop_task(t, error)))
+      return false;
+  }
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    if (!is_stopped(t) && !set_task(r, t, xstate, error))
+      return false;
+  }
+  return true;
+}
+
+static void stop_all(const Restore *r) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     const PlanTask *t = r->plan->tasks->pdata[i];
-    bool stopped = t->task && t->task->core->tc->task_state == TASK_STOPPED;
-    if (!t->zombie && !t->helper && (stopped || job_options(r->job)->restore_stopped))
+    if (!t->zombie && !t->helper && !t->stands)
       (void)kill(t->pid, SIGSTOP);
   }
 }
@@ -170,19 +259,14 @@ static void detach_all(const Restore *r) {
 }
 
 bool release_tree(Restore *r, GError **error) {
-  g_autofree void *xstate = g_malloc(XSTATE_MAX);
-  if (!seize_all(r, error))
-    return false;
-  for (guint i = 0; i < r->plan->tasks->len; i++)
-    if (!set_task(r, r->plan->tasks->pdata[i], xstate, error))
-      return false;
-  if (!job_poll(r->job, error))
+  if (!seize_all(r, error) || !set_tasks(r, error) || !job_poll(r->job, error))
     return false;
   if (!restorer_release(r->restorer, error))
     return false;
   job_commit(r->job);
   restorer_take_terminal(r->restorer);
-  stop_again(r);
+  if (job_options(r->job)->restore_stopped)
+    stop_all(r);
   guardian_arm(r->guardian);
   detach_all(r);
   restorer_tell_terminal(r->restorer);

@@ -146,8 +146,7 @@ static void check_waits(void) {
   pid = board->pid[KILLED];
   check(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGUSR2, "killed: %x", status);
   pid = board->pid[STOPPED];
-  /* The stop was waited for before; that it is reported once more after a restore is allowed, as with criu. */
-  (void)waitpid(pid, &status, WNOHANG | WUNTRACED);
+  check(waitpid(pid, &status, WNOHANG | WUNTRACED) == 0, "the stop was waited for before and is reported again");
   check_call(kill(pid, SIGCONT) == 0);
   check(waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status), "the continuation was not reported: %x",
       status);
