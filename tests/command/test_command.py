@@ -248,7 +248,8 @@ class Errors(CommandCase):
                           ["restore", "a", "b"], ["list", "--stop"], ["dump", "1", "a", "--stop", "-R"],
                           ["restore", "a", "--timeout=1"], ["dump", "1", "--timeout=nan"], ["dump", "1", "-t", "0"],
                           ["list", "--owner=no such user"], ["list", "--owner=0", "--all"], ["list", "--nonsense"],
-                          ["dump", "1", "-o", "x"], ["dump", "1", "-o", "a:b=maybe"], ["dump", "1", "-o", "a:q=1"]):
+                          ["dump", "1", "name", "-D", "/tmp"], ["restore", "a", "-D", "/tmp"], ["restore", "-D", "/nonexistent"],
+                          ["dump", "1", "-D", "/tmp", "--replace"], ["dump", "4194304", "-D", "/tmp"], ["dump", "1", "-o", "x"], ["dump", "1", "-o", "a:b=maybe"], ["dump", "1", "-o", "a:q=1"]):
             with self.subTest(arguments):
                 done = self.run_command(*arguments)
                 self.assertEqual(done.returncode, 2)

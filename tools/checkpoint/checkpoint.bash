@@ -24,7 +24,7 @@ _checkpoint() {
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=${COMP_WORDS[i]}
     case ${COMP_WORDS[i - 1]} in
-      -t | --timeout | -o | --option | -e | --external | --owner) continue ;;
+      -t | --timeout | -o | --option | -e | --external | --owner | -D | --directory) continue ;;
     esac
     if [[ $word != -* && $word != '=' && " $verbs " == *" $word "* ]]; then
       verb=$word
@@ -34,16 +34,17 @@ _checkpoint() {
 
   case $prev in
     --owner) mapfile -t COMPREPLY < <(compgen -u -- "$cur"); return ;;
+    -D | --directory) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
     -t | --timeout | -o | --option | -e | --external) return ;;
   esac
   if [[ $cur == -* ]]; then
     case $verb in
-      dump) common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --external --option' ;;
-      restore) common+=' --no-wait --shell-job --owner --external --option' ;;
+      dump) common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --directory --external --option' ;;
+      restore) common+=' --no-wait --shell-job --directory --owner --external --option' ;;
       explain) common+=' --timeout --shell-job --external --option' ;;
       list | jobs) common+=' --owner --all' ;;
       show | remove) common+=' --owner' ;;
-      '') common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --owner --all --external --option' ;;
+      '') common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --directory --owner --all --external --option' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$common" -- "$cur")
     return

@@ -45,6 +45,7 @@ static const struct option long_options[] = {
     {"owner", required_argument, NULL, OPTION_OWNER},
     {"option", required_argument, NULL, 'o'},
     {"external", required_argument, NULL, 'e'},
+    {"directory", required_argument, NULL, 'D'},
     {NULL, 0, NULL, 0},
 };
 
@@ -63,6 +64,7 @@ static const struct {
     {OPTION_ALL, "list jobs"},
     {'o', "dump restore explain"},
     {'e', "dump restore explain"},
+    {'D', "dump restore"},
     {OPTION_OWNER, "restore list show remove jobs"},
 };
 
@@ -87,6 +89,7 @@ static void print_usage(const Verb *verbs) {
          "  -t, --timeout=SECONDS    freezing and collecting may take so long (explain too)\n"
          "dump and restore:\n"
          "      --no-wait            print the job and leave it to the service\n"
+         "  -D, --directory=DIR      images in a directory of yours, not in the service's store\n"
          "      --shell-job          the session may lie outside the tree (explain too)\n"
          "  -e, --external=RULE      what to do with an object outside, see checkpoint-external(5) (explain too)\n"
          "  -o, --option=KEY=VALUE   any option of the service; KEY:TYPE=VALUE gives its D-Bus type\n"
@@ -190,6 +193,9 @@ static int parse_one(Options *options, int option, const char *value) {
     return parse_owner(value, &options->owner);
   case 'o':
     return parse_extra(value, options->extra);
+  case 'D':
+    options->directory = value;
+    return OPTIONS_RUN;
   case 'e':
     g_ptr_array_add(options->external, (gpointer)value);
     return OPTIONS_RUN;
@@ -238,7 +244,7 @@ int options_parse(
   options->extra = g_array_new(FALSE, FALSE, sizeof(ExtraOption));
   options->external = g_ptr_array_new();
   g_array_set_clear_func(options->extra, (GDestroyNotify)extra_clear);
-  while (r == OPTIONS_RUN && (option = getopt_long(argc, argv, "hvRst:o:e:", long_options, NULL)) >= 0) {
+  while (r == OPTIONS_RUN && (option = getopt_long(argc, argv, "hvRst:o:e:D:", long_options, NULL)) >= 0) {
     if (option == 'h') {
       print_usage(verbs);
       r = EXIT_SUCCESS;
@@ -256,6 +262,8 @@ int options_parse(
     r = check_applies(*ret_verb, given);
   if (r == OPTIONS_RUN && options->leave_running && options->stop)
     r = report_usage("--leave-running and --stop contradict each other");
+  if (r == OPTIONS_RUN && options->directory && (options->replace || options->owner >= 0))
+    r = report_usage("--replace and --owner concern the store, not a --directory");
   if (r == OPTIONS_RUN && options->all && options->owner >= 0)
     r = report_usage("--all and --owner contradict each other");
   *ret_arguments = argv + optind + (argv[optind] ? 1 : 0);

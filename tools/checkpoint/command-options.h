@@ -29,6 +29,7 @@ typedef struct Options {
   bool all;
   uint64_t timeout_usec; // 0: the service's own
   int64_t owner;         // uid; -1: the caller
+  const char *directory; // borrowed; NULL: the service's store
   GArray *extra;         // of ExtraOption
   GPtrArray *external;   // rules about external objects, borrowed
 } Options;

@@ -8,7 +8,7 @@
 
 static const Verb verbs[] = {
     {"dump", "PID [NAME]", "write an application to disk and end it", 1, 2, verb_dump},
-    {"restore", "NAME", "bring it back", 1, 1, verb_restore},
+    {"restore", "NAME", "bring it back", 0, 1, verb_restore},
     {"list", "", "the checkpoints there are", 0, 0, verb_list},
     {"show", "NAME", "what is in one: tree, mappings, open files", 1, 1, verb_show},
     {"explain", "PID", "what would block a dump, and its cure", 1, 1, verb_explain},

@@ -3,9 +3,14 @@
 
 #include "report.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <glib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 int operand_parse_pid(const char *text, uint32_t *ret_pid) {
   guint64 number = 0;
@@ -31,4 +36,16 @@ char *operand_default_name(uint32_t pid) {
   if (localtime_r(&now, &local))
     (void)strftime(date, sizeof(date), "-%Y%m%d-%H%M%S", &local);
   return g_strdup_printf("%s-%u%s", comm, pid, date);
+}
+
+int operand_open_directory(const char *path, bool make) {
+  if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
+    return -report_usage("cannot make the directory “%s”: %s", path, g_strerror(errno));
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return fd >= 0 ? fd : -report_usage("cannot open the directory “%s”: %s", path, g_strerror(errno));
+}
+
+int operand_open_process(uint32_t pid) {
+  int fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+  return fd >= 0 ? fd : -report_usage("process %u: %s", pid, g_strerror(errno));
 }

@@ -9,6 +9,7 @@
 #include "verbs.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 static void append_figure(GString *out, GVariant *result, const char *key, const char *format, bool bytes) {
   uint64_t value = value_u64(result, key, 0);
@@ -59,6 +60,47 @@ static void print_result(Context *context, const char *name, const char *first, 
     print_details(result);
 }
 
+// StartDump with its operands, or DumpTo with descriptors. @ret_as: what it is dumped as.
+static int begin_dump(Context *context, char **arguments, uint32_t pid, sd_bus_message **ret, char **ret_as) {
+  const char *path = context->options->directory;
+  int r = context_call_new(context, path ? "DumpTo" : "StartDump", ret);
+  if (r != 0)
+    return r;
+  if (!path) {
+    *ret_as = arguments[1] ? g_strdup(arguments[1]) : operand_default_name(pid);
+    return sd_bus_message_append(*ret, "us", pid, *ret_as) < 0 ? report_usage("“%s” cannot be a name", arguments[1]) : 0;
+  }
+  if (arguments[1])
+    return report_usage("a checkpoint in a directory has no name: “%s” is too much", arguments[1]);
+  int process = operand_open_process(pid), directory = process < 0 ? process : operand_open_directory(path, true);
+  if (directory >= 0 && sd_bus_message_append(*ret, "hh", process, directory) < 0)
+    r = report_usage("“%s” cannot be handed over", path);
+  if (directory >= 0)
+    (void)close(directory);
+  if (process >= 0)
+    (void)close(process);
+  *ret_as = g_strdup(path);
+  return directory < 0 ? -directory : r;
+}
+
+static int begin_restore(Context *context, char **arguments, sd_bus_message **ret) {
+  const char *path = context->options->directory;
+  if (!arguments[0] == !path)
+    return report_usage(path ? "either a NAME or a --directory, not both" : "usage: checkpoint restore NAME");
+  int r = context_call_new(context, path ? "RestoreFrom" : "StartRestore", ret);
+  if (r != 0)
+    return r;
+  if (!path)
+    return sd_bus_message_append(*ret, "s", arguments[0]) < 0 ? report_usage("“%s” cannot be a name", arguments[0]) : 0;
+  int directory = operand_open_directory(path, false);
+  if (directory < 0)
+    return -directory;
+  if (sd_bus_message_append(*ret, "h", directory) < 0)
+    r = report_usage("“%s” cannot be handed over", path);
+  (void)close(directory);
+  return r;
+}
+
 int verb_dump(Context *context, char **arguments) {
   g_autoptr(sd_bus_message) call = NULL;
   g_autoptr(GVariant) result = NULL;
@@ -68,10 +110,7 @@ int verb_dump(Context *context, char **arguments) {
   int r = operand_parse_pid(arguments[0], &pid);
   if (r != 0)
     return r;
-  name = arguments[1] ? g_strdup(arguments[1]) : operand_default_name(pid);
-  r = context_call_new(context, "StartDump", &call);
-  if (r == 0 && sd_bus_message_append(call, "us", pid, name) < 0)
-    r = report_usage("“%s” cannot be a name", arguments[1]);
+  r = begin_dump(context, arguments, pid, &call, &name);
   if (r == 0)
     r = context_append_options(context, call, ASK_DUMP | ASK_TIMEOUT | ASK_SHELL_JOB | ASK_EXTRA | ASK_CANCEL);
   g_autofree char *doing = g_strdup_printf("dump process %u", pid);
@@ -88,11 +127,10 @@ int verb_dump(Context *context, char **arguments) {
 int verb_restore(Context *context, char **arguments) {
   g_autoptr(sd_bus_message) call = NULL;
   g_autoptr(GVariant) result = NULL;
-  g_autofree char *name = format_safe(arguments[0]);
+  const char *what = arguments[0] ? arguments[0] : context->options->directory;
+  g_autofree char *name = format_safe(what ? what : "");
 
-  int r = context_call_new(context, "StartRestore", &call);
-  if (r == 0 && sd_bus_message_append(call, "s", arguments[0]) < 0)
-    r = report_usage("“%s” cannot be a name", name);
+  int r = begin_restore(context, arguments, &call);
   if (r == 0)
     r = context_append_options(context, call, ASK_OWNER | ASK_SHELL_JOB | ASK_EXTRA | ASK_CANCEL);
   g_autofree char *doing = g_strdup_printf("restore %s", name);
@@ -103,6 +141,6 @@ int verb_restore(Context *context, char **arguments) {
   uint64_t pid = value_u64(result, "pid", 0);
   g_autofree char *first = pid > 0 ? g_strdup_printf("restored %s as process %" G_GUINT64_FORMAT, name, pid)
                                    : g_strdup_printf("restored %s", name);
-  print_result(context, arguments[0], first, result);
+  print_result(context, what, first, result);
   return 0;
 }
