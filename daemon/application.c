@@ -12,8 +12,8 @@
 #include "values.h"
 
 #define ANSWER_USEC (10 * G_USEC_PER_SEC) /* how long a hook may take if the caller does not say */
-#define PER_USER_MAX 256
-#define ALL_MAX 4096
+#define PER_USER_MAX 64 /* two descriptors each */
+#define ALL_MAX 256
 #define PACKET_MAX 512
 
 typedef struct Application {
@@ -139,7 +139,7 @@ static bool check_limits(const Applications *all, uid_t uid, GError **error) {
 
   for (size_t i = 0; i < all->list->len; i++)
     mine += ((const Application *)g_ptr_array_index(all->list, i))->uid == uid ? 1 : 0;
-  if (mine < PER_USER_MAX && all->list->len < ALL_MAX)
+  if ((mine < PER_USER_MAX || uid == 0) && all->list->len < ALL_MAX)
     return true;
   g_set_error(error, DAEMON_ERROR, DAEMON_ERROR_LIMITS_EXCEEDED, "Too many applications of uid %u are registered", uid);
   return false;

@@ -15,6 +15,7 @@
 #include "values.h"
 
 #define CANCEL_STEP_USEC (5 * G_USEC_PER_SEC)
+#define UNTRUSTED_RESTORE_USEC (600 * G_USEC_PER_SEC)
 #define OBITUARY_USEC (2 * G_USEC_PER_SEC) /* how long to wait for an engine's wait status */
 
 static void set_timer(Job *job, uint64_t usec, sd_event_time_handler_t handler) {
@@ -329,8 +330,11 @@ static int send_request(Job *job) {
   options.has_ext_unix_sk = options.ext_unix_sk = job->options.ext_unix_sk;
   options.external = job->options.external;
   options.n_external = job->options.external ? g_strv_length(job->options.external) : 0;
-  options.has_timeout_usec = job->options.timeout_usec > 0;
   options.timeout_usec = job->options.timeout_usec;
+  /* Its user can stop the tasks while they are made; the job shall not wait for ever. */
+  if (job->operation == ENGINE_OPERATION__RESTORE && job_is_untrusted(job))
+    options.timeout_usec = UNTRUSTED_RESTORE_USEC;
+  options.has_timeout_usec = options.timeout_usec > 0;
   /* A service that is gone cannot give the checkpoint its name. */
   options.has_cancel_on_hangup = options.cancel_on_hangup = true;
   caller.uid = job->owner;
@@ -421,8 +425,9 @@ void job_run(Job *job, EngineLink *link, int error_number) {
     begin(job);
     return;
   }
+  /* Who explains asks nobody; but the connections would be found to lead out of the application. */
   job->round = hook_round_new(job->applications, job->target->pid, job->is_self ? job->target->pid : 0,
-      job->options.hooks, job->options.hooks_timeout_usec);
+      job->operation == ENGINE_OPERATION__EXPLAIN ? HOOKS_SKIP : job->options.hooks, job->options.hooks_timeout_usec);
   hook_round_begin(job->round, on_hooks_ready, job);
 }
 

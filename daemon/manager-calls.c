@@ -280,7 +280,7 @@ static Job *make_job(Call *call, EngineOperation operation) {
   job->images_fd = call->fd;
   call->fd = -EBADF;
   job->caller_pid = call->caller->pid;
-  if (operation == ENGINE_OPERATION__DUMP)
+  if (operation == ENGINE_OPERATION__DUMP || operation == ENGINE_OPERATION__EXPLAIN)
     job->applications = call->manager->applications;
   job->options = call->options;
   call->options = (JobOptions){};

@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef CAP_CHECKPOINT_RESTORE
@@ -170,8 +171,50 @@ static bool change_ids(const EngineCaller *caller, const ProcStatus *s, GError *
   return true;
 }
 
+/* --- the minder --- */
+
+static pid_t minded;
+
+static void on_terminate(int signo) {
+  (void)kill(minded, signo);
+}
+
+/* Ends as its child does. */
+static _Noreturn void mind(pid_t child) {
+  const struct sigaction terminate = {.sa_handler = on_terminate};
+  int status = 0;
+  minded = child;
+  (void)sigaction(SIGTERM, &terminate, NULL);
+  (void)close_range(3, ~0u, 0); /* who listens to the channel is to see its end */
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+    ;
+  if (WIFSIGNALED(status)) {
+    (void)signal(WTERMSIG(status), SIG_DFL);
+    (void)kill(getpid(), WTERMSIG(status));
+  }
+  _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+/* Signals to a process may come from its user, who can stop it for good; and the service, which has no capability, could
+ * not end it. So the process that the service knows stays root's and does nothing but wait; its end is ours. */
+static bool fork_under_minder(pid_t *ret_minder, GError **error) {
+  *ret_minder = getpid();
+  pid_t child = fork();
+  if (child > 0)
+    mind(child);
+  return child == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a process");
+}
+
+/* After the change of ids, which would undo it. */
+static bool die_with(pid_t minder, GError **error) {
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && getppid() == minder)
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__CANCELLED, "The engine is being ended");
+}
+
 bool identity_become_caller(Job *job, int pidfd, GError **error) {
   const EngineCaller *caller = job_caller(job);
+  pid_t minder = 0;
   if (!caller || !caller->has_pid || pidfd < 0 || caller->uid == 0)
     return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS, "Untrusted images, and nobody to be untrusted");
   ProcStatus s;
@@ -182,7 +225,8 @@ bool identity_become_caller(Job *job, int pidfd, GError **error) {
   bool ok = syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) == 0 ||
             engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d, which asked, does not exist any more",
                 (int)pid);
-  ok = ok && check_caller(caller, &s, error) && inherit(job, pid, &s, error) && change_ids(caller, &s, error);
+  ok = ok && check_caller(caller, &s, error) && fork_under_minder(&minder, error) && inherit(job, pid, &s, error) &&
+       change_ids(caller, &s, error) && die_with(minder, error);
   proc_status_clear(&s);
   return ok;
 }

@@ -10,7 +10,8 @@
  * bounding set, no_new_privs and login uid, learnt from the process behind @pidfd (job_caller()->pid), and of all
  * capabilities only CAP_CHECKPOINT_RESTORE (which chooses pids, nothing else that others would notice). A caller that
  * is confined in a way that cannot be handed on (seccomp, namespaces, a root directory, a security label of its own) is
- * NOT_PERMITTED_TARGET. Call it before any thread is made. */
+ * NOT_PERMITTED_TARGET. It goes on in a child: the process that was started only waits for its end, ends it by its own, and
+ * passes SIGTERM on. Call it before any thread is made. */
 bool identity_become_caller(Job *job, int pidfd, GError **error);
 
 /* From here on files are made, and owned, as the caller would (file system ids and groups, no capability to override
