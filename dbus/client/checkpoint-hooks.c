@@ -56,7 +56,9 @@ static int connect_anew(checkpoint_registration *g, char **ret_message) {
 
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
     return checkpoint_client_say(ret_message, -errno, "Cannot make a pair of sockets: %s", strerror(errno));
+  checkpoint_client_lock();
   r = register_end(g->bus, ends[1], ret_message);
+  checkpoint_client_unlock();
   (void)close(ends[1]);
   if (r < 0) {
     (void)close(ends[0]);

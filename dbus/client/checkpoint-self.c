@@ -114,7 +114,10 @@ static int ask_job(const checkpoint_options *o, const char *job, char **ret_mess
   sd_bus_message *call = NULL, *reply = NULL;
   char *reason = NULL;
   sd_bus *bus = NULL;
-  int r = checkpoint_client_open(o->bus, &bus, &reason);
+  int r;
+
+  checkpoint_client_lock();
+  r = checkpoint_client_open(o->bus, &bus, &reason);
 
   if (r >= 0)
     r = sd_bus_message_new_method_call(bus, &call, SERVICE, job, JOB, "Wait");
@@ -123,6 +126,7 @@ static int ask_job(const checkpoint_options *o, const char *job, char **ret_mess
   (void)sd_bus_message_unref(call);
   (void)sd_bus_message_unref(reply);
   (void)sd_bus_flush_close_unref(bus);
+  checkpoint_client_unlock();
   if (r >= 0) {
     free(reason);
     return 0;
@@ -138,28 +142,33 @@ static int ask_job(const checkpoint_options *o, const char *job, char **ret_mess
   return r;
 }
 
-static int say_go(int fd, const char *job, const checkpoint_options *o, char **ret_message) {
-  Incarnation before;
-  int r = checkpoint_incarnation_note(&before, fd);
+/* Until it is over. */
+static int say_go(int fd, Incarnation *ret_before, char **ret_message) {
+  int r = checkpoint_incarnation_note(ret_before, fd);
 
   if (r < 0)
     return checkpoint_client_say(ret_message, r, "Cannot number the connection: %s", strerror(-r));
   /* Nobody may listen any more: the job failed already, and says why. */
   (void)send(fd, "go", strlen("go"), MSG_NOSIGNAL);
   wait_for_end(fd);
-  return checkpoint_incarnation_is_same(&before, fd) ? ask_job(o, job, ret_message) : 1;
+  return 0;
 }
 
 static int dump(const checkpoint_options *o, char **ret_message) {
+  Incarnation before;
   int ends[2], r;
   char *job = NULL;
 
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
     return checkpoint_client_say(ret_message, -errno, "Cannot make a pair of sockets: %s", strerror(errno));
+  checkpoint_client_lock();
   r = request(o, ends[1], &job, ret_message);
   (void)close(ends[1]);
   if (r >= 0)
-    r = say_go(ends[0], job, o, ret_message);
+    r = say_go(ends[0], &before, ret_message);
+  checkpoint_client_unlock();
+  if (r == 0)
+    r = checkpoint_incarnation_is_same(&before, ends[0]) ? ask_job(o, job, ret_message) : 1;
   (void)close(ends[0]);
   free(job);
   return r;

@@ -2,6 +2,7 @@
 #include "client-bus.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,25 @@
 
 #include "config.h"
 #include "libcheckpoint.h"
+
+static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+
+/* The thread that holds it is not in the child. */
+static void forget_lock(void) {
+  (void)pthread_mutex_init(&one_at_a_time, NULL);
+}
+
+__attribute__((constructor)) static void watch_forks(void) {
+  (void)pthread_atfork(NULL, NULL, forget_lock);
+}
+
+void checkpoint_client_lock(void) {
+  (void)pthread_mutex_lock(&one_at_a_time);
+}
+
+void checkpoint_client_unlock(void) {
+  (void)pthread_mutex_unlock(&one_at_a_time);
+}
 
 /* The names of org.criu.Checkpoint(5) that mean something else than EIO. */
 static const sd_bus_error_map errors[] = {

@@ -16,6 +16,11 @@
 /* printf into *@ret_message if that is wanted and still empty; returns @r. */
 int checkpoint_client_say(char **ret_message, int r, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/* Held while a bus connection is open, and during a self-dump: the connection of one thread would be found to lead out of
+ * the application that another one checkpoints. The only state the library has. */
+void checkpoint_client_lock(void);
+void checkpoint_client_unlock(void);
+
 /* Connects and compares versions. */
 int checkpoint_client_open(const char *address, sd_bus **ret, char **ret_message);
 

@@ -4,9 +4,8 @@
 
 /* libcheckpoint: an application checkpoints itself, and hears when somebody else does. See checkpoint(3).
  *
- * The library keeps no global state. Every function may be called from any thread; what it returns belongs to the
- * caller. Functions that can fail return a negative errno and, if asked, a message that names the object and the cure.
- */
+ * Every function may be called from any thread; what it returns belongs to the caller. Functions that can fail return a
+ * negative errno and, if asked, a message that names the object and the cure. */
 
 #include <stddef.h>
 #include <stdint.h>
