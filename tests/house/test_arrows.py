@@ -31,7 +31,7 @@ MAY_INCLUDE = {
     "daemon": ["proto", "dbus", "engine/error"],
     "dbus": [],
     "dbus/client": [],
-    "plugins": [],
+    "plugins": ["proto"], # messages of their own
     "tools/checkpoint": ["proto", "dbus/client"],
     "tools/criu": ["proto", "engine"] + [f"engine/{f}" for f in ENGINE + ["dump", "restore"]],
     "tools": [],
