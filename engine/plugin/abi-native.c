@@ -58,6 +58,7 @@ static void host_init(Plugin *p) {
       .stage = (uint32_t)p->set->stage,
       .data = p,
       .images_fd = p->set->images_fd,
+      .caller = plugins_caller(p->set),
       .log = host_log,
       .progress = host_progress,
       .record_add = host_record_add,

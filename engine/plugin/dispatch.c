@@ -17,6 +17,11 @@ void plugin_log(const Plugin *p, int priority, const char *text) {
   job_log(p->set->job, priority, "plugin %s: %s", p->name ? p->name : p->file, text);
 }
 
+guint32 plugins_caller(const PluginSet *set) {
+  const EngineCaller *caller = job_caller(set->job);
+  return caller && caller->uid && !caller->any_target ? caller->uid : CHECKPOINT_CALLER_TRUSTED;
+}
+
 const char *plugin_kind_name(guint32 kind) {
   static const char *const names[] = {"unix-socket", "file", "mapping", "memory", "mount", "link"};
   for (size_t i = 0; i < G_N_ELEMENTS(names); i++)

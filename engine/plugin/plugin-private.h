@@ -122,6 +122,8 @@ bool descriptors_take(Plugin *p, int fd);
 /* After its end: names and closes what is still open. */
 void descriptors_close_leaks(Plugin *p);
 
+/* checkpoint_host.caller */
+guint32 plugins_caller(const PluginSet *set);
 /* Log line with the plugin's name in front. */
 void plugin_log(const Plugin *p, int priority, const char *text);
 /* ObjectHandled. */

@@ -100,7 +100,10 @@ struct checkpoint_host {
   void *data;     /* the engine's */
   /* The images directory, lent; -1 in EXPLAIN. A plugin that uses records needs no files. */
   int images_fd;
-  int reserved;
+  /* For whom the job is: a uid, or CHECKPOINT_CALLER_TRUSTED for root, and for whom an administrator's action was
+   * granted. The engine is root all the same, and so is what a plugin makes: for others it must not make what that user
+   * could not make without it. */
+  uint32_t caller;
 
   /* A line of the job's log; @priority as in syslog(3): 3 error, 4 warning, 6 information, 7 debug. */
   void (*log)(const struct checkpoint_host *host, int priority, const char *format, ...)
@@ -123,6 +126,7 @@ struct checkpoint_host {
 };
 
 #define CHECKPOINT_RECORD_MAX (64u * 1024)
+#define CHECKPOINT_CALLER_TRUSTED UINT32_MAX
 
 /* Answers of `restore` besides 0 and negative ones. */
 enum {

@@ -171,6 +171,17 @@ static int tun_dump(void *context, const struct checkpoint_object *o) {
 
 /* --- restore --- */
 
+/* A job of an ordinary user's may have what that user may have: a device that is there and theirs, as it is. */
+static int check_caller(const struct checkpoint_host *host, const TunRecord *record) {
+  if (host->caller == CHECKPOINT_CALLER_TRUSTED || !record->name)
+    return 0;
+  if (if_nametoindex(record->name) && read_number(record->name, "owner", -1) == (long long)host->caller)
+    return 0;
+  host->log(host, 3, "only an administrator may have the device %s made (uid %u does not own one of that name)",
+      record->name, host->caller);
+  return -EPERM;
+}
+
 /* With the index that it had, if nobody has that now. */
 static int make_device(const struct checkpoint_host *host, int fd, const TunRecord *record, const char *name) {
   struct ifreq request = {.ifr_flags = (short)(record->flags & KEPT_FLAGS)};
@@ -242,9 +253,12 @@ static int fill(const struct checkpoint_host *host, int fd, const TunRecord *rec
     return 0;
   if (!*record->name || strlen(record->name) >= IFNAMSIZ || strchr(record->name, '/') || strchr(record->name, '%'))
     return -EBADMSG;
-  int r = make_device(host, fd, record, record->name);
+  int r = check_caller(host, record);
   if (r == 0)
-    r = set_descriptor(fd, record);
+    r = make_device(host, fd, record, record->name);
+  if (r < 0 || host->caller != CHECKPOINT_CALLER_TRUSTED)
+    return r;
+  r = set_descriptor(fd, record);
   return r == 0 ? set_device(record, record->name) : r;
 }
 

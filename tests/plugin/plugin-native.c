@@ -26,7 +26,7 @@ static Context context = {.magic = 0x1234};
 
 static int native_init(const struct checkpoint_host *host, void **ret_context) {
   test_begin();
-  test_note("%s init stage %u", NAME, host->stage);
+  test_note("%s init stage %u caller %d", NAME, host->stage, (int)host->caller);
   host->log(host, 6, "%s looks around", NAME);
   context.host = host;
   *ret_context = &context;

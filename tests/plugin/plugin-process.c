@@ -108,7 +108,7 @@ static int memory_restore(const PluginRequest *q, int fd) {
 static int act(const PluginRequest *q, int fd, int *ret_fd) {
   switch (q->operation) {
   case PLUGIN_OPERATION__PLUGIN_INIT:
-    test_note("init stage %u %s fd %s", q->stage, q->name, fd >= 0 ? "yes" : "no");
+    test_note("init stage %u %s caller %d fd %s", q->stage, q->name, (int)q->caller, fd >= 0 ? "yes" : "no");
     return test_answer("init", 0);
   case PLUGIN_OPERATION__PLUGIN_FINI:
     test_note("fini %d", q->result);
