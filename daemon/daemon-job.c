@@ -326,6 +326,7 @@ static int send_request(Job *job) {
   options.leave_stopped = job->options.stop;
   options.durable = job->options.durable || job->limits->durable;
   options.shell_job = job->options.shell_job;
+  options.has_file_locks = options.file_locks = job->options.file_locks;
   options.has_foreign_session = options.foreign_session = true;
   options.has_ext_unix_sk = options.ext_unix_sk = job->options.ext_unix_sk;
   options.external = job->options.external;

@@ -160,7 +160,7 @@ static const OptionRow option_table[] = {
     {"parent", "s", DUMP, NULL, 0, false},
     {"track-memory", "b", DUMP, NULL, 0, false},
     {"snapshot", "b", DUMP, NULL, 0, false},
-    {"file-locks", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, false},
+    {"file-locks", "b", DUMP | EXPLAIN, read_bool, FIELD(file_locks), false},
     {"tcp-close", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, false},
     {"tcp-established", "b", DUMP | RESTORE | EXPLAIN, NULL, 0, true},
     {"external", "as", DUMP | RESTORE | EXPLAIN, read_external, 0, true},

@@ -28,6 +28,7 @@ typedef struct JobOptions {
   bool stop;
   bool durable;
   bool shell_job;
+  bool file_locks;
   bool replace;
   bool all;                  /* lists: everybody's */
   bool cancel_on_disconnect; /* from on-disconnect */

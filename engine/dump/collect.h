@@ -41,8 +41,8 @@ bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError *
 /* cwd, root, exe. */
 bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error);
 
-/* File locks of the tree, which are blockers. After the descriptors are known. */
-bool collect_locks(Job *job, const FrozenTree *tree, GError **error);
+/* File locks and leases of the tree; blockers without option file_locks. After the descriptors are known. */
+bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, GError **error);
 
 /* Page contents of every task's private memory, and of shared memory objects, into pages-*.img. */
 typedef struct MemoryStats {

@@ -203,5 +203,8 @@ bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     g_array_append_val(moves, move);
   }
   files_plan_moves(p, (const FdMove *)(const void *)moves->data, moves->len);
-  return build_bound(r, t, p, error);
+  if (!build_bound(r, t, p, error))
+    return false;
+  locks_build(r, t, p);
+  return true;
 }

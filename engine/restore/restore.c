@@ -144,6 +144,8 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
     guint64 pgoff;
     if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && mm_file_fd(r, t, v, &pgoff, error) < 0)
       return false;
+    if ((v->status & VMA_ANON_SHARED) && !(v->status & VMA_AREA_SYSVIPC) && restorer_anon_shared(r->restorer, v->shmid, error) < 0)
+      return false;
   }
   return restore_fd(r, t->mm->exe_file_id, error) >= 0 && restore_fd(r, t->fs->cwd_id, error) >= 0 &&
          restore_fd(r, t->fs->root_id, error) >= 0;
@@ -159,7 +161,7 @@ static bool restore_files(Restore *r, GError **error) {
   r->plugin_return = plugin_return_new(r->plugins, r->restorer);
   external_return_set_plugins(r->external, r->plugin_return);
   if (!plugins_begin(r->plugins, r->checkpoint->plugin_objects->len, error) || !plugin_return_prepare(r->plugin_return, error) ||
-      !restorer_open_all(r->restorer, error))
+      !restorer_open_all(r->restorer, error) || !locks_take(r, error))
     return false;
   for (guint i = 0; i < r->checkpoint->tasks->len; i++)
     if (!open_for_task(r, r->checkpoint->tasks->pdata[i], error))

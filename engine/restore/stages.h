@@ -74,6 +74,12 @@ typedef struct FdMove {
 } FdMove;
 void files_plan_moves(Program *p, const FdMove *moves, size_t n);
 
+/* --- locks.c --- */
+/* Locks and leases of open file descriptions; checks all of them. */
+bool locks_take(Restore *r, GError **error);
+/* A task's own, when its descriptors are final: closing any descriptor of a file gives them back. */
+void locks_build(Restore *r, const PlanTask *task, Program *p);
+
 /* --- attributes.c --- */
 bool attributes_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* What can only be written to /proc by this process. */

@@ -21,6 +21,7 @@ enum {
   OPTION_REPLACE,
   OPTION_DURABLE,
   OPTION_SHELL_JOB,
+  OPTION_FILE_LOCKS,
   OPTION_NO_WAIT,
   OPTION_ALL,
   OPTION_OWNER,
@@ -40,6 +41,7 @@ static const struct option long_options[] = {
     {"replace", no_argument, NULL, OPTION_REPLACE},
     {"durable", no_argument, NULL, OPTION_DURABLE},
     {"shell-job", no_argument, NULL, OPTION_SHELL_JOB},
+    {"file-locks", no_argument, NULL, OPTION_FILE_LOCKS},
     {"no-wait", no_argument, NULL, OPTION_NO_WAIT},
     {"all", no_argument, NULL, OPTION_ALL},
     {"owner", required_argument, NULL, OPTION_OWNER},
@@ -59,6 +61,7 @@ static const struct {
     {OPTION_REPLACE, "dump"},
     {OPTION_DURABLE, "dump"},
     {OPTION_SHELL_JOB, "dump restore explain"},
+    {OPTION_FILE_LOCKS, "dump explain"},
     {'t', "dump explain"},
     {OPTION_NO_WAIT, "dump restore"},
     {OPTION_ALL, "list jobs"},
@@ -86,6 +89,7 @@ static void print_usage(const Verb *verbs) {
          "  -s, --stop               leave it stopped (SIGSTOP) instead of ending it\n"
          "      --replace            replace an earlier checkpoint of that name\n"
          "      --durable            be on disk before the application ends\n"
+         "      --file-locks         keep file locks, and take them again at the restore (explain too)\n"
          "  -t, --timeout=SECONDS    freezing and collecting may take so long (explain too)\n"
          "dump and restore:\n"
          "      --no-wait            print the job and leave it to the service\n"
@@ -171,6 +175,7 @@ static bool *flag_of(Options *options, int option) {
       {OPTION_REPLACE, &options->replace},
       {OPTION_DURABLE, &options->durable},
       {OPTION_SHELL_JOB, &options->shell_job},
+      {OPTION_FILE_LOCKS, &options->file_locks},
       {OPTION_NO_WAIT, &options->no_wait},
       {OPTION_ALL, &options->all},
   };

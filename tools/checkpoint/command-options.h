@@ -25,6 +25,7 @@ typedef struct Options {
   bool replace;
   bool durable;
   bool shell_job;
+  bool file_locks;
   bool no_wait;
   bool all;
   uint64_t timeout_usec; // 0: the service's own

@@ -104,6 +104,7 @@ static int append_flags(sd_bus_message *call, const Options *options, unsigned w
       {ASK_DUMP, "replace", options->replace},
       {ASK_DUMP, "durable", options->durable},
       {ASK_SHELL_JOB, "shell-job", options->shell_job},
+      {ASK_LOCKS, "file-locks", options->file_locks},
       {ASK_ALL, "all", options->all},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(flags); i++) {

@@ -42,6 +42,7 @@ enum {
   ASK_OWNER = 1 << 3,     // owner
   ASK_ALL = 1 << 4,       // all
   ASK_EXTRA = 1 << 5,     // --option
+  ASK_LOCKS = 1 << 7,     // file-locks
   ASK_CANCEL = 1 << 6,    // on-disconnect = cancel, unless --no-wait
 };
 // Returns 0 or an exit status, as above.

@@ -36,7 +36,7 @@ int verb_explain(Context *context, char **arguments) {
   if (r == 0 && sd_bus_message_append(call, "u", pid) < 0)
     r = report_failure(context->options->json, "cannot make a bus message");
   if (r == 0)
-    r = context_append_options(context, call, ASK_TIMEOUT | ASK_SHELL_JOB | ASK_EXTRA);
+    r = context_append_options(context, call, ASK_TIMEOUT | ASK_SHELL_JOB | ASK_LOCKS | ASK_EXTRA);
   if (r == 0)
     r = context_call(context, call, doing, &reply);
   if (r != 0)

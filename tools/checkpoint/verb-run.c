@@ -112,7 +112,7 @@ int verb_dump(Context *context, char **arguments) {
     return r;
   r = begin_dump(context, arguments, pid, &call, &name);
   if (r == 0)
-    r = context_append_options(context, call, ASK_DUMP | ASK_TIMEOUT | ASK_SHELL_JOB | ASK_EXTRA | ASK_CANCEL);
+    r = context_append_options(context, call, ASK_DUMP | ASK_TIMEOUT | ASK_SHELL_JOB | ASK_LOCKS | ASK_EXTRA | ASK_CANCEL);
   g_autofree char *doing = g_strdup_printf("dump process %u", pid);
   if (r == 0)
     r = follow_job(context, call, doing, &result);

@@ -52,6 +52,7 @@ int act_dump(CriuRun *run) {
   engine.has_leave_stopped = engine.leave_stopped = options->leave_stopped;
   engine.plugin_directory = options->plugin_dir;
   engine.has_shell_job = engine.shell_job = options->shell_job;
+  engine.has_file_locks = engine.file_locks = options->file_locks;
   engine.has_ext_unix_sk = engine.ext_unix_sk = options->ext_unix_sk;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;

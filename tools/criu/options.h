@@ -45,6 +45,7 @@ typedef struct CriuOptions {
   bool tcp_close;
   bool skip_in_flight;
   char *network_lock; /* NULL, "nftables" or "skip" */
+  bool file_locks;
   bool restore_detached;
   bool restore_sibling;
 
