@@ -128,7 +128,6 @@ static void test_refusals(void) {
       {"cpuinfo dump", "cpuinfo"},
       {"page-server --port 5", "page-server"},
       {"dump -t 1 --auto-dedup", "--auto-dedup"},
-      {"dump -t 1 -l", "--file-locks"},
       {"restore -r /x -d", "--root"},
       {"dump -t 1 --external mnt[/x]:y", "--external"},
       {"dump -t 1 --external net[5]:y", "--external net"},
@@ -141,8 +140,8 @@ static void test_refusals(void) {
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_NOT_SUPPORTED, rows[i][1]);
-  assert_fails("dump -t 1 --auto-dedup -l --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
-      "--auto-dedup, option --file-locks, option --root");
+  assert_fails("dump -t 1 --auto-dedup --link-remap --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
+      "--auto-dedup, option --link-remap, option --root");
   /* What is not to be done can be promised. */
   g_autoptr(CriuOptions) o = parse_ok("dump -t 1 --no-auto-dedup --no-track-mem");
   g_autoptr(GError) error = NULL;

@@ -154,7 +154,7 @@ def test_options_are_checked():
 
 def test_later_options_are_refused_not_ignored():
     later = {"parent": ("s", "x"), "track-memory": ("b", True), "snapshot": ("b", True), "compress": ("s", "zstd"),
-             "file-locks": ("b", True), "tcp-close": ("b", True)}
+             "tcp-close": ("b", True)}
     dangerous = {"tcp-established": ("b", True), "link-remap": ("b", True), "cgroup": ("s", "/x")}
     for name, value in {**later, **dangerous}.items():
         refuses(E + "NotSupported", root.do, "Dump", target(), "ok-l", {name: value}, says=name)
