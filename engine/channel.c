@@ -100,11 +100,15 @@ const EngineRequest *channel_receive(Channel *channel, GError **error) {
   return channel->request;
 }
 
-int channel_fd(const Channel *channel, EngineFd kind) {
+int channel_nth_fd(const Channel *channel, EngineFd kind, size_t n) {
   for (size_t i = 0; channel->request && i < channel->n_fds; i++)
-    if (channel->request->fds[i] == kind)
+    if (channel->request->fds[i] == kind && n-- == 0)
       return channel->fds[i];
   return -1;
+}
+
+int channel_fd(const Channel *channel, EngineFd kind) {
+  return channel_nth_fd(channel, kind, 0);
 }
 
 static bool application_speaks(int fd, GError **error) {

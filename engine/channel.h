@@ -28,6 +28,9 @@ int channel_fd(const Channel *channel, EngineFd kind);
  * such connection. CANCELLED if the application closed it, TIMED_OUT if it says nothing. */
 bool channel_await_application(Channel *channel, Job *job, GError **error);
 
+/* The same for kinds that may come several times: number @n (from 0), -1 behind the last. */
+int channel_nth_fd(const Channel *channel, EngineFd kind, size_t n);
+
 void channel_ready(Channel *channel);
 /* The last event: exactly one of the two is sent. */
 void channel_result(Channel *channel, const Job *job);

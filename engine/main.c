@@ -38,6 +38,20 @@ static bool target_is_alive(int pidfd, pid_t pid, GError **error) {
   return true;
 }
 
+/* Each descriptor for an external object comes with its key. */
+static bool take_inherited(Job *job, const Channel *channel, const EngineRequest *request, GError **error) {
+  size_t n = request->n_inherit_keys;
+  if (channel_nth_fd(channel, ENGINE_FD__INHERITED, n) >= 0 ||
+      (n && channel_nth_fd(channel, ENGINE_FD__INHERITED, n - 1) < 0))
+    return engine_fail(
+        error, ENGINE_ERROR_CODE__INVALID_ARGS, "The request has another number of keys than of descriptors to inherit");
+  for (size_t i = 0; i < n; i++)
+    if (!*request->inherit_keys[i] ||
+        !job_inherit(job, request->inherit_keys[i], channel_nth_fd(channel, ENGINE_FD__INHERITED, i)))
+      return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS, "A descriptor to inherit has no key");
+  return true;
+}
+
 static bool request_check(const Channel *channel, const EngineRequest *request, GError **error) {
   bool restores = request->operation == ENGINE_OPERATION__RESTORE;
   bool dumps = request->operation == ENGINE_OPERATION__DUMP;
@@ -129,7 +143,7 @@ static int serve(void) {
   JobSink sink = channel_sink(channel);
   g_autoptr(Job) job =
       job_new(request->options, request->caller, channel_fd(channel, ENGINE_FD__IMAGES_DIRECTORY), &sink);
-  if (!take_identity(job, channel, request, &error)) {
+  if (!take_identity(job, channel, request, &error) || !take_inherited(job, channel, request, &error)) {
     channel_error(channel, job, error);
     return 1;
   }

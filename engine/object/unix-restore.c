@@ -53,6 +53,17 @@ static PrivateName private_name(Restorer *r, const UnixSkEntry *u) {
   return name;
 }
 
+/* Every socket is made once, most of them together with another. */
+static GHashTable *made_sockets(Restorer *r) {
+  static const char key;
+  return restorer_state(r, &key, inodes_new, (GDestroyNotify)g_hash_table_unref);
+}
+
+static void put_socket(Restorer *r, guint32 ino, int fd) {
+  g_hash_table_add(made_sockets(r), GUINT_TO_POINTER(ino));
+  restorer_shared_put(r, FD_TYPES__UNIXSK, ino, fd);
+}
+
 static bool is_connected_type(const UnixSkEntry *u) {
   return u->type == SOCK_STREAM || u->type == SOCK_SEQPACKET;
 }
@@ -109,10 +120,10 @@ static bool make_pair(
   int ends[2] = {-1, -1};
   if (!make_ends(r, u, v ? v : gone, ends, error))
     return false;
-  restorer_shared_put(r, FD_TYPES__UNIXSK, u->ino, ends[0]);
+  put_socket(r, u->ino, ends[0]);
   _cleanup_fd_ int closed = -1;
   if (v)
-    restorer_shared_put(r, FD_TYPES__UNIXSK, v->ino, ends[1]);
+    put_socket(r, v->ino, ends[1]);
   else
     closed = ends[1];
   if (u->type == SOCK_DGRAM && ((u->name.len && !bind_address(r, u, ends[0], error)) ||
@@ -248,11 +259,34 @@ static bool connect_to(Restorer *r, const UnixSkEntry *peer, int fd, GError **er
                                "Cannot connect a datagram socket to %s", text);
 }
 
+static bool make_any(Restorer *r, const UnixSkEntry *u, int *ret_fd, GError **error);
+
+/* Connections that were accepted carry the listener's name. One in the abstract namespace can be bound by one socket at a
+ * time, so they come first. */
+static bool make_accepted(Restorer *r, const UnixSkEntry *listener, GError **error) {
+  const GPtrArray *files = restorer_checkpoint(r)->files;
+  for (guint i = 0; i < files->len; i++) {
+    const UnixSkEntry *s = ((FileEntry *)files->pdata[i])->usk;
+    if (!s || s->state != UNIX_ESTABLISHED || s->uflags & UNIX_EXTERNAL || !is_connected_type(s) ||
+        s->name.len != listener->name.len || memcmp(s->name.data, listener->name.data, s->name.len) != 0 ||
+        g_hash_table_contains(made_sockets(r), GUINT_TO_POINTER(s->ino)))
+      continue;
+    int given = -1;
+    if (!make_any(r, s, &given, error))
+      return false;
+    if (given >= 0)
+      put_socket(r, s->ino, given);
+  }
+  return true;
+}
+
 static bool make_single(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *peer, GError **error) {
+  if (u->state == UNIX_LISTEN && u->name.len && !unix_has_path(u) && !make_accepted(r, u, error))
+    return false;
   int fd = socket(AF_UNIX, (int)u->type | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket of type %u", u->type);
-  restorer_shared_put(r, FD_TYPES__UNIXSK, u->ino, fd);
+  put_socket(r, u->ino, fd);
   if (!bind_address(r, u, fd, error))
     return false;
   if (u->state == UNIX_LISTEN && listen(fd, (int)u->backlog) < 0)
@@ -267,7 +301,7 @@ static bool make_waiting(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *l
   int fd = socket(AF_UNIX, (int)u->type | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket of type %u", u->type);
-  restorer_shared_put(r, FD_TYPES__UNIXSK, u->ino, fd);
+  put_socket(r, u->ino, fd);
   if (listener->has_deleted && listener->deleted)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
         "A connection waits at a listening socket whose file is gone, that cannot be restored yet");
@@ -320,7 +354,7 @@ static bool make_reconnected(
   int fd = socket(AF_UNIX, (int)u->type | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket of type %u", u->type);
-  restorer_shared_put(r, FD_TYPES__UNIXSK, u->ino, fd);
+  put_socket(r, u->ino, fd);
   if (!bind_address(r, u, fd, error) || !fill_bound(r, u, error))
     return false;
   unix_connect_later(r, u, address, answer->send);

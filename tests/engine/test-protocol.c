@@ -234,6 +234,50 @@ static void test_dump_and_restore(Fixture *f, gconstpointer data) {
   g_assert_cmpint(waitpid(f->target, NULL, WNOHANG), ==, 0);
 }
 
+/* Restores with a descriptor for what was /dev/null; @n_keys of the two keys are sent. */
+static EngineEvent *restore_with(Fixture *f, int fd, size_t n_keys) {
+  EngineOptions options;
+  EngineFd kinds[] = {ENGINE_FD__IMAGES_DIRECTORY, ENGINE_FD__INHERITED};
+  char *keys[] = {(char *)"dev/null", (char *)"another"};
+  int fds[] = {open(f->directory, O_DIRECTORY | O_CLOEXEC), fd};
+  g_autoptr(GString) phases = g_string_new(NULL);
+  bool ready;
+  EngineRequest request = request_of(ENGINE_OPERATION__RESTORE, &options);
+  options.has_restore_sibling = options.restore_sibling = true;
+  request.fds = kinds;
+  request.n_fds = 2;
+  request.inherit_keys = keys;
+  request.n_inherit_keys = n_keys;
+  send_request(f, &request, fds, 2);
+  (void)close(fds[0]);
+  return last_event(f, &ready, phases);
+}
+
+static void test_inherit(Fixture *f, gconstpointer data) {
+  EngineOptions options;
+  g_autoptr(GString) phases = g_string_new(NULL);
+  f->target = spawn_target();
+  EngineRequest request = request_of(ENGINE_OPERATION__DUMP, &options);
+  request.has_pid = true;
+  request.pid = (guint32)f->target;
+  engine_event__free_unpacked(run(f, &request, true, phases), NULL);
+  g_assert_cmpint(waitpid(f->target, NULL, 0), ==, f->target);
+  again(f);
+  int zero = open("/dev/zero", O_RDWR | O_CLOEXEC);
+  for (size_t wrong = 0; wrong <= 2; wrong += 2) {
+    assert_error(restore_with(f, zero, wrong), ENGINE_ERROR_CODE__INVALID_ARGS, "number of keys");
+    again(f);
+  }
+  EngineEvent *event = restore_with(f, zero, 1);
+  if (event->error)
+    g_error("%s", event->error->message);
+  engine_event__free_unpacked(event, NULL);
+  (void)close(zero);
+  g_autofree char *path = g_strdup_printf("/proc/%d/fd/0", (int)f->target);
+  g_autofree char *link = g_file_read_link(path, NULL);
+  g_assert_cmpstr(link, ==, "/dev/zero");
+}
+
 static void test_check(Fixture *f, gconstpointer data) {
   EngineOptions options;
   g_autoptr(GString) phases = g_string_new(NULL);
@@ -348,6 +392,7 @@ int main(int argc, char **argv) {
   }
 #define ADD(name, function) g_test_add("/engine/protocol/" name, Fixture, NULL, set_up, function, tear_down)
   ADD("dump-and-restore", test_dump_and_restore);
+  ADD("descriptors-for-external-objects", test_inherit);
   ADD("check", test_check);
   ADD("explain", test_explain);
   ADD("a-target-that-is-gone-is-never-ready", test_gone_target);

@@ -56,6 +56,17 @@ def alive(pid):
         return False
 
 
+def tree(root):
+    pids = [root]
+    for pid in pids:
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                pids += [int(p) for p in read(f"/proc/{pid}/task/{task}/children").split()]
+        except OSError:
+            pass
+    return pids
+
+
 def gone(pid):
     """Whether nothing is left of a process, which may be our child."""
     try:
@@ -116,6 +127,7 @@ class Application:
 
     def dump(self, *options, refused=None):
         self.images = self.case.make_directory("images")
+        self.pids |= set(tree(self.pid))
         status, errors = self.criu("dump", "-t", str(self.pid), *options)
         if refused is not None:
             self.case.assertNotEqual(status, 0, "the dump had to be refused")
@@ -148,7 +160,7 @@ class Application:
         if self.child:
             self.child.wait()
         self.child = None
-        if not wait_until(lambda: gone(self.pid)):
+        if not wait_until(lambda: all(gone(pid) for pid in self.pids)):
             raise AssertionError("the dumped application is still there")
 
     def decoded(self, name):
@@ -159,6 +171,7 @@ class Application:
         return done.stdout
 
     def end(self):
+        self.pids |= set(tree(self.pid))
         for pid in self.pids:
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -201,6 +201,26 @@ static const char *accepted_verify(const char *dir) {
   return NULL;
 }
 
+/* A name in the abstract namespace is the listener's and its connections' at once. */
+static const char *abstract_setup(const char *dir) {
+  static const char name[] = "@object case at once";
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 54) && bind_to(54, name) && listen(54, 5) == 0);
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 55) && connect_to(55, name));
+  REQUIRE(case_place(accept(54, NULL, NULL), 56) && send(55, "hello", 5, 0) == 5);
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 57) && connect_to(57, name));
+  REQUIRE(case_place(accept(54, NULL, NULL), 59) && close(57) == 0);
+  REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 58) && connect_to(58, name)); /* not accepted */
+  return NULL;
+}
+
+static const char *abstract_verify(const char *dir) {
+  static const char name[] = "@object case at once";
+  char c;
+  REQUIRE(named(54, false, name) && named(55, true, name) && named(56, false, name) && holds(56, "hello"));
+  REQUIRE(named(59, false, name) && recv(59, &c, 1, MSG_DONTWAIT) == 0 && named(58, true, name));
+  return NULL;
+}
+
 static const char *datagram_setup(const char *dir) {
   const char *path = case_path(dir, "log");
   REQUIRE(case_place(socket(AF_UNIX, SOCK_DGRAM, 0), 50) && bind_to(50, path));
@@ -370,6 +390,7 @@ const ObjectCase object_cases[] = {
     {"closed", closed_setup, closed_verify},
     {"listen", listen_setup, listen_verify},
     {"accepted", accepted_setup, accepted_verify},
+    {"abstract", abstract_setup, abstract_verify},
     {"datagram", datagram_setup, datagram_verify},
     {"syslog", syslog_setup, syslog_verify, .between = syslog_between},
     {"bus", bus_setup, .blocked = "its peer is pid"},
