@@ -191,7 +191,7 @@ static void check_beats(void) {
 }
 
 /* Its signal has been blocked since the beginning: one is pending, the rest are overruns. After a restore there may be
- * one more, the one that was pending at the dump. */
+ * one more, the one that was pending at the dump; what it stood for by then is not counted (docs/architecture.md). */
 static void check_overrun(int signo) {
   sigset_t set;
   siginfo_t info;
