@@ -16,7 +16,7 @@ SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "
 SCRIPT = """#!/bin/sh
 display=:$1
 shift
-Xvfb "$display" -screen 0 320x240x24 -nolisten tcp -auth /dev/null &
+Xvfb "$display" -screen 0 320x240x24 -nolisten tcp -noreset -auth /dev/null &
 while ! xwininfo -display "$display" -root >/dev/null 2>&1; do sleep 0.1; done
 export DISPLAY="$display"
 "$@" &
@@ -119,7 +119,7 @@ class Displays(Case):
             self.assertTrue(wait_until(lambda: self.shot() != shot, 10), "the clock stands still")
 
     def test_a_display_outside(self):
-        server = subprocess.Popen(["Xvfb", f":{self.display}", "-screen", "0", "320x240x24", "-nolisten", "tcp", "-auth",
+        server = subprocess.Popen(["Xvfb", f":{self.display}", "-screen", "0", "320x240x24", "-nolisten", "tcp", "-noreset", "-auth",
                                    "/dev/null"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL)
         self.addCleanup(server.wait)
