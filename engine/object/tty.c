@@ -35,6 +35,7 @@ typedef struct Pty {
   uid_t uid;
   gid_t gid;
   TtyContent *content; /* NULL: not looked at */
+  char *holder;        /* who has the master outside, once asked for */
 } Pty;
 
 typedef struct TtyDesc {
@@ -58,9 +59,14 @@ int tty_info_which(const TtyInfoEntry *info) {
   return info->rdev == TTY_MASTER_RDEV ? TTY_INFO_MASTER : TTY_INFO_SLAVE;
 }
 
+static void pty_free(void *p) {
+  g_free(((Pty *)p)->holder);
+  g_free(p);
+}
+
 static gpointer ttys_new(void) {
   Ttys *t = g_new0(Ttys, 1);
-  t->ptys = g_ptr_array_new_with_free_func(g_free);
+  t->ptys = g_ptr_array_new_with_free_func(pty_free);
   t->descs = g_array_new(FALSE, TRUE, sizeof(TtyDesc));
   return t;
 }
@@ -384,11 +390,15 @@ static void check_slave(Collector *c, Pty *pty) {
   g_autofree char *who = find_controlled(c, sid);
   if (!who && !pty->slave && !pty->current && !is_closed(c, pty))
     who = find_outside_holder(c, path, 0);
-  if (!who || !collector_probe_of(c, pty->master, &probe))
+  g_autofree char *sharer = who ? NULL : tty_master_of_ancestor(c, pty->index);
+  if (!(who || sharer) || !collector_probe_of(c, pty->master, &probe))
     return;
   g_autofree char *what = g_strdup_printf("terminal %s (master of %s)", probe.link, path);
-  g_autofree char *reason = g_strdup_printf("its other end is held by %s, outside the tree", who);
-  collector_block(c, &probe, what, reason, "end the other process first, or dump from their common parent on");
+  g_autofree char *reason = who ? g_strdup_printf("its other end is held by %s, outside the tree", who)
+                                : g_strdup_printf("the same end is also held by %s, outside the tree", sharer);
+  collector_block(c, &probe, what, reason,
+      who ? "end the other process first, or dump from their common parent on"
+          : "let the other process open its terminals with O_CLOEXEC (it leaks them into its children), or dump from it on");
 }
 
 /* A description of the terminal outside, without shell-job: only somebody else's now. */
@@ -443,11 +453,11 @@ static bool check_outside(Collector *c, Ttys *t, GError **error) {
     if (!is_outside(pty) || pty == job)
       continue;
     pty->elsewhere = true;
-    bool second = job != NULL;
-    if (!offer_slave(c, desc,
-            second ? "it is a second terminal outside of the tree, and only one can be replaced"
-                   : "its other end (the master: a terminal emulator, sshd, tmux, script) is outside the tree",
-            second ? "close it before the dump" : shell_job_cure, error))
+    if (!pty->holder)
+      pty->holder = tty_master_of_anybody(c, pty->index);
+    g_autofree char *reason = g_strdup_printf("its other end, held by %s, is outside the tree%s",
+        pty->holder ? pty->holder : "another process", job ? ", and so is that of another terminal: only one can be replaced" : "");
+    if (!offer_slave(c, desc, reason, job ? "close it before the dump" : shell_job_cure, error))
       return false;
   }
   return true;

@@ -20,6 +20,13 @@ static inline guint32 tty_info_id(guint32 index, int which) {
 /* Which of the three an entry is, also those of other programs; -1: a terminal that is no pseudo terminal. */
 int tty_info_which(const TtyInfoEntry *info);
 
+/* --- tty-outside.c --- */
+
+/* "pid 812 (sshd)" of a process outside the tree that has the master of /dev/pts/<index>, newly allocated; NULL: none was
+ * found. Ancestors of the root are quickly asked; everybody only for the text of a blocker. */
+char *tty_master_of_ancestor(const Collector *c, guint32 index);
+char *tty_master_of_anybody(const Collector *c, guint32 index);
+
 /* --- restore, tty-restore.c --- */
 
 int tty_open(Restorer *r, const FileEntry *entry, GError **error);

@@ -96,6 +96,9 @@ static void add_data_records(Checkpoint *c) {
   TtyInfoEntry *info = message_new(&tty_info_entry__descriptor);
   info->id = 1;
   info->type = TTY_TYPE__PTY;
+  info->rdev = 136 << 8 | 3;
+  info->pty = message_new(&tty_pty_entry__descriptor);
+  info->pty->index = 3;
   checkpoint_add_record(c, RECORD_TTY_INFO, &info->base, NULL);
 
   TtyDataEntry *data = message_new(&tty_data_entry__descriptor);
@@ -103,6 +106,24 @@ static void add_data_records(Checkpoint *c) {
   data->data.data = (uint8_t *)strdup("typed");
   data->data.len = 5;
   checkpoint_add_record(c, RECORD_TTY_DATA, &data->base, NULL);
+
+  CkptTty *extra = message_new(&ckpt_tty__descriptor);
+  extra->index = 3;
+  extra->has_complete = true;
+  extra->complete = 4;
+  extra->n_eof = 2;
+  extra->eof = calloc(2, sizeof *extra->eof);
+  extra->eof[0] = extra->eof[1] = 4;
+  g_ptr_array_add(c->ttys, extra);
+
+  FileEntry *file = message_new(&file_entry__descriptor);
+  file->type = FD_TYPES__TTY;
+  file->id = 4711;
+  file->tty = message_new(&tty_file_entry__descriptor);
+  file->tty->id = 4711;
+  file->tty->tty_info_id = 1;
+  file->tty->fown = message_new(&fown_entry__descriptor);
+  checkpoint_add_file(c, file);
 }
 
 static void add_records(Checkpoint *c) {

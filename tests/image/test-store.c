@@ -241,6 +241,37 @@ static void break_seccomp(Checkpoint *c) {
   e->seccomp_filters[1]->prev = 1;
 }
 
+static TtyInfoEntry *tty_info(Checkpoint *c) {
+  return (TtyInfoEntry *)((Record *)c->records[RECORD_TTY_INFO]->pdata[0])->message;
+}
+static void break_tty_info(Checkpoint *c) {
+  checkpoint_find_file(c, 4711)->tty->tty_info_id = 2;
+}
+static void break_tty_index(Checkpoint *c) {
+  tty_info(c)->pty->index = 1u << 20;
+}
+static void break_tty_window(Checkpoint *c) {
+  WinsizeEntry *w = tty_info(c)->winsize = calloc(1, sizeof *w);
+  winsize_entry__init(w);
+  w->ws_col = 1 << 16;
+}
+static void break_tty_termios(Checkpoint *c) {
+  TermiosEntry *t = tty_info(c)->termios = calloc(1, sizeof *t);
+  termios_entry__init(t);
+}
+static void break_tty_eof(Checkpoint *c) {
+  ((CkptTty *)c->ttys->pdata[0])->eof[1] = 5;
+}
+static void break_tty_complete(Checkpoint *c) {
+  ((CkptTty *)c->ttys->pdata[0])->complete = 6; /* of 5 */
+}
+static void break_tty_data(Checkpoint *c) {
+  TtyDataEntry *d = calloc(1, sizeof *d);
+  tty_data_entry__init(d);
+  d->tty_id = 1;
+  checkpoint_add_record(c, RECORD_TTY_DATA, &d->base, NULL);
+}
+
 static const struct {
   void (*with)(Checkpoint *c);
   const char *file;
@@ -264,6 +295,13 @@ static const struct {
     {break_thread, "pstree.img"},
     {break_memfd, "files.img"},
     {break_seccomp, "seccomp.img"},
+    {break_tty_info, "files.img"},
+    {break_tty_index, "tty-info.img"},
+    {break_tty_window, "tty-info.img"},
+    {break_tty_termios, "tty-info.img"},
+    {break_tty_data, "tty-data.img"},
+    {break_tty_eof, "checkpoint.img"},
+    {break_tty_complete, "checkpoint.img"},
 };
 
 /* What could not be restored is not stored. */
