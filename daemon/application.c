@@ -12,6 +12,7 @@
 #include "values.h"
 
 #define ANSWER_USEC (10 * G_USEC_PER_SEC) /* how long a hook may take if the caller does not say */
+#define RETURN_USEC (2 * G_USEC_PER_SEC)  /* how long after a dump its applications may need to register again */
 #define PER_USER_MAX 64 /* two descriptors each */
 #define ALL_MAX 256
 #define PACKET_MAX 512
@@ -26,9 +27,18 @@ typedef struct Application {
   sd_event_source *source;
 } Application;
 
+/* Its registration ended with a dump that is over. While it registers again it has a connection to the bus, which would be
+ * found to lead out of it. */
+typedef struct Departed {
+  Target *target;
+  int64_t since; /* CLOCK_MONOTONIC usec */
+} Departed;
+
 struct Applications {
   sd_event *event;
-  GPtrArray *list; /* Application */
+  GPtrArray *list;     /* Application */
+  GPtrArray *departed; /* Departed */
+  GPtrArray *waiting;  /* HookRound, borrowed: those that wait for departed ones */
 };
 
 struct HookRound {
@@ -42,13 +52,32 @@ struct HookRound {
   void *userdata;
 };
 
+static void application_close(Application *a) {
+  a->source = sd_event_source_disable_unref(a->source);
+  if (a->fd >= 0)
+    (void)close(a->fd);
+  a->fd = -EBADF;
+}
+
 static void application_free(void *data) {
   Application *a = data;
 
-  (void)sd_event_source_disable_unref(a->source);
+  application_close(a);
   target_free(a->target);
-  (void)close(a->fd);
   g_free(a);
+}
+
+static void departed_free(void *data) {
+  Departed *d = data;
+
+  target_free(d->target);
+  g_free(d);
+}
+
+static bool is_alive(const Target *target) {
+  struct pollfd p = {.fd = target->pidfd, .events = POLLIN};
+
+  return poll(&p, 1, 0) == 0;
 }
 
 Applications *applications_new(sd_event *event) {
@@ -56,6 +85,8 @@ Applications *applications_new(sd_event *event) {
 
   all->event = event;
   all->list = g_ptr_array_new_with_free_func(application_free);
+  all->departed = g_ptr_array_new_with_free_func(departed_free);
+  all->waiting = g_ptr_array_new();
   return all;
 }
 
@@ -63,6 +94,8 @@ void applications_free(Applications *all) {
   if (!all)
     return;
   g_ptr_array_unref(all->list);
+  g_ptr_array_unref(all->departed);
+  g_ptr_array_unref(all->waiting);
   g_free(all);
 }
 
@@ -145,6 +178,8 @@ static bool check_limits(const Applications *all, uid_t uid, GError **error) {
   return false;
 }
 
+static void on_return(Applications *all, pid_t pid);
+
 bool applications_add(Applications *all, Target *target, uid_t uid, int fd, GError **error) {
   Application *a = g_new0(Application, 1);
   int r;
@@ -163,6 +198,7 @@ bool applications_add(Applications *all, Target *target, uid_t uid, int fd, GErr
     return daemon_error_set_errno(error, -r, "Cannot watch the application's connection");
   }
   g_ptr_array_add(all->list, a);
+  on_return(all, target->pid);
   return true;
 }
 
@@ -178,18 +214,58 @@ HookRound *hook_round_new(Applications *all, pid_t root, pid_t myself, HooksMode
   return round;
 }
 
+void hook_round_close(HookRound *round) {
+  for (size_t i = 0; i < round->list->len; i++)
+    application_close(g_ptr_array_index(round->list, i));
+}
+
+static bool is_registered(const Applications *all, pid_t pid) {
+  for (size_t i = 0; i < all->list->len; i++)
+    if (((const Application *)g_ptr_array_index(all->list, i))->target->pid == pid)
+      return true;
+  return false;
+}
+
+static void depart(Applications *all, Application *a) {
+  Departed *d;
+
+  if (is_registered(all, a->target->pid)) /* it was faster than its job's end */
+    return;
+  d = g_new0(Departed, 1);
+  d->target = g_steal_pointer(&a->target);
+  d->since = g_get_monotonic_time();
+  g_ptr_array_add(all->departed, d);
+}
+
 void hook_round_free(HookRound *round) {
   if (!round)
     return;
+  for (size_t i = 0; i < round->list->len; i++) {
+    Application *a = g_ptr_array_index(round->list, i);
+
+    if (is_alive(a->target))
+      depart(round->all, a);
+  }
+  (void)g_ptr_array_remove_fast(round->all->waiting, round);
   (void)sd_event_source_disable_unref(round->timer);
   g_ptr_array_unref(round->list);
   g_free(round);
 }
 
-static bool is_alive(const Target *target) {
-  struct pollfd p = {.fd = target->pidfd, .events = POLLIN};
+/* When the last of the departed of this tree is given up, CLOCK_MONOTONIC usec; 0: there are none. Forgets old ones. */
+static int64_t departed_until(const HookRound *round) {
+  GPtrArray *departed = round->all->departed;
+  int64_t now = g_get_monotonic_time(), until = 0;
 
-  return poll(&p, 1, 0) == 0;
+  for (size_t i = departed->len; i > 0; i--) {
+    const Departed *d = g_ptr_array_index(departed, i - 1);
+
+    if (d->since + (int64_t)RETURN_USEC <= now || !is_alive(d->target))
+      (void)g_ptr_array_remove_index_fast(departed, (guint)(i - 1));
+    else if (d->target->pid != round->myself && target_is_within(d->target->pid, round->root))
+      until = MAX(until, d->since + (int64_t)RETURN_USEC);
+  }
+  return until;
 }
 
 /* Out of the table into the round. */
@@ -225,9 +301,9 @@ static int on_too_late(sd_event_source *source, uint64_t usec, void *userdata) {
   return 0;
 }
 
-void hook_round_begin(HookRound *round, HookRoundHandler handler, void *userdata) {
-  round->handler = handler;
-  round->userdata = userdata;
+static void round_ask(HookRound *round) {
+  (void)g_ptr_array_remove_fast(round->all->waiting, round);
+  g_clear_pointer(&round->timer, sd_event_source_disable_unref);
   gather(round);
   if (round->list->len > APPLICATIONS_ROUND_MAX) {
     round_end(round, g_error_new(DAEMON_ERROR, DAEMON_ERROR_LIMITS_EXCEEDED,
@@ -243,6 +319,38 @@ void hook_round_begin(HookRound *round, HookRoundHandler handler, void *userdata
   (void)sd_event_add_time_relative(
       round->all->event, &round->timer, CLOCK_MONOTONIC, round->timeout_usec, 0, on_too_late, round);
   round_look(round);
+}
+
+static int on_not_returned(sd_event_source *source, uint64_t usec, void *userdata) {
+  round_ask(userdata);
+  return 0;
+}
+
+void hook_round_begin(HookRound *round, HookRoundHandler handler, void *userdata) {
+  int64_t until = departed_until(round);
+
+  round->handler = handler;
+  round->userdata = userdata;
+  if (until == 0) {
+    round_ask(round);
+    return;
+  }
+  g_ptr_array_add(round->all->waiting, round);
+  (void)sd_event_add_time(
+      round->all->event, &round->timer, CLOCK_MONOTONIC, (uint64_t)until, 0, on_not_returned, round);
+}
+
+/* @pid has registered again. */
+static void on_return(Applications *all, pid_t pid) {
+  for (size_t i = all->departed->len; i > 0; i--)
+    if (((const Departed *)g_ptr_array_index(all->departed, i - 1))->target->pid == pid)
+      (void)g_ptr_array_remove_index_fast(all->departed, (guint)(i - 1));
+  for (size_t i = all->waiting->len; i > 0; i--) {
+    HookRound *round = g_ptr_array_index(all->waiting, i - 1);
+
+    if (departed_until(round) == 0)
+      round_ask(round);
+  }
 }
 
 size_t hook_round_fds(const HookRound *round, int fds[static APPLICATIONS_ROUND_MAX]) {

@@ -361,7 +361,9 @@ static int send_request(Job *job) {
   request.n_fds = list.n;
   r = engine_link_send_request(job->link, &request, list.fds, list.n);
   /* The engine alone has them now, and closes them when the tree is frozen. */
-  g_clear_pointer(&job->round, hook_round_free);
+  if (job->round)
+    hook_round_close(job->round);
+  job->requested = true;
   job_options_close(&job->options);
   return r;
 }
@@ -460,7 +462,7 @@ void job_cancel(Job *job, GError *reason) {
     finish(job, g_error_copy(job->cancel_reason));
     return;
   }
-  if (job->round) { /* the engine has no request yet */
+  if (job->round && !job->requested) { /* its engine knows of nothing yet */
     finish(job, g_error_copy(job->cancel_reason));
     return;
   }

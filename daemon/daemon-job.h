@@ -70,7 +70,8 @@ struct Job {
   bool is_directory; /* images_fd is the caller's: nothing of it is in the store */
   Applications *applications; /* dump: whom to ask before; borrowed */
   bool is_self;               /* dump: the caller is the target */
-  HookRound *round;           /* dump: while they are asked, and until the engine has their connections */
+  HookRound *round;           /* dump: those that were asked */
+  bool requested;             /* the engine has its request */
   pid_t caller_pid;           /* the process that asked; 0: not known */
   int caller_pidfd;           /* restore from a directory */
   GError *cancel_reason;

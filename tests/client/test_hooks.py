@@ -45,6 +45,18 @@ class Hooks(Client):
     def test_thread(self):
         self.rounds(self.hooked("thread"))
 
+    def test_one_dump_right_after_the_other(self):
+        """The application registers again after each; the next one waits for that."""
+        process = self.hooked("thread", uid=NOBODY)
+        bus = dbus.SystemBus(private=True)
+        manager = dbus.Interface(bus.get_object(SERVICE, PATH), MANAGER)
+        options = dbus.Dictionary({"replace": True, "leave-running": True}, signature="sv")
+        self.names.append((0, "quick"))
+        for _ in range(20):
+            manager.Dump(dbus.UInt32(process.pid), "quick", options)
+        bus.close()
+        self.assertEqual(self.lines(process, 41), ["registered"] + ["pre-dump", "post-dump"] * 20)
+
     def test_loop_of_a_user(self):
         self.rounds(self.hooked("poll", uid=NOBODY), NOBODY)
 
