@@ -77,6 +77,7 @@ const char *job_operation_name(const Job *job) {
       [ENGINE_OPERATION__CHECK] = "check",
       [ENGINE_OPERATION__DESCRIBE] = "describe",
       [ENGINE_OPERATION__LIST_PLUGINS] = "list-plugins",
+      [ENGINE_OPERATION__UNLOCK] = "unlock",
   };
   return names[job->operation];
 }
@@ -328,6 +329,9 @@ static int send_request(Job *job) {
   options.shell_job = job->options.shell_job;
   options.has_file_locks = options.file_locks = job->options.file_locks;
   options.has_foreign_session = options.foreign_session = true;
+  options.has_tcp_established = options.tcp_established = job->options.tcp_established;
+  options.has_tcp_close = options.tcp_close = job->options.tcp_close;
+  options.has_skip_in_flight = options.skip_in_flight = job->options.skip_in_flight;
   options.has_ext_unix_sk = options.ext_unix_sk = job->options.ext_unix_sk;
   options.external = job->options.external;
   options.n_external = job->options.external ? g_strv_length(job->options.external) : 0;

@@ -48,7 +48,7 @@ struct Job {
   size_t n_gids;
   bool any_target; /* an administrator's action was granted */
   Target *target;  /* dump, explain */
-  char *name;      /* dump, restore, describe; "" else */
+  char *name;      /* dump, restore, describe; unlock: of the network lock; "" else */
   uid_t store_uid; /* whose checkpoint it is */
   JobOptions options;
   uint64_t start_time; /* CLOCK_REALTIME usec */

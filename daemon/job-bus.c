@@ -266,6 +266,8 @@ static void waiter_answer(const BusJob *bus_job, const Waiter *waiter) {
     r = bus_job_reply_description(waiter->message, bus_job->job->description, bus_job->job->error);
   else if (bus_job->job->error)
     r = daemon_error_reply(waiter->message, bus_job->job->error);
+  else if (waiter->form == REPLY_NOTHING)
+    r = sd_bus_reply_method_return(waiter->message, NULL);
   else if (waiter->form == REPLY_PLUGINS)
     r = reply_plugins(bus_job, waiter->message);
   else

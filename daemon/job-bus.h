@@ -12,6 +12,7 @@ typedef enum ReplyForm {
   REPLY_CHECK,       /* b a{sv} */
   REPLY_DESCRIPTION, /* a{sv}, also when the job failed */
   REPLY_PLUGINS,     /* a(sa{sv}) */
+  REPLY_NOTHING,
   REPLY_PATH,        /* o, as soon as the engine is ready or the job has to queue */
 } ReplyForm;
 

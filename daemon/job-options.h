@@ -41,6 +41,9 @@ typedef struct JobOptions {
   uint64_t hooks_timeout_usec; /* 0: the service's own */
   char *token;
   bool ext_unix_sk;
+  bool tcp_established;
+  bool tcp_close;
+  bool skip_in_flight;
   GStrv external; /* rules, which the engine reads; NULL: none */
   const char *unsupported; /* an option whose time has not come, or NULL */
   const char *dangerous;   /* an option that needs privileged-options, or NULL */

@@ -298,7 +298,7 @@ static bool submit_job(Call *call, Job *job, ReplyForm form, GError **error) {
     return false;
   job->id = store_next_job_id(manager->store);
   bus_job = bus_job_new(manager, job, call->caller->name);
-  bus_job->released = form == REPLY_DESCRIPTION || form == REPLY_PLUGINS; /* nobody looks at that one again */
+  bus_job->released = form == REPLY_DESCRIPTION || form == REPLY_PLUGINS || form == REPLY_NOTHING; /* nobody looks at that one again */
   /* The engine works already while the signal is made. */
   queue_add(manager->queue, bus_job->job);
   bus_job_announce(bus_job);
@@ -469,13 +469,37 @@ static bool proceed_describe(Call *call, GError **error) {
   return r >= 0 || daemon_error_set_errno(error, -r, "Cannot answer");
 }
 
+/* A dump that kept TCP connections left rules behind that drop their packets: with the checkpoint they lose their sense.
+ * Taking them away is an engine's work. NULL: there are none. */
+static Job *make_unlock_job(Call *call) {
+  g_autoptr(GVariant) note = store_describe(call->manager->store, call->owner, call->name, NULL);
+  const char *lock = NULL;
+  Job *job;
+
+  if (!note || !g_variant_lookup(note, "network-lock", "&s", &lock))
+    return NULL;
+  job = make_job(call, ENGINE_OPERATION__UNLOCK);
+  g_free(job->name);
+  job->name = g_strdup(lock);
+  return job;
+}
+
 static bool proceed_remove(Call *call, GError **error) {
+  g_autoptr(Job) unlock = NULL;
+
   if (queue_uses_name(call->manager->queue, call->owner, call->name)) {
     g_set_error(error, DAEMON_ERROR, ENGINE_ERROR_CODE__BUSY, "A job works on checkpoint '%s'", call->name);
     return false;
   }
+  unlock = make_unlock_job(call);
+  if (unlock && !queue_check(call->manager->queue, unlock, error))
+    return false;
   if (!store_remove(call->manager->store, call->owner, call->name, error))
     return false;
+  if (unlock) {
+    (void)submit_job(call, g_steal_pointer(&unlock), REPLY_NOTHING, error); /* was checked */
+    return true;
+  }
   (void)sd_bus_reply_method_return(call->message, NULL);
   return true;
 }

@@ -9,6 +9,7 @@
 #include "describe.h"
 #include "dispatch.h"
 #include "dump.h"
+#include "net-lock.h"
 #include "identity.h"
 #include "probe.h"
 #include "restore.h"
@@ -93,6 +94,12 @@ static void run_check(Job *job) {
   job_result_u64(job, "usable", usable);
 }
 
+static bool run_unlock(const char *name, GError **error) {
+  if (!name || !net_lock_name_is_ours(name))
+    return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS, "This is no network lock of ours");
+  return net_lock_remove(name, error);
+}
+
 static bool run(Job *job, const Channel *channel, const EngineRequest *request, GError **error) {
   int pidfd = channel_fd(channel, ENGINE_FD__TARGET_PIDFD);
   switch (request->operation) {
@@ -106,6 +113,8 @@ static bool run(Job *job, const Channel *channel, const EngineRequest *request, 
     return describe_run(job, error);
   case ENGINE_OPERATION__LIST_PLUGINS:
     return plugins_list(job, error);
+  case ENGINE_OPERATION__UNLOCK:
+    return run_unlock(request->name, error);
   case ENGINE_OPERATION__CHECK:
     run_check(job);
     return true;

@@ -177,6 +177,16 @@ static CkptCreator *creator_new(const Dump *d, const char *name) {
   return c;
 }
 
+static GPtrArray *alive_words(const FrozenTree *tree) {
+  GPtrArray *words = g_ptr_array_new();
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (task->injection)
+      g_ptr_array_add(words, region_alive(injection_region(task->injection)));
+  }
+  return words;
+}
+
 static bool dump_write(Dump *d, const char *name, GError **error) {
   job_phase(d->job, "memory");
   if (!plugin_stage_memory(d->plugins, d->tree, error) || !dump_memory(d->job, d->tree, d->checkpoint, d->collector, &d->memory, error))
@@ -190,6 +200,7 @@ static bool dump_write(Dump *d, const char *name, GError **error) {
   d->checkpoint->inventory = inventory_new(d->checkpoint, job_options(d->job));
   d->checkpoint->creator = creator_new(d, name);
   const EngineOptions *o = job_options(d->job);
+  collector_set_alive(d->collector, alive_words(d->tree));
   if (!collector_seal(d->collector, !o->leave_running && !o->leave_stopped, error))
     return false;
   guint64 written = 0;

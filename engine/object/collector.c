@@ -82,6 +82,7 @@ struct Collector {
   GHashTable *states;    /* key -> KindState */
   GHashTable *shmem_ids; /* "dev:ino" as guint64[2] -> index + 1 in shmems */
   GArray *shmems;        /* CollectedShmem */
+  GPtrArray *alive;      /* collector_set_alive(); may be NULL */
   DescGroup *warm;       /* the group whose last_local is open */
   bool no_dupfd_query;
 };
@@ -174,6 +175,7 @@ void collector_free(Collector *c) {
   g_hash_table_unref(c->shmem_ids);
   g_array_unref(c->shmems);
   looker_free(c->looker);
+  g_clear_pointer(&c->alive, g_ptr_array_unref);
   g_free(c);
 }
 
@@ -538,6 +540,15 @@ bool collector_finish(Collector *c, GError **error) {
     if ((*ops)->collect_finish && !(*ops)->collect_finish(c, error))
       return false;
   return sysv_collect_finish(c, error);
+}
+
+void collector_set_alive(Collector *c, GPtrArray *words) {
+  g_clear_pointer(&c->alive, g_ptr_array_unref);
+  c->alive = words;
+}
+
+const GPtrArray *collector_alive(const Collector *c) {
+  return c->alive;
 }
 
 bool collector_seal(Collector *c, bool kill, GError **error) {

@@ -89,6 +89,11 @@ bool reg_claims(const FileProbe *probe);
 /* An entry that says no more than the path, flags and type of a file or device. */
 void reg_collect_path(const FileProbe *probe, FileEntry *entry);
 
+/* --- collector.c --- */
+
+/* The alive words of the regions, NULL: none. */
+const GPtrArray *collector_alive(const Collector *c);
+
 /* --- build-id.c --- */
 
 /* The build id of the file behind @local (O_PATH too), as 32-bit words in the byte order of the machine; their number,

@@ -75,6 +75,8 @@ bool collector_finish(Collector *c, GError **error);
 
 /* After the memory and before the images are stored: for what lives on while the tree is frozen (TCP connections). With
  * @kill the tree is about to be killed, and others must not notice that its files are closed. */
+/* @words (uint32_t *, taken over): the alive words of all regions (region.h), for collector_seal(). */
+void collector_set_alive(Collector *c, GPtrArray *words);
 bool collector_seal(Collector *c, bool kill, GError **error);
 /* Undoes what is left of it: when the tree is dead (@killed), or before it is let go; also when collector_seal() failed
  * or was never called. */

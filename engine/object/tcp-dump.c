@@ -262,12 +262,12 @@ static bool read_all(Collector *c, TcpDump *d, bool kill, GError **error) {
   return true;
 }
 
-static TcpGuard *make_guard(const TcpDump *d, GError **error) {
+static TcpGuard *make_guard(Collector *c, const TcpDump *d, GError **error) {
   guint n = d->connections->len;
   g_autofree GuardedSocket *sockets = g_new(GuardedSocket, n);
   for (guint k = 0; k < n; k++)
     sockets[k] = g_array_index(d->connections, Connection, k).socket;
-  return tcp_guard_new(sockets, n, d->lasting, error);
+  return tcp_guard_new(sockets, n, d->lasting, collector_alive(c), error);
 }
 
 /* The table that stays is made before the first socket is silent, and after the guard that would remove it. */
@@ -288,7 +288,7 @@ bool tcp_seal(Collector *c, bool kill, GError **error) {
     return false;
   if (!d->connections->len)
     return true;
-  if (!lock_network(c, d, kill, error) || !(d->guard = make_guard(d, error)))
+  if (!lock_network(c, d, kill, error) || !(d->guard = make_guard(c, d, error)))
     return false;
   return read_all(c, d, kill, error) && make_lasting(c, d, error);
 }

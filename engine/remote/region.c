@@ -53,6 +53,10 @@ void region_free(Region *r) {
   g_free(r);
 }
 
+uint32_t *region_alive(const Region *r) {
+  return (uint32_t *)(void *)r->alive;
+}
+
 uint64_t region_remote(const Region *r) {
   return r->remote;
 }

@@ -23,6 +23,8 @@ Region *region_new(void *local, uint64_t remote, size_t size);
 void region_free(Region *region);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Region, region_free)
 
+/* The alive word, for whoever takes it over for a while (tcp-guard.h). */
+uint32_t *region_alive(const Region *region);
 uint64_t region_remote(const Region *region);
 size_t region_size(const Region *region);
 uint64_t region_agent(const Region *region); /* address of the agent's entry in the tasks */

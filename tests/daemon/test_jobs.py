@@ -153,9 +153,8 @@ def test_options_are_checked():
 
 
 def test_later_options_are_refused_not_ignored():
-    later = {"parent": ("s", "x"), "track-memory": ("b", True), "snapshot": ("b", True), "compress": ("s", "zstd"),
-             "tcp-close": ("b", True)}
-    dangerous = {"tcp-established": ("b", True), "link-remap": ("b", True), "cgroup": ("s", "/x")}
+    later = {"parent": ("s", "x"), "track-memory": ("b", True), "snapshot": ("b", True), "compress": ("s", "zstd")}
+    dangerous = {"link-remap": ("b", True), "cgroup": ("s", "/x")}
     for name, value in {**later, **dangerous}.items():
         refuses(E + "NotSupported", root.do, "Dump", target(), "ok-l", {name: value}, says=name)
     for name, value in later.items():
@@ -164,7 +163,7 @@ def test_later_options_are_refused_not_ignored():
         refuses(INTERACTION, nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says="privileged-options")
         refuses(E + "OptionNotPermitted", nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says=name,
                 flags=ALLOW_INTERACTIVE)
-    for name, value in {"external": ("as", ["unix:action=close"]), "ext-unix-sk": ("b", True)}.items():
+    for name, value in {"external": ("as", ["unix:action=close"]), "ext-unix-sk": ("b", True), "tcp-established": ("b", True)}.items():
         refuses(INTERACTION, nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says="privileged-options")
         refuses(E + "OptionNotPermitted", nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says=name,
                 flags=ALLOW_INTERACTIVE)

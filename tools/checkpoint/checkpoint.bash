@@ -39,12 +39,12 @@ _checkpoint() {
   esac
   if [[ $cur == -* ]]; then
     case $verb in
-      dump) common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --file-locks --directory --external --option' ;;
-      restore) common+=' --no-wait --shell-job --directory --owner --external --option' ;;
-      explain) common+=' --timeout --shell-job --file-locks --external --option' ;;
+      dump) common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --file-locks --tcp-established --tcp-close --skip-in-flight --directory --external --option' ;;
+      restore) common+=' --no-wait --shell-job --tcp-established --tcp-close --directory --owner --external --option' ;;
+      explain) common+=' --timeout --shell-job --file-locks --tcp-established --tcp-close --skip-in-flight --external --option' ;;
       list | jobs) common+=' --owner --all' ;;
       show | remove) common+=' --owner' ;;
-      '') common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --file-locks --directory --owner --all --external --option' ;;
+      '') common+=' --leave-running --stop --replace --durable --timeout --no-wait --shell-job --file-locks --tcp-established --tcp-close --skip-in-flight --directory --owner --all --external --option' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$common" -- "$cur")
     return

@@ -22,6 +22,9 @@ enum {
   OPTION_DURABLE,
   OPTION_SHELL_JOB,
   OPTION_FILE_LOCKS,
+  OPTION_TCP_ESTABLISHED,
+  OPTION_TCP_CLOSE,
+  OPTION_SKIP_IN_FLIGHT,
   OPTION_NO_WAIT,
   OPTION_ALL,
   OPTION_OWNER,
@@ -42,6 +45,9 @@ static const struct option long_options[] = {
     {"durable", no_argument, NULL, OPTION_DURABLE},
     {"shell-job", no_argument, NULL, OPTION_SHELL_JOB},
     {"file-locks", no_argument, NULL, OPTION_FILE_LOCKS},
+    {"tcp-established", no_argument, NULL, OPTION_TCP_ESTABLISHED},
+    {"tcp-close", no_argument, NULL, OPTION_TCP_CLOSE},
+    {"skip-in-flight", no_argument, NULL, OPTION_SKIP_IN_FLIGHT},
     {"no-wait", no_argument, NULL, OPTION_NO_WAIT},
     {"all", no_argument, NULL, OPTION_ALL},
     {"owner", required_argument, NULL, OPTION_OWNER},
@@ -62,6 +68,9 @@ static const struct {
     {OPTION_DURABLE, "dump"},
     {OPTION_SHELL_JOB, "dump restore explain"},
     {OPTION_FILE_LOCKS, "dump explain"},
+    {OPTION_TCP_ESTABLISHED, "dump restore explain"},
+    {OPTION_TCP_CLOSE, "dump restore explain"},
+    {OPTION_SKIP_IN_FLIGHT, "dump explain"},
     {'t', "dump explain"},
     {OPTION_NO_WAIT, "dump restore"},
     {OPTION_ALL, "list jobs"},
@@ -95,6 +104,9 @@ static void print_usage(const Verb *verbs) {
          "      --no-wait            print the job and leave it to the service\n"
          "  -D, --directory=DIR      images in a directory of yours, not in the service's store\n"
          "      --shell-job          the session may lie outside the tree (explain too)\n"
+         "      --tcp-established    keep TCP connections (explain too)\n"
+         "      --tcp-close          TCP connections become closed sockets (explain too)\n"
+         "      --skip-in-flight     leave out connections that were not accepted yet (dump, explain)\n"
          "  -e, --external=RULE      what to do with an object outside, see checkpoint-external(5) (explain too)\n"
          "  -o, --option=KEY=VALUE   any option of the service; KEY:TYPE=VALUE gives its D-Bus type\n"
          "restore, list, show, remove, jobs:\n"
@@ -176,6 +188,9 @@ static bool *flag_of(Options *options, int option) {
       {OPTION_DURABLE, &options->durable},
       {OPTION_SHELL_JOB, &options->shell_job},
       {OPTION_FILE_LOCKS, &options->file_locks},
+      {OPTION_TCP_ESTABLISHED, &options->tcp_established},
+      {OPTION_TCP_CLOSE, &options->tcp_close},
+      {OPTION_SKIP_IN_FLIGHT, &options->skip_in_flight},
       {OPTION_NO_WAIT, &options->no_wait},
       {OPTION_ALL, &options->all},
   };

@@ -26,6 +26,9 @@ typedef struct Options {
   bool durable;
   bool shell_job;
   bool file_locks;
+  bool tcp_established;
+  bool tcp_close;
+  bool skip_in_flight;
   bool no_wait;
   bool all;
   uint64_t timeout_usec; // 0: the service's own

@@ -105,6 +105,9 @@ static int append_flags(sd_bus_message *call, const Options *options, unsigned w
       {ASK_DUMP, "durable", options->durable},
       {ASK_SHELL_JOB, "shell-job", options->shell_job},
       {ASK_LOCKS, "file-locks", options->file_locks},
+      {ASK_SHELL_JOB, "tcp-established", options->tcp_established},
+      {ASK_SHELL_JOB, "tcp-close", options->tcp_close},
+      {ASK_SHELL_JOB, "skip-in-flight", options->skip_in_flight},
       {ASK_ALL, "all", options->all},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(flags); i++) {
