@@ -3,7 +3,8 @@
 #include "unix.h"
 
 static bool pause_tree(PluginSet *set, pid_t pid, GError **error) {
-  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t)), children = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t)),
+                    children = g_array_new(FALSE, FALSE, sizeof(pid_t));
   if (!plugins_moment(set, CHECKPOINT_MOMENT_PAUSE, pid, error))
     return false;
   if (!proc_threads(pid, tids, NULL) || !proc_children(pid, tids, children, NULL))
@@ -77,16 +78,6 @@ static struct checkpoint_object object_of(const ExternalObject *o, char **ret_na
   };
 }
 
-/* A rule wants a plugin, and there is none that takes it. */
-static void refuse(const ExternalObject *o, ExternalClaim *claim) {
-  if (claim->action != EXTERNAL_PLUGIN)
-    return;
-  claim->action = EXTERNAL_FAIL;
-  claim->reason = g_strdup_printf("%s, and %s%s that a rule sends it to does not take it", o->reason ? o->reason : "it is outside",
-      claim->plugin ? "the plugin " : "no plugin", claim->plugin ? claim->plugin : "");
-  claim->cure = g_strdup("install the plugin (checkpoint plugins lists them), or change the rule");
-}
-
 bool plugin_stage_ask(PluginSet *set, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
   const char *plugin = NULL;
   g_autofree char *name = NULL, *peer_name = NULL;
@@ -104,9 +95,9 @@ bool plugin_stage_ask(PluginSet *set, const ExternalObject *o, ExternalClaim *re
       ret_claim->rule = g_strdup_printf("plugin %s", plugin);
     return true;
   }
-  if (!unasked)
-    refuse(o, ret_claim);
-  else if (ret_claim->action != EXTERNAL_PLUGIN) {
+  if (unasked && ret_claim->rule) { /* which sends it to plugins: nothing speaks against it yet */
+    ret_claim->action = EXTERNAL_PLUGIN;
+  } else if (unasked) {
     g_autofree char *cure = g_steal_pointer(&ret_claim->cure);
     ret_claim->cure = g_strdup_printf("%s (only a dump asks the plugins %s)", cure ? cure : o->cure, unasked);
   }

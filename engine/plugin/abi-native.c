@@ -45,8 +45,7 @@ static int host_record_get(
   return 0;
 }
 
-static int host_memory_read(
-    const struct checkpoint_host *host, int pid, uint64_t address, void *buffer, size_t size) {
+static int host_memory_read(const struct checkpoint_host *host, int pid, uint64_t address, void *buffer, size_t size) {
   const Plugin *p = host->data;
   return p->set->stage == CHECKPOINT_STAGE_DUMP ? tracee_read((pid_t)pid, address, buffer, size) : -EROFS;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Plugins in this process share its descriptors. What a call leaves behind is noted as the plugin's own; at its end what
- * is still open is named and closed. What a call takes away from the engine ends the job: the next descriptor of that
- * number would be another's. */
+/* Plugins in this process share its descriptors. What a call leaves behind is noted as the plugin's own; at its end
+ * what is still open is named and closed. What a call takes away from the engine ends the job: the next descriptor of
+ * that number would be another's. */
 
 #include "plugin-private.h"
 #include <dirent.h>

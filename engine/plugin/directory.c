@@ -64,8 +64,8 @@ static bool is_safe(const PluginSet *set, int fd, const char *what, mode_t type,
   if (fstat(fd, &st) < 0)
     return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Cannot stat %s: %s", what, g_strerror(errno));
   if ((st.st_mode & S_IFMT) != type)
-    return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "%s is no %s", what,
-        type == S_IFDIR ? "directory" : "regular file");
+    return engine_fail(
+        error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "%s is no %s", what, type == S_IFDIR ? "directory" : "regular file");
   if (st.st_uid != 0 && (job_caller(set->job) || st.st_uid != geteuid()))
     return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED,
         "%s belongs to uid %u: plugins are only loaded from what belongs to root (chown root it, or remove it)", what,
@@ -97,8 +97,7 @@ static bool open_library(Plugin *p, int dir_fd, GError **error) {
   g_autofree char *path = g_strdup_printf("/proc/self/fd/%d/%s", dir_fd, p->file);
   p->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!p->library)
-    return engine_fail(
-        error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Plugin %s cannot be loaded: %s", p->file, dlerror());
+    return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Plugin %s cannot be loaded: %s", p->file, dlerror());
   GError *failure = NULL;
   if (abi_native_open(p, &failure) || (!failure && abi_criu_open(p, &failure)))
     return true;
@@ -136,8 +135,7 @@ static GPtrArray *list_files(int dir_fd, GError **error) {
   DIR *dir = fd < 0 ? NULL : fdopendir(fd);
   const struct dirent *e;
   if (!dir) {
-    engine_fail(
-        error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Cannot list the plugin directory: %s", g_strerror(errno));
+    engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Cannot list the plugin directory: %s", g_strerror(errno));
     return NULL;
   }
   while ((e = readdir(dir)))
@@ -164,8 +162,8 @@ static int open_directory(const PluginSet *set, GError **error) {
   if (fd < 0 && errno == ENOENT && !given)
     return -1;
   if (fd < 0) {
-    engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Cannot open the plugin directory %s: %s", path,
-        g_strerror(errno));
+    engine_fail(
+        error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Cannot open the plugin directory %s: %s", path, g_strerror(errno));
     return -1;
   }
   g_autofree char *what = g_strdup_printf("Plugin directory %s", path);

@@ -45,8 +45,8 @@ static EngineValue value_u64(const char *key, guint64 number) {
   return v;
 }
 
-void plugin_report(Plugin *p, const char *kind, guint64 id, const char *action, const PluginCall *call, guint64 done,
-    guint64 total) {
+void plugin_report(
+    Plugin *p, const char *kind, guint64 id, const char *action, const PluginCall *call, guint64 done, guint64 total) {
   EngineValue values[6], *pointers[6];
   EngineObject event = ENGINE_OBJECT__INIT;
   size_t n = 0;
@@ -96,8 +96,8 @@ static bool answer_fail(const Plugin *p, const PluginCall *call, int answer, GEr
 }
 
 static const char *action_name(const PluginCall *call, int answer) {
-  static const char *const done[PLUGIN_N_CALLS] = {"begun", "ended", "batch-begun", "batch-ended", "dumped",
-      "restored", "memory-dumped", "memory-restored", "told"};
+  static const char *const done[PLUGIN_N_CALLS] = {
+      "begun", "ended", "batch-begun", "batch-ended", "dumped", "restored", "memory-dumped", "memory-restored", "told"};
   if (answer == -ENOTSUP)
     return "passed";
   if (answer < 0)
@@ -121,8 +121,11 @@ static void report_call(Plugin *p, const PluginCall *call, int answer) {
   if (call->callback == PLUGIN_CALL_MOMENT && (answer >= 0 || answer == -ENOTSUP))
     plugin_report(p, "task", (guint64)call->pid, moment_name(call->moment), call, 0, 0);
   else
-    plugin_report(p, o ? plugin_kind_name(o->kind) : call->pid ? "task" : "plugin", o ? o->id : (guint64)call->pid,
-        action_name(call, answer), call, 0, 0);
+    plugin_report(p,
+        o           ? plugin_kind_name(o->kind)
+        : call->pid ? "task"
+                    : "plugin",
+        o ? o->id : (guint64)call->pid, action_name(call, answer), call, 0, 0);
 }
 
 /* --- asking --- */
@@ -147,8 +150,8 @@ static bool is_watched(const Plugin *p, const PluginCall *call) {
          !(p->set->stage == CHECKPOINT_STAGE_RESTORE && call->callback == PLUGIN_CALL_MOMENT);
 }
 
-/* One call; *ret_answer is -ENOTSUP where the plugin has no such callback. false: the plugin broke a rule, or the job is
- * to end. */
+/* One call; *ret_answer is -ENOTSUP where the plugin has no such callback. false: the plugin broke a rule, or the job
+ * is to end. */
 static bool ask(Plugin *p, PluginCall *call, int *ret_answer, GError **error) {
   *ret_answer = -ENOTSUP;
   if (!p->door->callback(p, call))
@@ -217,8 +220,8 @@ static bool offer(Plugin *p, PluginCall *call, bool *ret_taken, GError **error) 
   return ok && (answer >= 0 || answer == -ENOTSUP || answer_fail(p, call, answer, error));
 }
 
-static bool offer_all(PluginSet *set, PluginCallback callback, const struct checkpoint_object *object,
-    const char *only, const char **ret_plugin, GError **error) {
+static bool offer_all(PluginSet *set, PluginCallback callback, const struct checkpoint_object *object, const char *only,
+    const char **ret_plugin, GError **error) {
   *ret_plugin = NULL;
   for (guint i = 0; set && i < set->plugins->len; i++) {
     Plugin *p = set->plugins->pdata[i];
@@ -236,8 +239,8 @@ static bool offer_all(PluginSet *set, PluginCallback callback, const struct chec
   return true;
 }
 
-bool plugins_dump(PluginSet *set, const struct checkpoint_object *object, const char *only, const char **ret_plugin,
-    GError **error) {
+bool plugins_dump(
+    PluginSet *set, const struct checkpoint_object *object, const char *only, const char **ret_plugin, GError **error) {
   return offer_all(set, PLUGIN_CALL_DUMP, object, only, ret_plugin, error);
 }
 

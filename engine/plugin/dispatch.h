@@ -7,8 +7,8 @@
  * plugins in their order, keeps their records, reports every call to the job, and turns bad answers into errors that
  * name plugin, callback and object. */
 
-#include "checkpoint.h"
 #include "checkpoint-plugin.h"
+#include "checkpoint.h"
 #include "job.h"
 #include <sys/stat.h>
 
@@ -31,10 +31,10 @@ bool plugins_moment(PluginSet *set, enum checkpoint_moment moment, pid_t pid, GE
 bool plugins_begin(PluginSet *set, guint64 n_objects, GError **error);
 bool plugins_finish(PluginSet *set, GError **error);
 
-/* Dump: asks about one object. @only: none but the plugin of that name is asked; NULL: all. *ret_plugin is the name of who
- * took it, borrowed; NULL: nobody did. */
-bool plugins_dump(PluginSet *set, const struct checkpoint_object *object, const char *only, const char **ret_plugin,
-    GError **error);
+/* Dump: asks about one object. @only: none but the plugin of that name is asked; NULL: all. *ret_plugin is the name of
+ * who took it, borrowed; NULL: nobody did. */
+bool plugins_dump(
+    PluginSet *set, const struct checkpoint_object *object, const char *only, const char **ret_plugin, GError **error);
 /* An id for an object that is no file. */
 guint64 plugins_new_id(PluginSet *set);
 /* The same for the content of a private mapping, which gets its id here. */

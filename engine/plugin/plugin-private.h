@@ -24,10 +24,10 @@ typedef struct PluginCall {
   const struct checkpoint_object *object; /* NULL: about none */
   enum checkpoint_moment moment;
   pid_t pid;
-  guint64 count;          /* BEGIN: objects */
-  int result;             /* FINI: 0 or a negative errno */
-  int fd;                 /* in: MEMORY_RESTORE, where to write; out: RESTORE, the new descriptor, -1 */
-  guint64 offset;         /* in and out: RESTORE of a mapping */
+  guint64 count;            /* BEGIN: objects */
+  int result;               /* FINI: 0 or a negative errno */
+  int fd;                   /* in: MEMORY_RESTORE, where to write; out: RESTORE, the new descriptor, -1 */
+  guint64 offset;           /* in and out: RESTORE of a mapping */
   const GPtrArray *records; /* RESTORE, MEMORY_RESTORE, INIT: GBytes, those of the object or the plugin; may be NULL */
 } PluginCall;
 
@@ -58,10 +58,10 @@ struct Plugin {
   char *trouble; /* of a process: what happened besides the errno; owned */
   bool begun;
 
-  GPtrArray *taken;    /* CkptPluginObject: dump */
-  GPtrArray *records;  /* GBytes of the plugin itself */
-  GHashTable *kept;    /* guint64* id -> GPtrArray of GBytes: restore */
-  GArray *descriptors; /* Descriptor: its own, open now */
+  GPtrArray *taken;          /* CkptPluginObject: dump */
+  GPtrArray *records;        /* GBytes of the plugin itself */
+  GHashTable *kept;          /* guint64* id -> GPtrArray of GBytes: restore */
+  GArray *descriptors;       /* Descriptor: its own, open now */
   CkptPluginObject *current; /* dump: of the object in question, borrowed; NULL */
 };
 
@@ -127,6 +127,6 @@ guint32 plugins_caller(const PluginSet *set);
 /* Log line with the plugin's name in front. */
 void plugin_log(const Plugin *p, int priority, const char *text);
 /* ObjectHandled. */
-void plugin_report(Plugin *p, const char *kind, guint64 id, const char *action, const PluginCall *call, guint64 done,
-    guint64 total);
+void plugin_report(
+    Plugin *p, const char *kind, guint64 id, const char *action, const PluginCall *call, guint64 done, guint64 total);
 const char *plugin_kind_name(guint32 kind);

@@ -2,7 +2,8 @@
 
 /* Plugins that are programs of their own: the calls of checkpoint-plugin.h as messages (proto/plugin.proto) over a
  * SOCK_SEQPACKET socket, descriptors by SCM_RIGHTS. Whatever such a program does, only its answer can fail the job: it
- * is waited for no longer than its deadline after each packet, what it sends is checked, and it is killed at the end. */
+ * is waited for no longer than its deadline after each packet, what it sends is checked, and it is killed at the end.
+ */
 
 #include "plugin-process.h"
 #include <errno.h>
@@ -120,8 +121,8 @@ static int send_packet(Plugin *p, PluginRequest *m, int fd) {
   if (fd >= 0) {
     msg.msg_control = &control;
     msg.msg_controllen = sizeof control.space;
-    control.header = (struct cmsghdr){
-        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+    control.header =
+        (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
     memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
   }
   gint64 end = g_get_monotonic_time() + x->deadline_usec;
@@ -177,7 +178,8 @@ static int receive_packet(Plugin *p, PluginReply **ret_reply, int *ret_fd) {
   *ret_fd = keep_one(&msg, &n_fds);
   if (n == 0 && *ret_fd < 0)
     return -EPIPE;
-  *ret_reply = msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n_fds > 1 ? NULL : plugin_reply__unpack(NULL, (size_t)n, bytes);
+  *ret_reply =
+      msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n_fds > 1 ? NULL : plugin_reply__unpack(NULL, (size_t)n, bytes);
   return *ret_reply ? 0 : trouble(p, "what it sent cannot be understood");
 }
 

@@ -122,7 +122,7 @@ static CkptPluginObject *find_taken(const Plugin *p, guint64 id) {
 }
 
 int records_add(Plugin *p, guint64 id, const void *data, size_t size) {
-  if (p->set->stage != CHECKPOINT_STAGE_DUMP)
+  if (p->set->stage != CHECKPOINT_STAGE_DUMP && p->set->stage != CHECKPOINT_STAGE_EXPLAIN) /* there it is forgotten */
     return -EROFS;
   if (size > CHECKPOINT_RECORD_MAX)
     return -E2BIG;

@@ -80,9 +80,9 @@ struct checkpoint_object {
   uint32_t socket_state; /* 1 connected, 7 unconnected, 10 listening */
   const char *socket_name;
   uint64_t peer_ino;
-  int32_t peer_pid; /* 0: not known */
+  int32_t peer_pid;            /* 0: not known */
   uint32_t peer_uid, peer_gid; /* -1: not known */
-  uint32_t unread; /* bytes queued towards the application */
+  uint32_t unread;             /* bytes queued towards the application */
   const char *peer_comm;
   const char *peer_name;
 
@@ -114,7 +114,7 @@ struct checkpoint_host {
 
   /* Records: bytes (by convention a protobuf message) that the engine keeps in the checkpoint, for an object by its id,
    * or for the plugin itself with id 0. Those of an object that is not taken in the end are dropped. */
-  /* Dump. Adds one, of at most CHECKPOINT_RECORD_MAX bytes. -E2BIG, -EROFS (not in a dump), -ENOENT (no object of
+  /* Dump. Adds one, of at most CHECKPOINT_RECORD_MAX bytes. -E2BIG, -EROFS (in a restore), -ENOENT (no object of
    * this plugin has the id). */
   int (*record_add)(const struct checkpoint_host *host, uint64_t id, const void *data, size_t size);
   /* Restore. The record number @index (from 0 on), lent until fini. -ENOENT behind the last one. */
@@ -138,12 +138,12 @@ enum {
 
 /* Moments in the life of a tree, for what has to be told (accelerators, above all). */
 enum checkpoint_moment {
-  CHECKPOINT_MOMENT_PAUSE = 1,     /* dump, per task: it is about to be frozen, and still runs */
+  CHECKPOINT_MOMENT_PAUSE = 1,      /* dump, per task: it is about to be frozen, and still runs */
   CHECKPOINT_MOMENT_CHECKPOINT = 2, /* dump, per task: the whole tree stands still */
-  CHECKPOINT_MOMENT_DUMPED = 3,    /* dump, once, with the root's pid: all is collected, the memory too */
-  CHECKPOINT_MOMENT_BEGIN = 4,     /* restore, once, pid 0: nothing is made yet */
-  CHECKPOINT_MOMENT_FORKED = 5,    /* restore, once, with the root's pid: every task exists, with its memory */
-  CHECKPOINT_MOMENT_RESUME = 6,    /* restore, per task: all is made, it is about to run */
+  CHECKPOINT_MOMENT_DUMPED = 3,     /* dump, once, with the root's pid: all is collected, the memory too */
+  CHECKPOINT_MOMENT_BEGIN = 4,      /* restore, once, pid 0: nothing is made yet */
+  CHECKPOINT_MOMENT_FORKED = 5,     /* restore, once, with the root's pid: every task exists, with its memory */
+  CHECKPOINT_MOMENT_RESUME = 6,     /* restore, per task: all is made, it is about to run */
 };
 
 /* checkpoint_plugin.flags */

@@ -42,8 +42,7 @@ static int example_dump(void *context, const struct checkpoint_object *object) {
 }
 
 /* The application is not there yet. What comes from the record comes from a file: check it. */
-static int example_restore(
-    void *context, const struct checkpoint_object *object, int *ret_fd, uint64_t *ret_offset) {
+static int example_restore(void *context, const struct checkpoint_object *object, int *ret_fd, uint64_t *ret_offset) {
   const struct checkpoint_host *host = context;
   struct record record;
   const void *data;
@@ -75,6 +74,7 @@ static void example_fini(void *context, int result) {
 
 CHECKPOINT_PLUGIN = {
     CHECKPOINT_PLUGIN_HEADER("example", "1", "Keeps descriptors of " DEVICE),
+    .flags = CHECKPOINT_PLUGIN_EXPLAINS,
     .kinds = CHECKPOINT_KIND_FILE,
     .init = example_init,
     .fini = example_fini,

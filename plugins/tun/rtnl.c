@@ -63,8 +63,8 @@ int rtnl_list(int type, unsigned index, RtnlVisitor visit, void *data) {
   struct {
     struct nlmsghdr header;
     struct rtgenmsg body;
-  } request = {.header = {.nlmsg_len = sizeof request, .nlmsg_type = (uint16_t)type,
-                   .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP}};
+  } request = {
+      .header = {.nlmsg_len = sizeof request, .nlmsg_type = (uint16_t)type, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP}};
   int fd = rtnl_open();
   if (fd < 0)
     return fd;

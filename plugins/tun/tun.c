@@ -122,7 +122,8 @@ static int keep(const struct checkpoint_host *host, uint64_t id, const TunRecord
   return r;
 }
 
-static int dump_device(const struct checkpoint_host *host, const struct checkpoint_object *o, const struct ifreq *info) {
+static int dump_device(
+    const struct checkpoint_host *host, const struct checkpoint_object *o, const struct ifreq *info) {
   TunRecord record = TUN_RECORD__INIT;
   List addresses = {0}, routes = {0};
   uint8_t hardware[sizeof(struct sockaddr)];
@@ -289,6 +290,7 @@ static int tun_init(const struct checkpoint_host *host, void **ret_context) {
 
 CHECKPOINT_PLUGIN = {
     CHECKPOINT_PLUGIN_HEADER("tun", "1", "Tunnels: /dev/net/tun with its devices, addresses and routes"),
+    .flags = CHECKPOINT_PLUGIN_EXPLAINS,
     .kinds = CHECKPOINT_KIND_FILE,
     .init = tun_init,
     .dump = tun_dump,

@@ -56,8 +56,8 @@ static int native_end(void *data) {
 /* The peer's path or the device's, in two records. */
 static int native_dump(void *data, const struct checkpoint_object *o) {
   const Context *c = data;
-  test_note("%s dump kind %u id %" PRIu64 " pid %d fd %d path %s peer %s peer_pid %d uid %u", NAME, o->kind, o->id, o->pid,
-      o->number, o->path ? o->path : "-", o->peer_name ? o->peer_name : "-", o->peer_pid, o->peer_uid);
+  test_note("%s dump kind %u id %" PRIu64 " pid %d fd %d path %s peer %s peer_pid %d uid %u", NAME, o->kind, o->id,
+      o->pid, o->number, o->path ? o->path : "-", o->peer_name ? o->peer_name : "-", o->peer_pid, o->peer_uid);
   int r = test_answer("dump", 0);
   if (r || o->kind == CHECKPOINT_KIND_MAPPING)
     return r ? r : -ENOTSUP;
@@ -136,7 +136,15 @@ static const char *const after[] = {AFTER, NULL};
 #endif
 
 CHECKPOINT_PLUGIN = {
+#ifdef STRANGE_HEADER
+    STRANGE_HEADER,
+    .name = NAME,
+#else
     CHECKPOINT_PLUGIN_HEADER(NAME, "7.1", "A plugin for tests"),
+#endif
+#ifdef EXPLAINS
+    .flags = CHECKPOINT_PLUGIN_EXPLAINS,
+#endif
     .kinds = CHECKPOINT_KIND_UNIX_SOCKET | CHECKPOINT_KIND_FILE | CHECKPOINT_KIND_MAPPING | CHECKPOINT_KIND_MEMORY,
     .priority = PRIORITY,
 #ifdef AFTER

@@ -90,8 +90,8 @@ static int restore(const PluginRequest *q, int *ret_fd) {
   int r = test_answer("restore", 0);
   if (r || n_records != 1 || q->n_records != 1)
     return r ? r : -ENODATA;
-  *ret_fd = q->object->kind == CHECKPOINT_KIND_UNIX_SOCKET ? old_connect(records[0])
-                                                           : open(records[0], O_RDONLY | O_CLOEXEC);
+  *ret_fd =
+      q->object->kind == CHECKPOINT_KIND_UNIX_SOCKET ? old_connect(records[0]) : open(records[0], O_RDONLY | O_CLOEXEC);
   return *ret_fd < 0 ? -errno : 0;
 }
 
