@@ -35,7 +35,6 @@ typedef struct Pty {
   uid_t uid;
   gid_t gid;
   TtyContent *content; /* NULL: not looked at */
-  char *holder;        /* who has the master outside, once asked for */
 } Pty;
 
 typedef struct TtyDesc {
@@ -59,14 +58,9 @@ int tty_info_which(const TtyInfoEntry *info) {
   return info->rdev == TTY_MASTER_RDEV ? TTY_INFO_MASTER : TTY_INFO_SLAVE;
 }
 
-static void pty_free(void *p) {
-  g_free(((Pty *)p)->holder);
-  g_free(p);
-}
-
 static gpointer ttys_new(void) {
   Ttys *t = g_new0(Ttys, 1);
-  t->ptys = g_ptr_array_new_with_free_func(pty_free);
+  t->ptys = g_ptr_array_new_with_free_func(g_free);
   t->descs = g_array_new(FALSE, TRUE, sizeof(TtyDesc));
   return t;
 }
@@ -372,8 +366,8 @@ static char *find_controlled(const Collector *c, pid_t sid) {
   return g_strdup_printf("pid %d (%s)", (int)sid, s.comm);
 }
 
-/* The other end of a master in the tree. */
-static void check_slave(Collector *c, Pty *pty) {
+/* The other end of a master in the tree. @masters: those of the root's ancestors. */
+static void check_slave(Collector *c, Pty *pty, GHashTable *masters) {
   FileProbe probe;
   char path[32];
   struct stat st;
@@ -390,7 +384,7 @@ static void check_slave(Collector *c, Pty *pty) {
   g_autofree char *who = find_controlled(c, sid);
   if (!who && !pty->slave && !pty->current && !is_closed(c, pty))
     who = find_outside_holder(c, path, 0);
-  g_autofree char *sharer = who ? NULL : tty_master_of_ancestor(c, pty->index);
+  const char *sharer = who ? NULL : g_hash_table_lookup(masters, GUINT_TO_POINTER(pty->index));
   if (!(who || sharer) || !collector_probe_of(c, pty->master, &probe))
     return;
   g_autofree char *what = g_strdup_printf("terminal %s (master of %s)", probe.link, path);
@@ -446,6 +440,7 @@ static const Pty *find_job_terminal(Collector *c, const Ttys *t) {
 }
 
 static bool check_outside(Collector *c, Ttys *t, GError **error) {
+  g_autoptr(GHashTable) masters = NULL;
   const Pty *job = find_job_terminal(c, t);
   for (guint i = 0; i < t->descs->len; i++) {
     const TtyDesc *desc = &g_array_index(t->descs, TtyDesc, i);
@@ -453,10 +448,10 @@ static bool check_outside(Collector *c, Ttys *t, GError **error) {
     if (!is_outside(pty) || pty == job)
       continue;
     pty->elsewhere = true;
-    if (!pty->holder)
-      pty->holder = tty_master_of_anybody(c, pty->index);
+    masters = masters ? masters : tty_masters_of_everybody(c);
+    const char *holder = g_hash_table_lookup(masters, GUINT_TO_POINTER(pty->index));
     g_autofree char *reason = g_strdup_printf("its other end, held by %s, is outside the tree%s",
-        pty->holder ? pty->holder : "another process", job ? ", and so is that of another terminal: only one can be replaced" : "");
+        holder ? holder : "another process", job ? ", and so is that of another terminal: only one can be replaced" : "");
     if (!offer_slave(c, desc, reason, job ? "close it before the dump" : shell_job_cure, error))
       return false;
   }
@@ -525,9 +520,13 @@ static bool look_at_contents(Ttys *t, Collector *c, GError **error) {
 static bool tty_collect_finish(Collector *c, GError **error) {
   Ttys *t = ttys_of(c);
   const GPtrArray *tasks = collector_checkpoint(c)->tasks;
-  for (guint i = 0; i < t->ptys->len; i++)
-    if (((Pty *)t->ptys->pdata[i])->master)
-      check_slave(c, t->ptys->pdata[i]);
+  g_autoptr(GHashTable) masters = NULL;
+  for (guint i = 0; i < t->ptys->len; i++) {
+    if (!((Pty *)t->ptys->pdata[i])->master)
+      continue;
+    masters = masters ? masters : tty_masters_of_ancestors(c);
+    check_slave(c, t->ptys->pdata[i], masters);
+  }
   if (!check_outside(c, t, error))
     return false;
   for (guint i = 0; i < tasks->len; i++)

@@ -22,10 +22,10 @@ int tty_info_which(const TtyInfoEntry *info);
 
 /* --- tty-outside.c --- */
 
-/* "pid 812 (sshd)" of a process outside the tree that has the master of /dev/pts/<index>, newly allocated; NULL: none was
- * found. Ancestors of the root are quickly asked; everybody only for the text of a blocker. */
-char *tty_master_of_ancestor(const Collector *c, guint32 index);
-char *tty_master_of_anybody(const Collector *c, guint32 index);
+/* Number of a pseudo terminal -> "pid 812 (sshd)" outside the tree that has its master. The ancestors of the root are
+ * quickly asked; everybody only for the text of a blocker. */
+GHashTable *tty_masters_of_ancestors(const Collector *c);
+GHashTable *tty_masters_of_everybody(const Collector *c);
 
 /* --- restore, tty-restore.c --- */
 
