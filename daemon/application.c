@@ -353,6 +353,10 @@ static void on_return(Applications *all, pid_t pid) {
   }
 }
 
+size_t hook_round_count(const HookRound *round) {
+  return round->list->len;
+}
+
 size_t hook_round_fds(const HookRound *round, int fds[static APPLICATIONS_ROUND_MAX]) {
   size_t n = MIN(round->list->len, APPLICATIONS_ROUND_MAX);
 

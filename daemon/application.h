@@ -40,6 +40,7 @@ HookRound *hook_round_new(Applications *applications, pid_t root, pid_t myself, 
 void hook_round_begin(HookRound *round, HookRoundHandler handler, void *userdata);
 /* Those to be closed when the tree is frozen; they stay the round's. */
 size_t hook_round_fds(const HookRound *round, int fds[static APPLICATIONS_ROUND_MAX]);
+size_t hook_round_count(const HookRound *round);
 /* Closes all connections: whoever else has them decides when the applications see their end. */
 void hook_round_close(HookRound *round);
 /* At the end of the dump: those that live are expected to register again in a moment, and a next round waits for them. */

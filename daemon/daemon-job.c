@@ -320,6 +320,7 @@ static int send_request(Job *job) {
   EngineOptions options = ENGINE_OPTIONS__INIT;
   EngineCaller caller = ENGINE_CALLER__INIT;
   FdList list = {};
+  bool connected;
   int r;
 
   options.has_leave_running = options.has_leave_stopped = options.has_durable = options.has_shell_job = true;
@@ -364,11 +365,14 @@ static int send_request(Job *job) {
   request.fds = list.kinds;
   request.n_fds = list.n;
   r = engine_link_send_request(job->link, &request, list.fds, list.n);
+  connected = job->options.connection > 0 || (job->round && hook_round_count(job->round) > 0);
   /* The engine alone has them now, and closes them when the tree is frozen. */
   if (job->round)
     hook_round_close(job->round);
   job->requested = true;
   job_options_close(&job->options);
+  if (r >= 0 && connected)
+    r = engine_link_send_released(job->link);
   return r;
 }
 

@@ -140,6 +140,14 @@ int engine_link_send_request(EngineLink *link, const EngineRequest *request, con
   return send_packet(link, &request->base, fds, n_fds);
 }
 
+int engine_link_send_released(EngineLink *link) {
+  EngineControl control = ENGINE_CONTROL__INIT;
+
+  control.has_released = true;
+  control.released = true;
+  return send_packet(link, &control.base, NULL, 0);
+}
+
 int engine_link_send_cancel(EngineLink *link) {
   EngineControl control = ENGINE_CONTROL__INIT;
 

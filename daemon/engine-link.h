@@ -33,6 +33,10 @@ void engine_link_set_handler(EngineLink *link, EngineLinkHandler handler, void *
 /* @fds stay the caller's; they are what request->fds announces. Negative errno. */
 int engine_link_send_request(EngineLink *link, const EngineRequest *request, const int *fds, size_t n_fds);
 
+/* After the caller has closed those of the request's descriptors that are connections of the target: the engine's copies
+ * are the last, and it may begin. */
+int engine_link_send_released(EngineLink *link);
+
 /* Asks for a cooperative cancel. */
 int engine_link_send_cancel(EngineLink *link);
 

@@ -257,11 +257,23 @@ static int reply_plugins(const BusJob *bus_job, sd_bus_message *message) {
   return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-static void waiter_answer(const BusJob *bus_job, const Waiter *waiter) {
+/* The call goes before its answer: it holds the descriptors that came with it, and once the answer is out, a self-dump
+ * counts on nobody but its engine having them. */
+static int reply_path(const BusJob *bus_job, Waiter *waiter) {
+  g_autoptr(sd_bus_message) reply = NULL;
+  int r = sd_bus_message_new_method_return(waiter->message, &reply);
+
+  waiter->message = sd_bus_message_unref(waiter->message);
+  if (r >= 0)
+    r = sd_bus_message_append(reply, "o", bus_job->path);
+  return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static void waiter_answer(const BusJob *bus_job, Waiter *waiter) {
   int r;
 
   if (waiter->form == REPLY_PATH && (bus_job->job->ready || !bus_job->job->error))
-    r = sd_bus_reply_method_return(waiter->message, "o", bus_job->path);
+    r = reply_path(bus_job, waiter);
   else if (waiter->form == REPLY_DESCRIPTION)
     r = bus_job_reply_description(waiter->message, bus_job->job->description, bus_job->job->error);
   else if (bus_job->job->error)
@@ -273,7 +285,7 @@ static void waiter_answer(const BusJob *bus_job, const Waiter *waiter) {
   else
     r = reply_result(bus_job, waiter);
   if (r < 0)
-    g_printerr("Cannot answer %s: %s\n", sd_bus_message_get_sender(waiter->message), g_strerror(-r));
+    g_printerr("Cannot answer a call about job %" PRIu64 ": %s\n", bus_job->job->id, g_strerror(-r));
 }
 
 void bus_job_answer(BusJob *bus_job) {
@@ -281,7 +293,7 @@ void bus_job_answer(BusJob *bus_job) {
   bool started = bus_job->job->ready || bus_job->job->state == JOB_QUEUED;
 
   for (size_t i = 0; i < bus_job->waiters->len;) {
-    const Waiter *waiter = g_ptr_array_index(bus_job->waiters, i);
+    Waiter *waiter = g_ptr_array_index(bus_job->waiters, i);
 
     if (over || (waiter->form == REPLY_PATH && started)) {
       waiter_answer(bus_job, waiter);

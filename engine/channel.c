@@ -17,6 +17,7 @@
 struct Channel {
   int fd;
   bool cancelled;
+  bool released; /* of the connections that sink_frozen() closes, ours are the last copies */
   bool cancel_on_hangup;
   const volatile sig_atomic_t *flag;
   EngineRequest *request;
@@ -122,22 +123,27 @@ static bool application_speaks(int fd, GError **error) {
       "The application said something else than \"" APPLICATION_GO "\" on its connection: is its libcheckpoint of another version?");
 }
 
+static bool has_connections(const Channel *channel) {
+  return channel_fd(channel, ENGINE_FD__SELF_CONNECTION) >= 0 || channel_fd(channel, ENGINE_FD__HOOK_CONNECTION) >= 0;
+}
+
 bool channel_await_application(Channel *channel, Job *job, GError **error) {
   int fd = channel_fd(channel, ENGINE_FD__SELF_CONNECTION);
+  bool spoken = fd < 0;
   gint64 until = g_get_monotonic_time() + APPLICATION_PATIENCE_USEC;
-  if (fd < 0)
-    return true;
-  while (g_get_monotonic_time() < until) {
-    struct pollfd p[] = {{.fd = fd, .events = POLLIN}, {.fd = channel->fd, .events = POLLIN}};
-    int n = poll(p, 2, 100);
-    if (n > 0 && p[0].revents)
-      return application_speaks(fd, error);
-    if (!job_poll(job, error))
+  while (has_connections(channel) && !(spoken && channel->released)) {
+    struct pollfd p[] = {{.fd = spoken ? -1 : fd, .events = POLLIN}, {.fd = channel->fd, .events = POLLIN}};
+    if (g_get_monotonic_time() > until)
+      return engine_fail(error, ENGINE_ERROR_CODE__TIMED_OUT,
+          "%s did not say within %d s that the application may be checkpointed", spoken ? "The service" : "The application",
+          (int)(APPLICATION_PATIENCE_USEC / G_USEC_PER_SEC));
+    (void)poll(p, 2, 100);
+    if (p[0].revents && !(spoken = application_speaks(fd, error)))
+      return false;
+    if (!job_poll(job, error)) /* takes packets of the service */
       return false;
   }
-  return engine_fail(error, ENGINE_ERROR_CODE__TIMED_OUT,
-      "The application did not say within %d s that it may be checkpointed (\"" APPLICATION_GO "\" on its connection)",
-      (int)(APPLICATION_PATIENCE_USEC / G_USEC_PER_SEC));
+  return true;
 }
 
 static void channel_send(Channel *channel, const EngineEvent *event, int flags) {
@@ -216,6 +222,7 @@ static bool sink_cancelled(void *data) {
     }
     EngineControl *control = engine_control__unpack(NULL, (size_t)n, packet);
     channel->cancelled = control && control->cancel;
+    channel->released |= control && control->released;
     if (control)
       engine_control__free_unpacked(control, NULL);
   }

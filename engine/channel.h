@@ -24,8 +24,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Channel, channel_free)
 const EngineRequest *channel_receive(Channel *channel, GError **error);
 /* The descriptor that came as @kind, borrowed; -1 if none did. */
 int channel_fd(const Channel *channel, EngineFd kind);
-/* Waits for the packet on SELF_CONNECTION by which the application says that it may be frozen; true at once if there is no
- * such connection. CANCELLED if the application closed it, TIMED_OUT if it says nothing. */
+/* Waits until the starter has released the connections that came along, and for the packet on SELF_CONNECTION by which the
+ * application says that it may be frozen; true at once if there are none. CANCELLED if the application closed it, TIMED_OUT if it says nothing. */
 bool channel_await_application(Channel *channel, Job *job, GError **error);
 
 /* The same for kinds that may come several times: number @n (from 0), -1 behind the last. */
