@@ -4,6 +4,7 @@
  * last what needs neither: a datagram socket has no connection to lose, so it is connected to its address again. A rule
  * that cannot be followed is a blocker of its own, which names the rule; it never falls through to the next. */
 
+#include "bus-client.h"
 #include "external-dump.h"
 #include "rules.h"
 #include <sys/socket.h>
@@ -47,12 +48,27 @@ static void check_reconnect(const ExternalObject *o, const Rule *rule, ExternalC
         o->sock.unread, claim->rule);
 }
 
+/* What cannot be learned about a connection cannot be told on another one: then it is closed, and the client does what it
+ * does when the bus goes away. */
+static void ask_bus(ExternalStage *s, const ExternalObject *o, ExternalClaim *claim) {
+  g_autofree char *why = NULL;
+  if (o->sock.type == SOCK_STREAM && o->sock.peer_name_size)
+    claim->bus = bus_client_inspect(s->collector, o, &why);
+  if (claim->bus)
+    return;
+  g_autofree char *rule = g_steal_pointer(&claim->rule);
+  g_clear_pointer(&claim->value, g_free);
+  claim->action = EXTERNAL_CLOSE;
+  claim->rule = g_strdup_printf("%s; closed, since %s", rule, why ? why : "it is no connection to a bus");
+  job_log(s->job, 4, "pid %d (%s) fd %d: %s", (int)o->pid, o->comm, o->fd, claim->rule);
+}
+
 static void check_embed(const ExternalObject *o, ExternalClaim *claim) {
   if (!S_ISREG(o->st.st_mode))
     refuse(claim, "take action=reopen or action=remap:PATH", "only regular files can be embedded (%s)", claim->rule);
 }
 
-static void follow(const ExternalObject *o, const Rule *rule, ExternalClaim *claim) {
+static void follow(ExternalStage *s, const ExternalObject *o, const Rule *rule, ExternalClaim *claim) {
   g_autofree char *text = rule_text(rule);
   claim->action = rule->action;
   claim->value = g_strdup(rule->value);
@@ -61,6 +77,8 @@ static void follow(const ExternalObject *o, const Rule *rule, ExternalClaim *cla
     refuse(claim, rule->cure ? rule->cure : o->cure, "%s (%s)", rule->reason ? rule->reason : o->reason, rule->source);
   else if (rule->action == EXTERNAL_RECONNECT)
     check_reconnect(o, rule, claim);
+  else if (rule->action == EXTERNAL_DBUS)
+    ask_bus(s, o, claim);
   else if (rule->action == EXTERNAL_EMBED)
     check_embed(o, claim);
   claim->has_checks = rule->has_checks;
@@ -79,13 +97,13 @@ static void follow_default(const ExternalObject *o, const char *rule, ExternalCl
 
 /* A rule that only says what must not change: the file is opened again, as without it. One that cannot be has other
  * needs. */
-static void follow_checks(const ExternalStage *s, const ExternalObject *o, ExternalClaim *claim) {
+static void follow_checks(ExternalStage *s, const ExternalObject *o, ExternalClaim *claim) {
   const Rule *rule = rules_find_checks(s->own, o);
   if (!rule)
     rule = rules_find_checks(s->machine, o);
   if (!rule || !o->optional)
     return;
-  follow(o, rule, claim);
+  follow(s, o, rule, claim);
   claim->action = EXTERNAL_REOPEN;
 }
 
@@ -99,7 +117,7 @@ static bool ask_policies(ExternalStage *s, const ExternalObject *o, ExternalClai
   if (!rule && o->kind == EXTERNAL_FILE)
     follow_checks(s, o, ret_claim);
   else if (rule)
-    follow(o, rule, ret_claim);
+    follow(s, o, rule, ret_claim);
   else if (option)
     follow_default(o, "option ext-unix-sk", ret_claim);
   return true;

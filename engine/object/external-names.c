@@ -18,6 +18,7 @@ static const char *const action_names[EXTERNAL_N_ACTIONS] = {
     [EXTERNAL_REMAP] = "remap",
     [EXTERNAL_EMBED] = "embed",
     [EXTERNAL_PLUGIN] = "plugin",
+    [EXTERNAL_DBUS] = "dbus",
     [EXTERNAL_FAIL] = "fail",
 };
 

@@ -6,6 +6,8 @@
 void external_claim_clear(ExternalClaim *claim) {
   g_clear_pointer(&claim->value, g_free);
   g_clear_pointer(&claim->send, g_bytes_unref);
+  if (claim->bus)
+    ckpt_bus__free_unpacked(g_steal_pointer(&claim->bus), NULL);
   g_clear_pointer(&claim->plugin, g_free);
   g_clear_pointer(&claim->rule, g_free);
   g_clear_pointer(&claim->reason, g_free);
@@ -86,7 +88,7 @@ static bool note_state(const ExternalObject *o, const ExternalClaim *claim, Ckpt
   return true;
 }
 
-static bool note_claim(Collector *c, const ExternalObject *o, const ExternalClaim *claim, GError **error) {
+static bool note_claim(Collector *c, const ExternalObject *o, ExternalClaim *claim, GError **error) {
   CkptExternal *e = MESSAGE_NEW(CkptExternal, ckpt_external__init);
   e->kind = g_strdup(external_kind_name(o->kind));
   e->file_id = o->file_id;
@@ -117,6 +119,7 @@ static bool note_claim(Collector *c, const ExternalObject *o, const ExternalClai
     e->has_rdev = true;
     e->rdev = (guint32)o->st.st_rdev;
   }
+  e->bus = g_steal_pointer(&claim->bus);
   if (o->kind == EXTERNAL_UNIX)
     e->peer = peer_record(o);
   g_ptr_array_add(collector_checkpoint(c)->externals, e);

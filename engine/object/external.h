@@ -31,6 +31,7 @@ typedef enum ExternalAction {
   EXTERNAL_REMAP,      /* file, device: open @value instead */
   EXTERNAL_EMBED,      /* file: its content is in the checkpoint */
   EXTERNAL_PLUGIN,     /* the plugin @plugin has it */
+  EXTERNAL_DBUS,       /* unix: reconnect to a message bus, and come to the same state there */
   EXTERNAL_FAIL,       /* blocks, whatever else might be possible */
   EXTERNAL_N_ACTIONS
 } ExternalAction;
@@ -98,6 +99,7 @@ typedef struct ExternalClaim {
   GBytes *send;          /* owned; reconnect: what is said first on the new connection; may be NULL */
   unsigned checks;       /* of files: EXTERNAL_CHECK_* that the restore is to make */
   bool has_checks;
+  CkptBus *bus;          /* owned; for EXTERNAL_DBUS */
   char *plugin;          /* owned; for EXTERNAL_PLUGIN */
   char *rule;            /* owned; which rule or plugin decided and where it stands, for people */
   char *reason, *cure;   /* owned; for EXTERNAL_FAIL, else the object's own are taken */

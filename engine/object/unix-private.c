@@ -56,6 +56,18 @@ bool unix_pair_as(int type, uid_t uid, gid_t gid, int ret_ends[2], GError **erro
   return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot make a pair of sockets");
 }
 
+bool unix_connect_as(int fd, const void *address, uint32_t size, uid_t uid, gid_t gid, GError **error) {
+  uid_t own_uid = geteuid();
+  gid_t own_gid = getegid();
+  bool other = uid != own_uid || gid != own_gid;
+  if (other && !become(uid, gid))
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot act as user %u", uid);
+  int r = connect(fd, address, size), reason = errno;
+  if (other)
+    become_again(own_uid, own_gid);
+  return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot connect as user %u", uid);
+}
+
 /* --- in the child --- */
 
 static bool step(PrivateWork *w, const char *what, bool ok) {

@@ -27,6 +27,8 @@ bool unix_private_pair(
 bool unix_private_bind(int fd, const PrivateName *name, GError **error);
 /* socketpair(2), seen by either side as made by @uid and @gid. */
 bool unix_pair_as(int type, uid_t uid, gid_t gid, int ret_ends[2], GError **error);
+/* connect(2) with these effective ids. */
+bool unix_connect_as(int fd, const void *address, uint32_t size, uid_t uid, gid_t gid, GError **error);
 /* The sockaddr_un of a name; 0 if it is too long. */
 typedef struct UnixAddress {
   uint16_t family;

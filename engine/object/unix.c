@@ -244,7 +244,7 @@ static void keep_claim(Collector *c, UnixSeen *s, UnixSkEntry *u, GBytes *name, 
     u->uflags |= UNIX_CALLBACK;
   else if (action == EXTERNAL_CLOSE)
     u->peer = 0; /* as if the other side had closed it */
-  else if (action == EXTERNAL_RECONNECT && size)
+  else if ((action == EXTERNAL_RECONNECT || action == EXTERNAL_DBUS) && size)
     add_external(c, s, u, data, size);
 }
 

@@ -187,6 +187,7 @@ static const struct {
   enum { NEVER, MAY, MUST } value;
 } uses[] = {
     {EXTERNAL_RECONNECT, UNIX, MAY},
+    {EXTERNAL_DBUS, UNIX, MAY},
     {EXTERNAL_CLOSE, UNIX, NEVER},
     {EXTERNAL_INHERIT, UNIX | FILES | DEVICE | OTHER, MAY},
     {EXTERNAL_REOPEN, FILES | DEVICE, NEVER},
@@ -288,8 +289,9 @@ static bool check_action(const Rule *rule, GError **error) {
     if (rule->value ? uses[i].value == NEVER : uses[i].value == MUST)
       return refuse(error, rule->value ? "action=%s takes no argument" : "action=%s needs an argument", name);
   }
-  if (rule->action == EXTERNAL_RECONNECT && rule->value && !is_address(rule->value))
-    return refuse(error, "action=reconnect:%.120s: no address: an absolute path, or @NAME", rule->value);
+  bool connects = rule->action == EXTERNAL_RECONNECT || rule->action == EXTERNAL_DBUS;
+  if (connects && rule->value && !is_address(rule->value))
+    return refuse(error, "action=%s:%.120s: no address: an absolute path, or @NAME", name, rule->value);
   if (rule->action == EXTERNAL_REMAP && rule->value[0] != '/')
     return refuse(error, "action=remap:%.120s: no absolute path", rule->value);
   return true;

@@ -3,6 +3,7 @@
 /* The order at a restore: a descriptor that the caller gives for the object; the job's rules; what checkpoint.img says;
  * and for the images of other programs, which say only that a peer is external, to connect again. */
 
+#include "bus-client.h"
 #include "external-restore.h"
 #include "rules.h"
 #include <fcntl.h>
@@ -13,6 +14,7 @@ struct ExternalReturn {
   Restorer *restorer;
   Rules *rules;
   PluginReturn *plugins; /* borrowed */
+  GHashTable *clients;    /* file id -> CkptBus, borrowed: connections to message buses */
   const char *validation; /* the option file_validation, or NULL */
 };
 
@@ -78,6 +80,38 @@ static bool find_checks(const ExternalReturn *x, const ExternalObject *o, const 
              "%.40s does not say what to compare of files", text);
 }
 
+/* Without a bus, or without knowledge of what the client had there, the connection comes back closed. */
+static void look_for_bus(
+    ExternalReturn *x, const ExternalObject *o, const CkptExternal *record, ExternalAnswer *ret_answer) {
+  gsize size = o->sock.peer_name_size;
+  const guint8 *name = ret_answer->address ? g_bytes_get_data(ret_answer->address, &size) : o->sock.peer_name;
+  const CkptBus *bus = record ? record->bus : NULL;
+  if (bus && size && bus_client_is_there(bus, name, size)) {
+    g_hash_table_insert(x->clients, GUINT_TO_POINTER(o->file_id), (gpointer)bus);
+    return;
+  }
+  job_log(x->job, 4, "pid %d (%s) fd %d: its connection to a message bus comes back closed: %s", (int)o->pid,
+      o->comm ? o->comm : "", o->fd, bus ? "nobody listens there" : "the checkpoint does not say what it had there");
+  ret_answer->action = EXTERNAL_CLOSE;
+}
+
+bool external_return_converse(ExternalReturn *x, GError **error) {
+  GHashTableIter iter;
+  gpointer id, bus;
+  g_hash_table_iter_init(&iter, x->clients);
+  while (g_hash_table_iter_next(&iter, &id, &bus)) {
+    g_autoptr(GError) why = NULL;
+    int fd = restorer_fd_of(x->restorer, GPOINTER_TO_UINT(id), error);
+    if (fd < 0)
+      return false;
+    if (bus_client_return(bus, fd, &why))
+      continue;
+    job_log(x->job, 4, "a connection to a message bus comes back closed: %s", why->message);
+    (void)shutdown(fd, SHUT_RDWR);
+  }
+  return true;
+}
+
 /* @ret_answer stays EXTERNAL_NOBODY where nobody speaks about the object. */
 static bool ask_policies(ExternalReturn *x, const ExternalObject *o, const CkptExternal *record,
     ExternalAnswer *ret_answer, GError **error) {
@@ -95,11 +129,14 @@ static bool ask_policies(ExternalReturn *x, const ExternalObject *o, const CkptE
     ok = find_checks(x, o, record, ret_answer, error);
   if (ok && ret_answer->action == EXTERNAL_INHERIT)
     ok = inherit(x, o, ret_answer, error);
-  if (ok && ret_answer->action == EXTERNAL_RECONNECT && ret_answer->value) {
+  bool connects = ret_answer->action == EXTERNAL_RECONNECT || ret_answer->action == EXTERNAL_DBUS;
+  if (ok && connects && ret_answer->value) {
     ret_answer->address = rule_address_bytes(ret_answer->value);
     ok = ret_answer->address || engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
                                     "checkpoint.img: file id %u: %.120s is no address", o->file_id, ret_answer->value);
   }
+  if (ok && ret_answer->action == EXTERNAL_DBUS)
+    look_for_bus(x, o, record, ret_answer);
   return ok;
 }
 
@@ -133,6 +170,7 @@ ExternalReturn *external_return_new(Job *job, Restorer *restorer, GError **error
   x->job = job;
   x->restorer = restorer;
   x->rules = rules_new();
+  x->clients = g_hash_table_new(NULL, NULL);
   x->validation = options->file_validation && *options->file_validation ? options->file_validation : NULL;
   for (size_t i = 0; i < options->n_external; i++)
     if (!rules_add(x->rules, options->external[i], "option external", error)) {
@@ -147,5 +185,6 @@ void external_return_free(ExternalReturn *x) {
   if (!x)
     return;
   rules_free(x->rules);
+  g_hash_table_unref(x->clients);
   g_free(x);
 }

@@ -210,7 +210,7 @@ static void test_shipped(void) {
   } peers[] = {{"/dev/log", EXTERNAL_RECONNECT}, {"/run/systemd/journal/stdout", EXTERNAL_RECONNECT},
       {"/run/nscd/socket", EXTERNAL_CLOSE}, {"/var/lib/sss/pipes/private/pam", EXTERNAL_CLOSE},
       {"@/tmp/.X11-unix/X0", EXTERNAL_FAIL}, {"/run/user/1000/wayland-0", EXTERNAL_FAIL},
-      {"/run/user/1000/pulse/native", EXTERNAL_CLOSE}, {"/run/x", EXTERNAL_NOBODY}};
+      {"/run/user/1000/pulse/native", EXTERNAL_CLOSE}, {"/run/user/1000/bus", EXTERNAL_DBUS}, {"/run/x", EXTERNAL_NOBODY}};
   g_autoptr(Rules) rules = rules_new();
   g_autoptr(GError) error = NULL;
   g_assert_true(rules_add_directories(rules, SHIPPED_RULES, &error));
