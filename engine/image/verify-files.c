@@ -2,6 +2,7 @@
 #include "memfd.pb-c.h"
 #include "remap-file-path.pb-c.h"
 #include "seccomp.pb-c.h"
+#include "tcp-stream.pb-c.h"
 #include "verify.h"
 
 /* files.img: every entry must carry the one message of its type, with the same id in it. */
@@ -113,9 +114,30 @@ static bool verify_seccomp(const Checkpoint *c, GError **error) {
   return true;
 }
 
+/* What the kernel takes: shifts of the window, and sizes of a segment. */
+#define WSCALE_MAX 14
+#define MSS_MIN 48
+
+static bool verify_tcp_streams(const Checkpoint *c, GError **error) {
+  GHashTableIter iter;
+  gpointer ino, record;
+  g_hash_table_iter_init(&iter, c->tcp_streams);
+  while (g_hash_table_iter_next(&iter, &ino, &record)) {
+    const TcpStreamEntry *s = (const TcpStreamEntry *)((const Record *)record)->message;
+    const char *wrong = s->snd_wscale > WSCALE_MAX || (s->has_rcv_wscale && s->rcv_wscale > WSCALE_MAX) ? "window scale"
+                        : s->mss_clamp < MSS_MIN || s->mss_clamp > G_MAXUINT16                         ? "segment size"
+                        : s->has_unsq_len && s->unsq_len > s->outq_len                                 ? "unsq_len"
+                                                                                                       : NULL;
+    if (wrong)
+      return image_invalid(error, IMAGE_TCP_STREAM, GPOINTER_TO_UINT(ino), "its %s is impossible", wrong);
+  }
+  return true;
+}
+
 bool verify_files(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->files->len; i++)
     if (!verify_file(c->files->pdata[i], error))
       return false;
-  return verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error) && verify_ttys(c, error);
+  return verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error) &&
+         verify_tcp_streams(c, error) && verify_ttys(c, error);
 }

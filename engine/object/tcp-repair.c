@@ -17,8 +17,6 @@
 #define FIN_SENT (FIN_UNACKED | STATE_BIT(INET_FIN_WAIT2))
 #define CONNECTED (STATE_BIT(INET_ESTABLISHED) | FIN_RECEIVED | FIN_SENT)
 
-#define WSCALE_MAX 14
-#define MSS_MIN 48
 #define USER_MSS_MIN 88u    /* the kernel's bounds of TCP_MAXSEG */
 #define USER_MSS_MAX 32767u
 #define CHUNK_BYTES ((size_t)32 * 1024)  /* of one send(2) into a queue: what the kernel allocates in one piece */
@@ -178,13 +176,10 @@ TcpStreamEntry *tcp_repair_read(int fd, guint32 state, GBytes **ret_queues, GErr
 /* --- making --- */
 
 bool tcp_repair_check(const TcpStreamEntry *s, guint32 state, GError **error) {
-  const char *wrong = !tcp_state_is_connected(state)                                          ? "state"
-                      : s->snd_wscale > WSCALE_MAX || (s->has_rcv_wscale && s->rcv_wscale > WSCALE_MAX) ? "window scale"
-                      : s->mss_clamp < MSS_MIN || s->mss_clamp > G_MAXUINT16                  ? "segment size"
-                      : s->has_unsq_len && s->unsq_len > s->outq_len                          ? "unsq_len"
-                      : state == INET_FIN_WAIT2 && s->outq_len                                ? "outq_len"
-                                                                                              : NULL;
-  return !wrong || engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The %s of a TCP connection is impossible", wrong);
+  if (state == INET_FIN_WAIT2 && s->outq_len)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+        "A TCP connection has %u bytes to send before an end of stream that was acknowledged", s->outq_len);
+  return true;
 }
 
 static bool set_sequences(int fd, const TcpConnection *c, GError **error) {

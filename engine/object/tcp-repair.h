@@ -52,7 +52,7 @@ typedef struct TcpConnection {
   const char *device; /* SO_BINDTODEVICE; may be NULL */
 } TcpConnection;
 
-/* Numbers of an image that the kernel would choke on. */
+/* What a state says about the queues; each of them alone was checked when the image was loaded. */
 bool tcp_repair_check(const TcpStreamEntry *stream, guint32 state, GError **error);
 /* Makes @fd, a fresh socket in repair mode, that connection; it stays in repair mode. Its packets must be dropped by now
  * (net-lock.h) but for those with NET_LOCK_MARK. */

@@ -8,6 +8,8 @@
 #include "load.h"
 #include "pipe-data.pb-c.h"
 #include "seccomp.pb-c.h"
+#include "sk-inet.pb-c.h"
+#include "tcp-stream.pb-c.h"
 #include "tty.pb-c.h"
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -126,8 +128,45 @@ static void add_data_records(Checkpoint *c) {
   checkpoint_add_file(c, file);
 }
 
+/* Five bytes received, three sent of which one has left. */
+static void add_connection(Checkpoint *c) {
+  FileEntry *file = message_new(&file_entry__descriptor);
+  file->type = FD_TYPES__INETSK;
+  file->id = 4712;
+  InetSkEntry *i = file->isk = message_new(&inet_sk_entry__descriptor);
+  i->id = 4712;
+  i->ino = 0xabc;
+  i->family = 2;
+  i->type = 1;
+  i->proto = 6;
+  i->state = 1;
+  i->src_port = 80;
+  i->dst_port = 4000;
+  i->fown = message_new(&fown_entry__descriptor);
+  i->opts = message_new(&sk_opts_entry__descriptor);
+  checkpoint_add_file(c, file);
+
+  TcpStreamEntry *s = message_new(&tcp_stream_entry__descriptor);
+  s->inq_len = 5;
+  s->outq_len = 3;
+  s->has_unsq_len = true;
+  s->unsq_len = 2;
+  s->mss_clamp = 1460;
+  s->snd_wscale = 7;
+  checkpoint_add_tcp_stream(c, 0xabc, &s->base, g_bytes_new_static("helloabc", 8));
+
+  c->network = message_new(&ckpt_network__descriptor);
+  c->network->lock = strdup("checkpointd-0123456789abcdef");
+  c->network->n_tcp = 1;
+  c->network->tcp = pointers_new(1);
+  c->network->tcp[0] = message_new(&ckpt_tcp__descriptor);
+  c->network->tcp[0]->id = 4712;
+  c->network->tcp[0]->congestion = strdup("reno");
+}
+
 static void add_records(Checkpoint *c) {
   add_data_records(c);
+  add_connection(c);
   FileLockEntry *lock = message_new(&file_lock_entry__descriptor);
   lock->flag = 1;
   lock->len = -1;

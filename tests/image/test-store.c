@@ -3,6 +3,7 @@
 #include "fixture.h"
 #include "image.h"
 #include "seccomp.pb-c.h"
+#include "tcp-stream.pb-c.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -241,6 +242,19 @@ static void break_seccomp(Checkpoint *c) {
   e->seccomp_filters[1]->prev = 1;
 }
 
+static TcpStreamEntry *tcp_stream(Checkpoint *c) {
+  return (TcpStreamEntry *)checkpoint_find_tcp_stream(c, 0xabc)->message;
+}
+static void break_tcp_unsent(Checkpoint *c) {
+  tcp_stream(c)->unsq_len = 4; /* of 3 */
+}
+static void break_tcp_scale(Checkpoint *c) {
+  tcp_stream(c)->snd_wscale = 15;
+}
+static void break_tcp_segment(Checkpoint *c) {
+  tcp_stream(c)->mss_clamp = 0;
+}
+
 static TtyInfoEntry *tty_info(Checkpoint *c) {
   return (TtyInfoEntry *)((Record *)c->records[RECORD_TTY_INFO]->pdata[0])->message;
 }
@@ -295,6 +309,9 @@ static const struct {
     {break_thread, "pstree.img"},
     {break_memfd, "files.img"},
     {break_seccomp, "seccomp.img"},
+    {break_tcp_unsent, "tcp-stream-abc.img"},
+    {break_tcp_scale, "tcp-stream-abc.img"},
+    {break_tcp_segment, "tcp-stream-abc.img"},
     {break_tty_info, "files.img"},
     {break_tty_index, "tty-info.img"},
     {break_tty_window, "tty-info.img"},
