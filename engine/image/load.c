@@ -254,6 +254,9 @@ static bool load_externals(Loader *l, GError **error) {
   }
   l->manifest.externals = l->checkpoint->externals;
   l->checkpoint->externals = from;
+  GPtrArray *netlinks = l->manifest.netlinks;
+  l->manifest.netlinks = l->checkpoint->netlinks;
+  l->checkpoint->netlinks = netlinks;
   return true;
 }
 

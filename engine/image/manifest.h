@@ -22,6 +22,7 @@ typedef struct Manifest {
   GPtrArray *tasks;     /* CkptTask, owned until taken */
   CkptNetwork *network; /* owned until taken */
   GPtrArray *externals; /* CkptExternal, the same */
+  GPtrArray *netlinks;  /* CkptNetlink, the same */
   GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GPtrArray *ttys;      /* CkptTty, the same */
   GHashTable *files;    /* name -> ManifestFile */

@@ -124,6 +124,7 @@ Checkpoint *checkpoint_new(void) {
     c->records[i] = g_ptr_array_new_with_free_func(record_free);
   c->tcp_streams = g_hash_table_new_full(NULL, NULL, NULL, record_free);
   c->externals = g_ptr_array_new_with_free_func(message_free);
+  c->netlinks = g_ptr_array_new_with_free_func(message_free);
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->ttys = g_ptr_array_new_with_free_func(message_free);
@@ -145,6 +146,7 @@ void checkpoint_free(Checkpoint *c) {
   g_hash_table_unref(c->tcp_streams);
   message_free(c->network);
   g_ptr_array_unref(c->externals);
+  g_ptr_array_unref(c->netlinks);
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
   g_ptr_array_unref(c->ttys);

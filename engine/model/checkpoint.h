@@ -130,6 +130,7 @@ typedef struct Checkpoint {
   CkptCreator *creator;          /* may be NULL */
   GHashTable *tcp_streams;       /* GUINT_TO_POINTER(inode) -> Record: TcpStreamEntry and the bytes of both queues */
   CkptNetwork *network;          /* may be NULL */
+  GPtrArray *netlinks;           /* CkptNetlink */
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */
   GPtrArray *plugin_objects;     /* CkptPluginObject: what they took */

@@ -15,7 +15,6 @@ typedef struct Hint {
 } Hint;
 
 static const Hint anon_hints[] = {
-    {"inotify", "inotify", "file watches cannot be brought back yet", "close it before the dump"},
     {"[fanotify]", "fanotify", "file watches cannot be brought back yet", "close it before the dump"},
     {"[io_uring]", "io_uring", "rings and requests in flight cannot be brought back yet",
         "let the program use epoll instead (UV_USE_IO_URING=0 for node and libuv), or close the ring before the dump"},
@@ -32,7 +31,6 @@ static const Hint anon_hints[] = {
 };
 
 static const Hint family_hints[] = {
-    {"NETLINK", "netlink socket", "netlink sockets cannot be brought back yet", "close it before the dump"},
     {"PACKET", "packet socket", "packet sockets cannot be brought back yet", "stop the capture"},
 };
 
@@ -52,7 +50,7 @@ static bool block_socket(Collector *c, const FileProbe *probe, FileEntry *entry,
   int family = -1;
   socklen_t size = sizeof family;
   (void)getsockopt(probe->local, SOL_SOCKET, SO_DOMAIN, &family, &size);
-  const Hint *h = family == AF_NETLINK ? &family_hints[0] : family == AF_PACKET ? &family_hints[1] : NULL;
+  const Hint *h = family == AF_PACKET ? &family_hints[0] : NULL;
   if (h)
     return collector_block_external(c, EXTERNAL_OTHER, probe, entry, h->what, h->reason, h->cure, error);
   g_autofree char *what = g_strdup_printf("socket of address family %d", family);

@@ -291,6 +291,8 @@ static const FownEntry *owner_of(const FileEntry *e) {
          : e->efd   ? e->efd->fown
          : e->epfd  ? e->epfd->fown
          : e->sgfd  ? e->sgfd->fown
+         : e->ify   ? e->ify->fown
+         : e->nlsk  ? e->nlsk->fown
          : e->tfd   ? e->tfd->fown
                     : NULL;
 }
@@ -319,6 +321,8 @@ static bool check_file(const Checkpoint *c, const FileEntry *e, const UntrustedR
   case FD_TYPES__EVENTFD:
   case FD_TYPES__EVENTPOLL:
   case FD_TYPES__SIGNALFD:
+  case FD_TYPES__INOTIFY: /* found and watched with the caller's rights */
+  case FD_TYPES__NETLINKSK:
   case FD_TYPES__MEMFD:
     break;
   default:

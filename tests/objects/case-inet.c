@@ -180,11 +180,6 @@ static const char *taken_between(const char *dir) {
   return taken_setup(dir);
 }
 
-static const char *netlink_setup(const char *dir) {
-  REQUIRE(case_place(socket(AF_NETLINK, SOCK_RAW, 0), 50));
-  return NULL;
-}
-
 static const char *raw_setup(const char *dir) {
   REQUIRE(case_place(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), 51));
   return NULL;
@@ -197,7 +192,6 @@ const ObjectCase object_cases[] = {
     {"established", established_setup, .blocked = "TCP connection from 127.0.0.1:"},
     {"waiting", waiting_setup, .blocked = "1 connections wait"},
     {"taken", taken_setup, .between = taken_between, .unrestorable = "address 127.0.0.1:17308 is in use"},
-    {"netlink", netlink_setup, .blocked = "netlink socket"},
     {"raw", raw_setup, .blocked = "socket of IP protocol 1"},
     {0},
 };

@@ -5,15 +5,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-static const char *inotify_setup(const char *dir) {
-  REQUIRE(case_place(inotify_init1(0), 10));
-  return NULL;
-}
 
 static const char *pidfd_setup(const char *dir) {
   REQUIRE(case_place((int)syscall(SYS_pidfd_open, getpid(), 0), 10));
@@ -74,7 +68,6 @@ static const char *packet_setup(const char *dir) {
 }
 
 const ObjectCase object_cases[] = {
-    {"inotify", inotify_setup, .blocked = "fd 10: inotify: file watches cannot be brought back"},
     {"pidfd", pidfd_setup, .blocked = "fd 10: pidfd: references to processes"},
     {"userfaultfd", uffd_setup, .blocked = "fd 10: userfaultfd: "},
     {"io_uring", ring_setup, .blocked = "fd 10: io_uring: "},

@@ -161,6 +161,8 @@ static void pass_through_wire(Trip *trip) {
     }
   for (guint i = 0; i < from->externals->len; i++)
     g_ptr_array_add(trip->loaded->externals, recode(from->externals->pdata[i]));
+  for (guint i = 0; i < from->netlinks->len; i++)
+    g_ptr_array_add(trip->loaded->netlinks, recode(from->netlinks->pdata[i]));
   GHashTableIter iter;
   gpointer key, value;
   g_hash_table_iter_init(&iter, from->shmem);

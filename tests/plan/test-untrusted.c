@@ -160,8 +160,8 @@ static void low_pid(Checkpoint *c) {
   first(c)->pstree->pid = 300;
 }
 
-static void netlink(Checkpoint *c) {
-  checkpoint_add_file(c, file_make(2, FD_TYPES__NETLINKSK));
+static void packet(Checkpoint *c) {
+  checkpoint_add_file(c, file_make(2, FD_TYPES__PACKETSK));
 }
 
 static void terminal(Checkpoint *c) {
@@ -193,7 +193,7 @@ static const struct {
     {nicer, NULL},
     {less_nice, "niceness -1"},
     {low_pid, "process id below 301"},
-    {netlink, "of type"},
+    {packet, "of type"},
     {terminal, "of type"},
     {memfd_of_root, "belongs to user 0"},
 };

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* inotify watches on a directory and a file, waited for by epoll in a thread, that report what happens after the restore. */
+
+#include "subject.h"
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+
+static int watcher;
+static _Atomic unsigned created, modified;
+
+static void *wait_for_events(void *data) {
+  int epoll = epoll_create1(EPOLL_CLOEXEC);
+  struct epoll_event event = {.events = EPOLLIN};
+  check_call(epoll >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, watcher, &event) == 0);
+  for (;;) {
+    _Alignas(struct inotify_event) char buffer[4096];
+    if (epoll_wait(epoll, &event, 1, -1) != 1)
+      continue;
+    ssize_t n = read(watcher, buffer, sizeof buffer);
+    for (ssize_t at = 0; at + (ssize_t)sizeof(struct inotify_event) <= n;) {
+      const struct inotify_event *e = (const struct inotify_event *)(const void *)(buffer + at);
+      created += e->wd == 1 && (e->mask & IN_CREATE) && e->len && strcmp(e->name, "new") == 0;
+      modified += e->wd == 3 && (e->mask & IN_MODIFY) && !e->len;
+      at += (ssize_t)sizeof *e + (ssize_t)e->len;
+    }
+  }
+  return data;
+}
+
+static int open_in(const char *directory, const char *name) {
+  char path[4300];
+  (void)snprintf(path, sizeof path, "%s/%s", directory, name);
+  return open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+}
+
+int main(int argc, char **argv) {
+  char directory[4200], path[4300];
+  pthread_t thread;
+  subject_begin(argc, argv);
+  (void)snprintf(directory, sizeof directory, "%s.dir", subject_base);
+  check_call(mkdir(directory, 0700) == 0);
+  int file = open_in(directory, "file");
+  (void)snprintf(path, sizeof path, "%s/file", directory);
+  watcher = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+  check_call(file >= 0 && watcher >= 0);
+  check_call(inotify_add_watch(watcher, directory, IN_CREATE) == 1 && inotify_add_watch(watcher, "/", IN_MOVE_SELF) == 2);
+  check_call(inotify_rm_watch(watcher, 2) == 0 && inotify_add_watch(watcher, path, IN_MODIFY) == 3);
+  check_call(pthread_create(&thread, NULL, wait_for_events, NULL) == 0);
+  subject_tick();
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  check(!created && !modified, "there were events that nobody caused");
+  int made = open_in(directory, "new");
+  check_call(made >= 0 && write(file, "x", 1) == 1);
+  for (int i = 0; i < 400 && !(created && modified); i++)
+    subject_tick();
+  check(created == 1 && modified == 1, "%u files made, %u modified", created, modified);
+  return subject_pass();
+}
