@@ -72,6 +72,7 @@ struct PluginSet {
   GPtrArray *plugins; /* Plugin, in the order of questions */
   int images_fd;      /* a duplicate for plugins, -1 */
   guint64 memory_ids;
+  guint64 record_bytes; /* kept in this job */
 };
 
 /* --- directory.c --- */

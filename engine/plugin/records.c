@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define RECORDS_MAX (32ull << 20) /* of all plugins: checkpoint.img has to be read again, at once */
+
 static char *copy_text(const char *text) {
   return text ? strdup(text) : NULL;
 }
@@ -128,6 +130,9 @@ int records_add(Plugin *p, guint64 id, const void *data, size_t size) {
     return -E2BIG;
   if (size && !data)
     return -EFAULT;
+  if (p->set->record_bytes + size > RECORDS_MAX)
+    return -EDQUOT;
+  p->set->record_bytes += size;
   job_add_bytes(p->set->job, size);
   if (!id) {
     g_ptr_array_add(p->records, g_bytes_new(data, size));

@@ -114,8 +114,8 @@ struct checkpoint_host {
 
   /* Records: bytes (by convention a protobuf message) that the engine keeps in the checkpoint, for an object by its id,
    * or for the plugin itself with id 0. Those of an object that is not taken in the end are dropped. */
-  /* Dump. Adds one, of at most CHECKPOINT_RECORD_MAX bytes. -E2BIG, -EROFS (in a restore), -ENOENT (no object of
-   * this plugin has the id). */
+  /* Dump. Adds one, of at most CHECKPOINT_RECORD_MAX bytes, and 32 MiB in a checkpoint. -E2BIG, -EDQUOT, -EROFS (in a
+   * restore), -ENOENT (no object of this plugin has the id). */
   int (*record_add)(const struct checkpoint_host *host, uint64_t id, const void *data, size_t size);
   /* Restore. The record number @index (from 0 on), lent until fini. -ENOENT behind the last one. */
   int (*record_get)(

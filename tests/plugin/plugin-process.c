@@ -146,7 +146,19 @@ static void misbehave(const PluginRequest *q) {
   m.has_status = true;
   static const char *const names[] = {"", "INIT", "FINI", "BEGIN", "END", "DUMP", "RESTORE"};
   const char *name = (unsigned)q->operation < 7 ? names[q->operation] : "";
-  switch (*name ? test_answer(name, 0) : 0) {
+  int trick = *name ? test_answer(name, 0) : 0;
+  if (trick >= 100) { /* packets of random bytes, half of them with a good beginning */
+    srand((unsigned)trick);
+    for (int i = 0; i < 20; i++) {
+      size_t size = (size_t)rand() % 300;
+      for (size_t k = 0; k < size; k++)
+        packet[k] = (char)rand();
+      if (rand() % 2 && size > 2)
+        packet[0] = 0x08, packet[1] = (char)q->serial;
+      reply_bytes(packet, size, rand() % 4 ? -1 : 0);
+    }
+  }
+  switch (trick) {
   case 1: /* no message */
     reply_bytes("\xff\xff\xff\xffgarbage", 11, -1);
     break;
