@@ -374,9 +374,10 @@ static void plugin_end(Plugin *p, int result) {
   PluginCall call = {.callback = PLUGIN_CALL_FINI, .result = result, .fd = -1};
   g_autoptr(GError) error = NULL;
   int answer = 0;
-  if (p->begun && !ask(p, &call, &answer, &error))
+  bool begun = p->begun;
+  if (begun && !ask(p, &call, &answer, &error))
     plugin_log(p, 3, error->message);
-  if (p->begun && answer < 0 && answer != -ENOTSUP)
+  if (begun && answer < 0 && answer != -ENOTSUP)
     plugin_log(p, 4, p->trouble ? p->trouble : g_strerror(-answer));
   p->begun = false;
   descriptors_close_leaks(p);

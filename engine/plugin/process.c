@@ -342,9 +342,11 @@ static int process_call(Plugin *p, PluginCall *call) {
   if (x->fd < 0)
     return -EPIPE;
   r = exchange(p, call);
-  if (r < 0 && is_broken(p, r))
+  if (r < 0 && is_broken(p, r)) {
     program_end(p, r == -EPIPE ? GOODBYE_USEC / 4 : 0);
-  else if (call->callback == PLUGIN_CALL_FINI)
+    p->begun = false; /* there is nobody to say goodbye to */
+  }
+  if (call->callback == PLUGIN_CALL_FINI)
     program_end(p, GOODBYE_USEC);
   if (call->callback == PLUGIN_CALL_FINI && r >= 0)
     g_clear_pointer(&p->trouble, g_free);
