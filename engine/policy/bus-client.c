@@ -10,7 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define PATIENCE_MSEC 5000
+/* Of one whole conversation: who plays a bus must not keep the tree frozen. */
+#define PATIENCE_USEC (5 * G_USEC_PER_SEC)
 /* Not one that a client uses soon: its own count goes on where it was. */
 #define FIRST_SERIAL 0xf0000000u
 #define NAME_TAKEN_OVER 1 /* DBUS_REQUEST_NAME_REPLY_PRIMARY_OWNER */
@@ -18,9 +19,13 @@
 #define LINE_MAX_ 512
 #define STATS "org.freedesktop.DBus.Debug.Stats"
 
+/* Where only root may ask for match rules. Nowhere else does the engine show that it is root. */
+static const char *const system_buses[] = {"/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket", NULL};
+
 typedef struct Talk {
   int fd;
   guint32 serial;
+  gint64 deadline;
 } Talk;
 
 static bool failed(GError **error, const char *what) {
@@ -29,20 +34,26 @@ static bool failed(GError **error, const char *what) {
 
 /* --- bytes --- */
 
-static bool wait_for(int fd, short events, GError **error) {
-  struct pollfd p = {.fd = fd, .events = events};
-  int n = poll(&p, 1, PATIENCE_MSEC);
+static bool wait_for(const Talk *t, short events, GError **error) {
+  struct pollfd p = {.fd = t->fd, .events = events};
+  gint64 left = t->deadline - g_get_monotonic_time();
+  int n = left > 0 ? poll(&p, 1, (int)(left / 1000) + 1) : 0;
   if (n == 0)
     errno = ETIMEDOUT;
-  return n > 0 || failed(error, "The bus does not answer");
+  return n > 0 || (n < 0 && errno == EINTR) || failed(error, "The bus does not answer");
 }
 
-static bool send_all(int fd, const void *data, gsize size, GError **error) {
+static bool in_time(const Talk *t, GError **error) {
+  return g_get_monotonic_time() < t->deadline ||
+         engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The bus talks about other things");
+}
+
+static bool send_all(const Talk *t, const void *data, gsize size, GError **error) {
   for (gsize done = 0; done < size;) {
-    ssize_t n = send(fd, (const char *)data + done, size - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t n = send(t->fd, (const char *)data + done, size - done, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN && errno != EINTR)
       return failed(error, "Cannot write to the bus");
-    if (n < 0 && !wait_for(fd, POLLOUT, error))
+    if (n < 0 && !wait_for(t, POLLOUT, error))
       return false;
     done += n > 0 ? (gsize)n : 0;
   }
@@ -50,14 +61,14 @@ static bool send_all(int fd, const void *data, gsize size, GError **error) {
 }
 
 /* Exactly so much: what comes behind it is the client's. */
-static bool receive_all(int fd, guint8 *data, gsize size, GError **error) {
+static bool receive_all(const Talk *t, guint8 *data, gsize size, GError **error) {
   for (gsize done = 0; done < size;) {
-    ssize_t n = recv(fd, data + done, size - done, MSG_DONTWAIT);
+    ssize_t n = recv(t->fd, data + done, size - done, MSG_DONTWAIT);
     if (n == 0)
       return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The bus closes the connection");
     if (n < 0 && errno != EAGAIN && errno != EINTR)
       return failed(error, "Cannot read from the bus");
-    if (n < 0 && !wait_for(fd, POLLIN, error))
+    if (n < 0 && !wait_for(t, POLLIN, error))
       return false;
     done += n > 0 ? (gsize)n : 0;
   }
@@ -65,9 +76,9 @@ static bool receive_all(int fd, guint8 *data, gsize size, GError **error) {
 }
 
 /* A line of the authentication, without its end. */
-static bool receive_line(int fd, char line[LINE_MAX_], GError **error) {
+static bool receive_line(const Talk *t, char line[LINE_MAX_], GError **error) {
   for (gsize n = 0; n + 1 < LINE_MAX_; n++) {
-    if (!receive_all(fd, (guint8 *)line + n, 1, error))
+    if (!receive_all(t, (guint8 *)line + n, 1, error))
       return false;
     line[n + 1] = '\0';
     if (n && line[n] == '\n' && line[n - 1] == '\r') {
@@ -78,20 +89,20 @@ static bool receive_line(int fd, char line[LINE_MAX_], GError **error) {
   return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The bus answers with an endless line");
 }
 
-static bool authenticate(int fd, uid_t uid, GError **error) {
+static bool authenticate(const Talk *t, uid_t uid, GError **error) {
   g_autofree char *number = g_strdup_printf("%u", uid);
   g_autoptr(GString) hello = g_string_new_len("\0AUTH EXTERNAL ", 15);
   char line[LINE_MAX_];
   for (const char *p = number; *p; p++)
     g_string_append_printf(hello, "%02x", (guint)*p);
   g_string_append(hello, "\r\n");
-  if (!send_all(fd, hello->str, hello->len, error) || !receive_line(fd, line, error))
+  if (!send_all(t, hello->str, hello->len, error) || !receive_line(t, line, error))
     return false;
   if (!g_str_has_prefix(line, "OK"))
     return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The bus does not accept user %u: %s", uid, line);
   static const char negotiate[] = "NEGOTIATE_UNIX_FD\r\n", begin[] = "BEGIN\r\n";
-  return send_all(fd, negotiate, sizeof negotiate - 1, error) && receive_line(fd, line, error) &&
-         send_all(fd, begin, sizeof begin - 1, error);
+  return send_all(t, negotiate, sizeof negotiate - 1, error) && receive_line(t, line, error) &&
+         send_all(t, begin, sizeof begin - 1, error);
 }
 
 /* --- calls --- */
@@ -102,19 +113,19 @@ static bool refuse_call(Talk *t, const BusMessage *m, GError **error) {
     return true;
   g_autoptr(GByteArray) answer =
       bus_error_new(++t->serial, m->serial, m->sender, "org.freedesktop.DBus.Error.NoReply");
-  return send_all(t->fd, answer->data, answer->len, error);
+  return send_all(t, answer->data, answer->len, error);
 }
 
 static GBytes *receive_message(Talk *t, BusMessage *ret, GError **error) {
   guint8 header[BUS_HEADER];
-  if (!receive_all(t->fd, header, sizeof header, error))
+  if (!receive_all(t, header, sizeof header, error))
     return NULL;
   gsize size = bus_message_size(header);
   guint8 *data = size ? g_malloc(size) : NULL;
   g_autoptr(GBytes) bytes = g_bytes_new_take(data, size);
   if (data)
     memcpy(data, header, sizeof header);
-  if (!data || !receive_all(t->fd, data + sizeof header, size - sizeof header, data ? error : NULL) ||
+  if (!data || !receive_all(t, data + sizeof header, size - sizeof header, data ? error : NULL) ||
       !bus_message_parse(data, size, ret)) {
     if (error && !*error)
       engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The bus sends something that is no message");
@@ -128,7 +139,7 @@ static GBytes *call(Talk *t, const char *interface, const char *member, const ch
     GError **error) {
   guint32 serial = ++t->serial;
   g_autoptr(GByteArray) message = bus_call_new(serial, 0, interface, member, text, number);
-  if (!send_all(t->fd, message->data, message->len, error))
+  if (!send_all(t, message->data, message->len, error))
     return NULL;
   for (;;) {
     g_autoptr(GBytes) bytes = receive_message(t, ret, error);
@@ -140,7 +151,7 @@ static GBytes *call(Talk *t, const char *interface, const char *member, const ch
       engine_fail(error, ENGINE_ERROR_CODE__FAILED, "%s(%s): %s", member, text ? text : "", ret->error ? ret->error : "?");
       return NULL;
     }
-    if (!refuse_call(t, ret, error))
+    if (!in_time(t, error) || !refuse_call(t, ret, error))
       return NULL;
   }
 }
@@ -174,9 +185,8 @@ static int connect_as(const guint8 *name, gsize size, uid_t uid, gid_t gid, GErr
 
 static bool talk_begin(Talk *t, const guint8 *name, gsize size, uid_t uid, gid_t gid, GError **error) {
   BusMessage m;
-  t->serial = 0;
-  t->fd = connect_as(name, size, uid, gid, error);
-  if (t->fd < 0 || !authenticate(t->fd, uid, error))
+  *t = (Talk){.fd = connect_as(name, size, uid, gid, error), .deadline = g_get_monotonic_time() + PATIENCE_USEC};
+  if (t->fd < 0 || !authenticate(t, uid, error))
     return false;
   g_autoptr(GBytes) bytes = call(t, NULL, "Hello", NULL, -1, &m, error);
   return bytes;
@@ -241,13 +251,18 @@ static void learn_names(Talk *t, const GStrv names, CkptBus *bus) {
   bus->queued_names = steal_list(queued, &bus->n_queued_names);
 }
 
+static bool is_system_bus(const ExternalObject *o) {
+  g_autofree char *address = g_strndup((const char *)o->sock.peer_name, o->sock.peer_name_size);
+  return g_strv_contains(system_buses, address);
+}
+
 /* Only some may ask for it: on a session bus its user, on the system bus root. */
 static bool learn_matches(Talk *t, const ExternalObject *o, CkptBus *bus, char **ret_why) {
   BusMessage m;
   g_autoptr(GError) error = NULL;
   g_auto(Talk) root = {.fd = -1};
   g_autoptr(GBytes) bytes = call(t, STATS, "GetAllMatchRules", NULL, -1, &m, NULL);
-  if (!bytes && talk_begin(&root, o->sock.peer_name, o->sock.peer_name_size, geteuid(), getegid(), &error))
+  if (!bytes && is_system_bus(o) && talk_begin(&root, o->sock.peer_name, o->sock.peer_name_size, geteuid(), getegid(), &error))
     bytes = call(&root, STATS, "GetAllMatchRules", NULL, -1, &m, &error);
   g_auto(GStrv) rules = bytes ? bus_read_texts_of(&m, bus->unique_name) : NULL;
   if (!rules) {
@@ -340,16 +355,16 @@ static bool add_matches(Talk *t, const CkptBus *bus, GError **error) {
   for (size_t i = 0; i < bus->n_match_rules; i++) {
     g_autoptr(GByteArray) message =
         bus_call_new(++t->serial, BUS_NO_REPLY, NULL, "AddMatch", bus->match_rules[i], -1);
-    if (!send_all(t->fd, message->data, message->len, error))
+    if (!send_all(t, message->data, message->len, error))
       return false;
   }
   return true;
 }
 
 bool bus_client_return(const CkptBus *bus, int fd, GError **error) {
-  Talk t = {.fd = fd, .serial = FIRST_SERIAL};
+  Talk t = {.fd = fd, .serial = FIRST_SERIAL, .deadline = g_get_monotonic_time() + PATIENCE_USEC};
   BusMessage m;
-  if (!authenticate(fd, bus->uid, error))
+  if (!authenticate(&t, bus->uid, error))
     return false;
   g_autoptr(GBytes) hello = call(&t, NULL, "Hello", NULL, -1, &m, error);
   if (!hello)

@@ -3,6 +3,7 @@
 """Clients of a message bus that is outside: libdbus, GDBus and sd-bus go on with a connection that was made for them."""
 import os
 import subprocess
+import threading
 import time
 
 from outside import Application, Case, PYTHON, alive, read, run, wait_until
@@ -168,6 +169,30 @@ class Clients(Case):
         time.sleep(0.5)
         self.assertTrue(alive(app.pid))
         self.assertIn("failed", bus.owner())
+
+    def test_who_plays_a_bus_is_not_waited_for(self):
+        """A server that is no bus, and drips nonsense: the dump goes on, and the connection is closed."""
+        server = self.server(self.path("bus"), greeting=b"", answers=False)
+        app = self.application(f"""
+s = socket.socket(socket.AF_UNIX)
+s.connect({server.path!r})
+serve(receive=lambda: repr(s.recv(10)))
+""")
+        def drip():
+            while not server.ends:
+                for connection in server.connections[1:]:
+                    try:
+                        connection.send(b"x")
+                    except OSError:
+                        pass
+                time.sleep(0.3)
+        threading.Thread(target=drip, daemon=True).start()
+        started = time.monotonic()
+        app.dump("--external", f"unix:path={server.path} action=dbus")
+        self.assertLess(time.monotonic() - started, 20)
+        self.assertIn("the bus cannot be asked about it", self.explain_log(app))
+        app.restore()
+        self.assertEqual(app.ask("receive"), "b''")
 
     def test_the_bus_is_gone(self):
         bus = Bus(self, "bus")
