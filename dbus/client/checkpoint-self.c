@@ -37,6 +37,20 @@ static int append_flag(sd_bus_message *call, const char *name, bool value) {
   return value ? sd_bus_message_append(call, "{sv}", name, "b", 1) : 0;
 }
 
+static int append_rules(sd_bus_message *call, const char *const *rules) {
+  int r = sd_bus_message_open_container(call, 'e', "sv");
+
+  if (r >= 0)
+    r = sd_bus_message_append(call, "s", "external");
+  if (r >= 0)
+    r = sd_bus_message_open_container(call, 'v', "as");
+  if (r >= 0)
+    r = sd_bus_message_append_strv(call, (char **)rules);
+  if (r >= 0)
+    r = sd_bus_message_close_container(call);
+  return r < 0 ? r : sd_bus_message_close_container(call);
+}
+
 static int append_options(sd_bus_message *call, const checkpoint_options *o, int connection) {
   int r = sd_bus_message_open_container(call, 'a', "{sv}");
 
@@ -52,6 +66,8 @@ static int append_options(sd_bus_message *call, const checkpoint_options *o, int
     r = append_flag(call, "any-target", o->flags & CHECKPOINT_ANY_TARGET);
   if (r >= 0)
     r = append_flag(call, "shell-job", o->flags & CHECKPOINT_SHELL_JOB);
+  if (r >= 0 && o->external)
+    r = append_rules(call, o->external);
   if (r >= 0 && o->timeout_usec)
     r = sd_bus_message_append(call, "{sv}", "timeout", "t", o->timeout_usec);
   return r < 0 ? r : sd_bus_message_close_container(call);

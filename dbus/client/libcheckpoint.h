@@ -49,6 +49,8 @@ typedef struct checkpoint_options {
   unsigned reserved;
   uint64_t timeout_usec;  /* freezing and looking at the application may take this long; 0: the service's own */
   const char *bus;        /* address of the bus; NULL: the system bus */
+  const char *const *external; /* rules about what leads out of the application, checkpoint-external(5); NULL-terminated, or
+                                  NULL: those of the system only */
   checkpoint_hooks hooks; /* of this call */
 } checkpoint_options;
 

@@ -327,9 +327,25 @@ static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_g
                                                      : open_path(reg, record, &answer, (guint32)flags, error);
 }
 
+/* What untrusted.c saw of a path is its name; links lead elsewhere. Below /proc are processes, and /proc/self is us. */
+static bool check_untrusted(const Restorer *r, const RegFileEntry *reg, int fd, GError **error) {
+  struct statfs fs;
+  struct stat st;
+  if (!job_options(restorer_job(r))->untrusted_images)
+    return true;
+  if (fstatfs(fd, &fs) < 0 || fstat(fd, &st) < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
+  const char *what = fs.f_type == PROC_SUPER_MAGIC                                             ? "a process"
+                     : (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) && !is_plain_device(&st) ? "a device"
+                                                                                               : NULL;
+  return !what || engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
+                      "The images ask for more than you may have: %s is not a file but %s", reg->name, what);
+}
+
 int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **error) {
   bool given;
-  return open_reg(r, reg, flags, &given, error);
+  _cleanup_fd_ int fd = open_reg(r, reg, flags, &given, error);
+  return fd >= 0 && (given || check_untrusted(r, reg, fd, error)) ? fd_take(&fd) : -1;
 }
 
 /* What open(2) did not take. */
@@ -352,7 +368,7 @@ static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
   }
   bool given;
   _cleanup_fd_ int fd = open_reg(r, reg, (int)reg->flags, &given, error);
-  return fd >= 0 && (given || reg_finish(reg, fd, error)) ? fd_take(&fd) : -1;
+  return fd >= 0 && (given || (check_untrusted(r, reg, fd, error) && reg_finish(reg, fd, error))) ? fd_take(&fd) : -1;
 }
 
 static const FownEntry *reg_fown(const FileEntry *entry) {

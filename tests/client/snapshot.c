@@ -2,7 +2,8 @@
 /* snapshot NAME|@DIRECTORY FILE [OPTION…]: checkpoints itself and writes into FILE what came of it, a line "RESULT
  * CALLS MESSAGE" for each return of checkpoint_self() (CALLS: the hooks that ran, as letters). Options: end, thread
  * (from a thread, with others at work), child PROGRAM (has a child of that program), replace, refuse (its pre-dump hook
- * does), size (with options of another version). It waits afterwards, if it is not an error. */
+ * does), size (with options of another version), bus RULE (has a
+ * connection to the bus of its own; RULE says what about it). It waits afterwards, if it is not an error. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include <systemd/sd-bus.h>
 
 #include "libcheckpoint.h"
 
@@ -60,6 +63,17 @@ static void *snapshot(void *userdata) {
   return NULL;
 }
 
+static void connect_to_bus(const char *rule) {
+  static const char *rules[2];
+  sd_bus *bus = NULL;
+
+  if (sd_bus_open_system(&bus) < 0)
+    exit(3);
+  if (*rule)
+    options.external = rules;
+  rules[0] = rule;
+}
+
 static void take_option(char **argv, int *i) {
   if (strcmp(argv[*i], "end") == 0)
     options.flags |= CHECKPOINT_END;
@@ -70,6 +84,8 @@ static void take_option(char **argv, int *i) {
   refuses |= strcmp(argv[*i], "refuse") == 0;
   if (strcmp(argv[*i], "size") == 0)
     options.size--;
+  if (strcmp(argv[*i], "bus") == 0)
+    connect_to_bus(argv[++*i]);
   if (strcmp(argv[*i], "child") == 0) {
     (*i)++;
     if (fork() == 0) {

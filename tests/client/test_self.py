@@ -66,6 +66,17 @@ class SelfDump(Client):
         self.assertEqual(self.lines(process, 2)[1], "1 pr ")
         self.assertEqual(tree_of(process.pid), tree)
 
+    def test_connection_of_its_own(self):
+        """Without a rule it is in the way; with one the restored process finds it closed."""
+        process = self.snapshot("bus", "bus", "")
+        self.assertRegex(self.lines(process, 1)[0], r"^-95 pd .*unix stream socket.*outside the tree")
+        address = os.environ["DBUS_SYSTEM_BUS_ADDRESS"].removeprefix("unix:path=")
+        process = self.snapshot("bus", "bus", f"unix:path={address} action=close")
+        self.assertEqual(self.lines(process, 1), ["0 pd "])
+        self.end(process.pid)
+        self.assertEqual(self.works("Restore", "bus", {}), process.pid)
+        self.assertEqual(self.lines(process, 2), ["0 pd ", "1 pr "])
+
     def test_privileged_child_is_refused(self):
         """A child that runs as root, made by a set-user-id program: its memory was never the caller's to read."""
         sleeper = os.path.join(self.folder("bin", mode=0o755), "rootsleep")

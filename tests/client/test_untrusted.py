@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Images of a caller are its word: forged ones."""
+import glob
+
 from client_case import *
 
 def core(change):
@@ -30,10 +32,20 @@ def log_file(change):
     return "files.img", find
 
 
-def another_file(entry, path, flags):
-    entry["reg"].update(name=path, flags=flags)
-    for key in ("size", "mode"):
+def another_file(entry, path, flags, mode=None):
+    entry["reg"].update(name=path.format(home=home), flags=flags)
+    for key in ("size", "mode", "build_id"):
         entry["reg"].pop(key, None)
+    if mode:
+        entry["reg"]["mode"] = mode
+
+
+def program(path):
+    """Another file in place of what the process executes, but not of what it maps."""
+    def change(entries):
+        entries.append({"type": "REG", "id": 7777, "reg": {"id": 7777, "flags": 0, "pos": 0, "name": path.format(home=home),
+                        "fown": {"uid": 0, "euid": 0, "signum": 0, "pid_type": 0, "pid": 0}}})
+    return "files.img", change
 
 
 def limit(i, value):
@@ -108,9 +120,16 @@ SMUGGLED = {
                         "in the name of user 0"),
     # what the kernel says no to, because by then the engine is the caller
     "a secret file": (log_file(lambda e: another_file(e, "/etc/shadow", 0)), "Permission denied"),
+    "somebody's memory by a link": (log_file(lambda e: another_file(e, "{home}/memory", 2)), "not a file but a process"),
+    "a device by a link": (log_file(lambda e: another_file(e, "{home}/device", 2, 0o20666)), "is a device|but a device"),
+    "a program of root's alone": (program("{home}/../bin/secret"), "Permission denied"),
+    "a program that is none": (program("{home}/../bin/text"), "Permission denied|EACCES"),
+    "a deleted file of root's": (("ghost-file-*.img", lambda entries: entries[0].update(uid=0)), "Cannot set owner"),
     "a file to write": (log_file(lambda e: another_file(e, "/etc/passwd", 2)), "Permission denied"),
 }
-BY_THE_KERNEL = ("a secret file", "a file to write", "a way around that")
+BY_THE_KERNEL = ("a secret file", "a file to write", "a way around that", "a device by a link", "a program of root's alone",
+                 "a program that is none", "a deleted file of root's")
+home = "" # of the application that was dumped
 
 
 class Untrusted(Client):
@@ -118,7 +137,15 @@ class Untrusted(Client):
 
     def setUp(self):
         super().setUp()
-        self.home = self.folder("home", NOBODY)
+        global home
+        home = self.home = self.folder("home", NOBODY)
+        os.symlink("/proc/self/mem", home + "/memory")
+        os.symlink("/dev/ptmx", home + "/device")
+        programs = self.folder("bin", mode=0o755)
+        shutil.copy("/bin/true", programs + "/secret")
+        os.chmod(programs + "/secret", 0o700)
+        with open(programs + "/text", "w", encoding="ascii") as f:
+            f.write("not a program")
         process = self.start("/usr/bin/python3", os.path.join(HERE, "wardrobe.py"), self.home, uid=NOBODY)
         wait_for(lambda: os.path.exists(self.home + "/ready"), "the application")
         self.images = self.folder("images", NOBODY)
@@ -129,7 +156,7 @@ class Untrusted(Client):
         os.unlink(self.images + "/checkpoint.img")
 
     def edit(self, folder, name, change):
-        path = os.path.join(folder, name.format(pid=self.pid))
+        path = glob.glob(os.path.join(folder, name.format(pid=self.pid)))[0]
         text = subprocess.run(["crit", "decode", "-i", path], capture_output=True, text=True, check=True).stdout
         image = json.loads(text)
         change(image["entries"])
@@ -165,6 +192,8 @@ class Untrusted(Client):
         for n, (what, ((name, change), says)) in enumerate(SMUGGLED.items()):
             with self.subTest(what):
                 folder = self.forge(n, name, change)
+                if what.startswith("a program"):
+                    self.edit(folder, "mm-{pid}.img", lambda entries: entries[0].update(exe_file_id=7777))
                 if what == "a low process id":
                     self.edit(folder, "pstree.img", lambda entries: entries[0].update(pid=200, pgid=200, sid=200, threads=[200]))
                     for old in os.listdir(folder):
