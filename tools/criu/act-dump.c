@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "act.h"
 #include "dump.h"
+#include "image.h"
+#include "net-lock.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,11 +24,21 @@ static bool remove_image(int dir_fd, const char *name, GError **error) {
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot remove %s of an older checkpoint", name);
 }
 
+/* What locks the network for the older one would do so for ever. */
+static void unlock_older(int images_fd) {
+  g_autoptr(Checkpoint) older = image_load(images_fd, NULL);
+  const char *lock = older && older->network ? older->network->lock : NULL;
+  if (lock && net_lock_name_is_ours(lock))
+    (void)net_lock_remove(lock, NULL);
+}
+
 static bool remove_older_checkpoint(int images_fd, GError **error) {
   int fd = openat(images_fd, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
   DIR *dir = fd < 0 ? NULL : fdopendir(fd);
   if (!dir)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot list the images directory");
+  if (faccessat(images_fd, "inventory.img", F_OK, 0) == 0)
+    unlock_older(images_fd);
   bool ok = remove_image(images_fd, "inventory.img", error);
   for (struct dirent *entry = ok ? readdir(dir) : NULL; ok && entry; entry = readdir(dir))
     if (g_regex_match_simple(IMAGE_NAMES, entry->d_name, G_REGEX_DOLLAR_ENDONLY, 0))
