@@ -328,8 +328,7 @@ static guint32 take_status(int master) {
   return status;
 }
 
-/* (the speeds in there mean nothing) */
-static bool has_locks(const struct termios2 *locks) {
+bool tty_has_locks(const struct termios2 *locks) {
   static const cc_t none[NCCS];
   return locks->c_iflag || locks->c_oflag || locks->c_cflag || locks->c_lflag || locks->c_line ||
          memcmp(locks->c_cc, none, sizeof none) != 0;
@@ -342,7 +341,7 @@ static int look(int master, int peer, TtyContent *c) {
     return -errno;
   (void)ioctl(master, TIOCGPKT, &packet);
   (void)ioctl(peer, TIOCGLCKTRMIOS, &locks);
-  if (has_locks(&locks))
+  if (tty_has_locks(&locks))
     (void)ioctl(peer, TIOCSLCKTRMIOS, &unlocked);
   if (packet) {
     c->status = take_status(master);
@@ -358,7 +357,7 @@ static int look(int master, int peer, TtyContent *c) {
   int e = 0;
   if (input || c->n_out || c->stopped || packet)
     e = tty_content_put(master, peer, &t, packet, c);
-  if (has_locks(&locks))
+  if (tty_has_locks(&locks))
     (void)ioctl(peer, TIOCSLCKTRMIOS, &locks);
   return e ? e : all ? 0 : -E2BIG;
 }

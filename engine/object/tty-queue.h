@@ -26,6 +26,8 @@ typedef struct TtyContent {
   guint8 out[TTY_BYTES_MAX], in[TTY_BYTES_MAX];
 } TtyContent;
 
+/* Whether any setting is locked (TIOCGLCKTRMIOS); the speeds in there mean nothing. */
+bool tty_has_locks(const struct termios2 *locks);
 /* A new description of the slave side of @master (TIOCGPTPEER), CLOEXEC, whatever its lock says; -1 with errno. Never
  * makes it a controlling terminal. */
 int tty_open_peer(int master, int flags);

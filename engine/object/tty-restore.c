@@ -491,7 +491,7 @@ static bool settle_locks(const BackPty *pty, GError **error) {
   int locked = pty->master && pty->master->locked;
   if (info->termios_locked) {
     struct termios2 t = termios_of(info->termios_locked);
-    if (ioctl(pty->fd, TIOCSLCKTRMIOS, &t) < 0)
+    if (tty_has_locks(&t) && ioctl(pty->fd, TIOCSLCKTRMIOS, &t) < 0)
       return fail_settle(pty, errno, error);
   }
   if ((pty->master && pty->master->exclusive && ioctl(pty->fd, TIOCEXCL) < 0) ||

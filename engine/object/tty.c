@@ -352,6 +352,9 @@ static void add_pty(Collector *c, Pty *pty) {
   if (pty->content)
     add_content(checkpoint, extra, pty->content);
   g_ptr_array_add(checkpoint->ttys, extra);
+  collector_drop_local(c, pty->master);
+  collector_drop_local(c, pty->slave);
+  collector_drop_local(c, pty->current);
 }
 
 /* --- what is outside --- */
