@@ -194,6 +194,9 @@ int restorer_images_fd(const Restorer *r);
 /* The description behind a file id, opened at need, in the engine; borrowed; -1 with error. For kinds that refer to
  * other files (epoll targets, a FIFO's path, memfd mappings). */
 int restorer_fd_of(Restorer *r, guint32 file_id, GError **error);
+/* The late descriptor of a file id, made at the first call, borrowed; -1 without error for kinds that have none, -1 with
+ * error. */
+int restorer_late_fd(Restorer *r, guint32 file_id, GError **error);
 /* The first task that has a description, NULL if none has. */
 const Task *restorer_holder_of(Restorer *r, guint32 file_id);
 /* A place for groups: maps (kind, key) to a descriptor that the restorer owns and closes at the end. get: -1 if there
@@ -226,6 +229,10 @@ typedef struct ObjectOps {
   void (*end)(Collector *c, bool killed);
   /* A new descriptor (CLOEXEC, any number), owned by the caller; -1 with error. */
   int (*open)(Restorer *r, const FileEntry *entry, GError **error);
+  /* May be NULL. Whether `open` gives a place holder only, and the real one can be made when all tasks exist: by open_late,
+   * once, in the engine; every holder fetches it before `program` runs. */
+  bool (*is_late)(const FileEntry *entry);
+  int (*open_late)(Restorer *r, const FileEntry *entry, GError **error);
   /* May be NULL. Runs once per description, for its first holder: @fd is its final number there. */
   bool (*program)(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error);
   /* May be NULL. restorer_release(). */

@@ -12,6 +12,7 @@ static const ObjectOps *const registry[] = {
     &timerfd_ops,
     &signalfd_ops,
     &inotify_ops,
+    &pidfd_ops,
     &unix_ops,
     &inet_ops,
     &netlink_ops,

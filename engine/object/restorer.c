@@ -231,6 +231,20 @@ int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **er
   return opened;
 }
 
+int restorer_late_fd(Restorer *r, guint32 file_id, GError **error) {
+  const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
+  const ObjectOps *ops = entry ? object_of_type(entry->type) : NULL;
+  if (!ops || !ops->is_late || !ops->is_late(entry))
+    return -1;
+  int known = restorer_shared_get(r, entry->type, file_id);
+  if (known >= 0)
+    return known;
+  int fd = ops->open_late(r, entry, error);
+  if (fd >= 0)
+    restorer_shared_put(r, entry->type, file_id, fd);
+  return fd;
+}
+
 bool restorer_finish(Restorer *r, GError **error) {
   return memfd_finish(r, error);
 }

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 /* A parallel assignment: a move may only be made when nobody still has to move away from its goal. Cycles are opened by a
  * temporary number above all others. */
@@ -190,6 +191,25 @@ static bool build_bound(Restore *r, PlanTask *t, Program *p, GError **error) {
   return true;
 }
 
+/* What could only be made when all tasks were there lies in this process; the task, which has every right as yet, takes a
+ * copy in place of the place holder. */
+static bool fetch_late(Restore *r, const FdinfoEntry *fd, Program *p, GError **error) {
+  GError *failure = NULL;
+  int late = r->restorer ? restorer_late_fd(r->restorer, fd->id, &failure) : -1;
+  if (failure) {
+    g_propagate_error(error, failure);
+    return false;
+  }
+  if (late < 0)
+    return true;
+  size_t engine = PROGRAM_CALL(p, "pidfd_open of the engine", SYS_pidfd_open, ARG(getpid()), ARG(0));
+  size_t copy = PROGRAM_CALL(p, "pidfd_getfd", SYS_pidfd_getfd, ARG_RESULT(engine), ARG(late), ARG(0));
+  PROGRAM_CALL(p, "dup3", SYS_dup3, ARG_RESULT(copy), ARG(fd->fd), ARG(fd->flags & 1 ? O_CLOEXEC : 0));
+  PROGRAM_CALL(p, "close", SYS_close, ARG_RESULT(copy));
+  PROGRAM_CALL(p, "close", SYS_close, ARG_RESULT(engine));
+  return true;
+}
+
 bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
   if (!build_fs(r, t->task, p, error))
     return false;
@@ -203,6 +223,9 @@ bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     g_array_append_val(moves, move);
   }
   files_plan_moves(p, (const FdMove *)(const void *)moves->data, moves->len);
+  for (guint i = 0; i < t->task->fds->len; i++)
+    if (!fetch_late(r, t->task->fds->pdata[i], p, error))
+      return false;
   if (!build_bound(r, t, p, error))
     return false;
   locks_build(r, t, p);

@@ -9,11 +9,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static const char *pidfd_setup(const char *dir) {
-  REQUIRE(case_place((int)syscall(SYS_pidfd_open, getpid(), 0), 10));
-  return NULL;
-}
-
 static const char *uffd_setup(const char *dir) {
   REQUIRE(case_place((int)syscall(SYS_userfaultfd, O_CLOEXEC), 10));
   return NULL;
@@ -68,7 +63,6 @@ static const char *packet_setup(const char *dir) {
 }
 
 const ObjectCase object_cases[] = {
-    {"pidfd", pidfd_setup, .blocked = "fd 10: pidfd: references to processes"},
     {"userfaultfd", uffd_setup, .blocked = "fd 10: userfaultfd: "},
     {"io_uring", ring_setup, .blocked = "fd 10: io_uring: "},
     {"terminal", terminal_setup, .blocked = "fd 10: terminal /dev/pts/"},
