@@ -132,6 +132,10 @@ bool job_poll(Job *job, GError **error) {
   return true;
 }
 
+gint64 job_time_left(const Job *job) {
+  return job->deadline ? MAX(job->deadline - g_get_monotonic_time(), 0) : -1;
+}
+
 void job_commit(Job *job) {
   job->committed = true;
 }

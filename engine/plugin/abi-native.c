@@ -26,6 +26,7 @@ static void host_log(const struct checkpoint_host *host, int priority, const cha
 
 static int host_progress(const struct checkpoint_host *host, uint64_t done, uint64_t total) {
   Plugin *p = host->data;
+  watchdog_start(p);
   plugin_report(p, "progress", 0, "progress", NULL, done, total);
   return job_poll(p->set->job, NULL) ? 0 : -ECANCELED;
 }

@@ -161,7 +161,11 @@ static bool ask(Plugin *p, PluginCall *call, int *ret_answer, GError **error) {
   if (restores)
     call->fd = -1;
   g_clear_pointer(&p->trouble, g_free);
+  if (p->door->in_process)
+    watchdog_start(p);
   *ret_answer = p->door->call(p, call);
+  if (p->door->in_process)
+    watchdog_stop();
   report_call(p, call, *ret_answer);
   if (before && !descriptors_compare(p, before, error))
     return false;

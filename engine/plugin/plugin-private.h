@@ -108,6 +108,12 @@ CkptPluginObject *records_object_new(const Plugin *p, const struct checkpoint_ob
 /* Packs an object; everything in @ret is borrowed from @o. */
 void object_to_image(const struct checkpoint_object *o, PluginObject *ret);
 
+/* --- watchdog.c --- */
+
+/* Ends this process if the plugin does not return in time, or give a sign of life, which starts it again. */
+void watchdog_start(const Plugin *p);
+void watchdog_stop(void);
+
 /* --- descriptors.c --- */
 
 /* What is open in this process, for the comparison before and after a call. */
