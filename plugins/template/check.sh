@@ -1,9 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# check.sh PLUGIN.so: a program with the device open lives through a dump and a restore with the plugin, and cannot be
-# dumped without. As root. CRIU names the drop-in to use.
+# check.sh FILE…: with these in the plugin directory, a program with the device open lives through a dump and a restore,
+# and it cannot be dumped without them. As root. CRIU names the drop-in to use.
 set -eu
-plugin=$1
 criu=${CRIU:-checkpoint-criu}
 dir=$(mktemp -d)
 pid=
@@ -16,7 +15,7 @@ trap finish EXIT
 
 # A directory of our own, as safe as the real one has to be.
 mkdir -m 0755 "$dir/plugins" "$dir/images"
-install -m 0755 "$plugin" "$dir/plugins/"
+install -m 0755 "$@" "$dir/plugins/"
 
 setsid sh -c 'exec 9<>/dev/loop-control; exec sleep 1000' </dev/null >/dev/null 2>&1 &
 pid=$!
