@@ -118,6 +118,21 @@ class Displays(Case):
             shot = self.shot()
             self.assertTrue(wait_until(lambda: self.shot() != shot, 10), "the clock stands still")
 
+    def test_xvfb_run(self):
+        """Debian's script, with an authority file; the tree is the script, the server and the program."""
+        if not shutil.which("xvfb-run") or not shutil.which("xauth"):
+            self.skipTest("there is no xvfb-run or no xauth")
+        authority = self.path("authority")
+        os.environ["XAUTHORITY"] = authority
+        self.addCleanup(os.environ.pop, "XAUTHORITY")
+        app = self.application("", program=["/usr/bin/xvfb-run", "-n", str(self.display), "-f", authority, "-s",
+                                            "-screen 0 320x240x24 -noreset", "xlogo", "-geometry", "200x200+10+10"],
+                               environment={"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"})
+        before = self.drawn()
+        app.dump()
+        app.restore()
+        self.assertEqual(self.shot(), before)
+
     def test_a_display_outside(self):
         server = subprocess.Popen(["Xvfb", f":{self.display}", "-screen", "0", "320x240x24", "-nolisten", "tcp", "-noreset", "-auth",
                                    "/dev/null"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
