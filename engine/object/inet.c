@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* TCP and UDP sockets over IPv4 and IPv6. Those that listen, are bound, or are not connected at all, and connected UDP
- * sockets, are made here; TCP connections are the matter of tcp-dump.c and tcp-restore.c. What is queued in a UDP socket
- * is dropped, as a network may. */
+ * sockets, are made here; TCP connections are the matter of tcp-dump.c and tcp-restore.c. What is queued in a UDP
+ * socket is dropped, as a network may. */
 
 #include "inet.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -168,7 +168,8 @@ static void block_waiting(Collector *c, const FileProbe *probe, const char *from
 static void check_unread(Collector *c, const FileProbe *probe) {
   int unread = 0;
   if (ioctl(probe->local, SIOCINQ, &unread) == 0 && unread > 0)
-    collector_block(c, probe, "TCP connection that has ended", "not all that came in was read", "try again in a moment");
+    collector_block(
+        c, probe, "TCP connection that has ended", "not all that came in was read", "try again in a moment");
 }
 
 static void check_supported(Collector *c, const FileProbe *probe, InetSkEntry *i, guint32 waiting,
@@ -214,6 +215,8 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   collect_ip_options(i, fd, family);
   collect_tcp_options(i, fd);
   check_supported(c, probe, i, waiting, &local, &remote);
+  if (i->type == SOCK_DGRAM)
+    multicast_collect(c, probe, i);
   return true;
 }
 
@@ -353,9 +356,9 @@ static bool open_connection(Restorer *r, const InetSkEntry *i, int fd, GError **
   return sockopts_restore(fd, i->opts, error) && tcp_open(r, i, fd, error) && after_bind(i, fd, error);
 }
 
-static bool open_other(const InetSkEntry *i, int fd, GError **error) {
-  return bind_and_listen(i, fd, error) && connect_udp(i, fd, error) && after_bind(i, fd, error) &&
-         sockopts_restore(fd, i->opts, error);
+static bool open_other(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
+  return multicast_restore(r, i, fd, error) && bind_and_listen(i, fd, error) && connect_udp(i, fd, error) &&
+         after_bind(i, fd, error) && sockopts_restore(fd, i->opts, error);
 }
 
 static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
@@ -374,7 +377,7 @@ static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
   else if (inet_is_connection(i))
     ok = ok && open_connection(r, i, fd, error);
   else
-    ok = ok && open_other(i, fd, error);
+    ok = ok && open_other(r, i, fd, error);
   return ok && restorer_set_flags(fd, i->flags, error) ? fd_take(&fd) : -1;
 }
 

@@ -41,6 +41,13 @@ bool tcp_open(Restorer *r, const InetSkEntry *i, int fd, GError **error);
 /* ObjectOps.release. */
 bool tcp_release(Restorer *r, GError **error);
 
+/* --- multicast.c --- */
+
+/* Notes which multicast groups the socket has joined. */
+void multicast_collect(Collector *c, const FileProbe *probe, const InetSkEntry *i);
+/* Joins them again. */
+bool multicast_restore(Restorer *r, const InetSkEntry *i, int fd, GError **error);
+
 /* --- tcp-diag.c --- */
 
 /* Where a connecting socket (SYN_SENT) goes to: sock_diag(7) alone tells. */

@@ -2,9 +2,10 @@
 
 /* TCP connections at a dump. While the tree is frozen its sockets live on in the kernel: they take in what comes, and
  * acknowledge it. Only after everything else has been written the packets of all connections are dropped (net-lock.h)
- * and each socket is read in one short pass. A tree that goes on is unlocked at once. One that is killed has its sockets
- * left in repair mode, in which closing says nothing to the peer, and a second table, not bound to our life, keeps the
- * packets away until the restore: a peer that got an answer from a host without that socket would be reset. */
+ * and each socket is read in one short pass. A tree that goes on is unlocked at once. One that is killed has its
+ * sockets left in repair mode, in which closing says nothing to the peer, and a second table, not bound to our life,
+ * keeps the packets away until the restore: a peer that got an answer from a host without that socket would be reset.
+ */
 
 #include "inet.h"
 #include "tcp-guard.h"
@@ -78,7 +79,8 @@ void tcp_check(Collector *c, const FileProbe *probe, const InetSkEntry *i, const
   else if (i->state == INET_SYN_RECV)
     collector_block(c, probe, what, "it is half open", "try again in a moment");
   else if (has_ulp(probe->local))
-    collector_block(c, probe, what, "the kernel does the TLS (or another protocol) of this connection, and keeps the keys",
+    collector_block(c, probe, what,
+        "the kernel does the TLS (or another protocol) of this connection, and keeps the keys",
         "switch kernel TLS off in the program, or use the option tcp-close");
   else if (has_urgent_data(probe->local))
     collector_block(c, probe, what, "urgent data has not been read", "try again in a moment");
@@ -104,7 +106,8 @@ void tcp_check_holders(Collector *c) {
 
 /* --- the pass --- */
 
-static bool connection_address(const InetSkEntry *i, int fd, InetAddress *local, InetAddress *remote, InetSkEntry *entry) {
+static bool connection_address(
+    const InetSkEntry *i, int fd, InetAddress *local, InetAddress *remote, InetSkEntry *entry) {
   inet_collect_addresses(entry, fd, local, remote);
   if (i->state != INET_SYN_SENT)
     return true;
@@ -125,7 +128,8 @@ static bool gather_one(Collector *c, TcpDump *d, InetSkEntry *i, GError **error)
     inet_entry_close(i);
     return true;
   }
-  Connection one = {.entry = i, .socket = {fd, sockopt_get(fd, SOL_SOCKET, SO_REUSEADDR, 0)}, .tuple = inet_tuple(&local, &remote)};
+  Connection one = {
+      .entry = i, .socket = {fd, sockopt_get(fd, SOL_SOCKET, SO_REUSEADDR, 0)}, .tuple = inet_tuple(&local, &remote)};
   g_array_append_val(d->connections, one);
   return true;
 }
@@ -137,7 +141,8 @@ static bool check_listener(Collector *c, const InetSkEntry *i, GError **error) {
   if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0 || !info.tcpi_unacked)
     return true;
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-      "At port %u, %u connections came in during the dump and were not accepted; with the option skip-in-flight they are left out",
+      "At port %u, %u connections came in during the dump and were not accepted; with the option skip-in-flight they "
+      "are left out",
       i->src_port, info.tcpi_unacked);
 }
 
@@ -243,9 +248,11 @@ static bool read_one(Collector *c, const Connection *one, CkptNetwork *network, 
 
 /* Each socket is in the mode for as long as it takes to read it; for the kill all of them are. */
 static bool read_all(Collector *c, TcpDump *d, bool kill, GError **error) {
-  CkptNetwork *network = MESSAGE_NEW(CkptNetwork, ckpt_network__init);
+  Checkpoint *checkpoint = collector_checkpoint(c);
+  CkptNetwork *network = checkpoint->network; /* of multicast groups */
+  if (!network)
+    network = checkpoint->network = MESSAGE_NEW(CkptNetwork, ckpt_network__init);
   network->tcp = g_new0(CkptTcp *, d->connections->len);
-  collector_checkpoint(c)->network = network;
   d->repairing = true;
   for (guint k = 0; k < d->connections->len; k++) {
     const Connection *one = &g_array_index(d->connections, Connection, k);

@@ -28,8 +28,9 @@ typedef struct Charge {
   int pipe_fd, netlink_fd;
   void *removal; /* a message, NULL: no lock */
   size_t removal_size;
-  struct robust_list_head *robust; /* of this thread: all alive words are in it, and it is at the same place in the guard */
-  struct robust_list *first;       /* fork(2) empties it there */
+  struct robust_list_head
+      *robust;               /* of this thread: all alive words are in it, and it is at the same place in the guard */
+  struct robust_list *first; /* fork(2) empties it there */
 } Charge;
 
 void tcp_guard_release(const GuardedSocket *s, int mode) {

@@ -2,11 +2,11 @@
 #pragma once
 
 /* The guard of sockets in repair mode. A socket in that mode is dead for its application, and stays so when the engine
- * dies. So a tiny process, forked beforehand, holds duplicates of all of them and the end of a pipe: if the engine dies,
- * it takes every socket out of the mode and removes the network lock that would have stayed.
+ * dies. So a tiny process, forked beforehand, holds duplicates of all of them and the end of a pipe: if the engine
+ * dies, it takes every socket out of the mode and removes the network lock that would have stayed.
  *
- * The agents of the frozen tasks must not go home before that: a call on a socket in repair mode fails. So the guard holds
- * their robust futexes meanwhile (region.h): for them we live as long as it does. */
+ * The agents of the frozen tasks must not go home before that: a call on a socket in repair mode fails. So the guard
+ * holds their robust futexes meanwhile (region.h): for them we live as long as it does. */
 
 #include "error.h"
 #include <glib.h>
@@ -20,8 +20,8 @@ typedef struct GuardedSocket {
   int reuse; /* SO_REUSEADDR, which leaving the mode clears */
 } GuardedSocket;
 
-/* @sockets: copied. @lock: the table to remove, or NULL. @alive: the alive words (uint32_t *), or NULL; borrowed, must stay
- * as long as the guard. */
+/* @sockets: copied. @lock: the table to remove, or NULL. @alive: the alive words (uint32_t *), or NULL; borrowed, must
+ * stay as long as the guard. */
 TcpGuard *tcp_guard_new(
     const GuardedSocket *sockets, size_t n, const char *lock, const GPtrArray *alive, GError **error);
 /* Ends it: nothing is to be done any more. */

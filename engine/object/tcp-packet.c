@@ -48,10 +48,12 @@ static struct tcphdr header(const TcpSegment *s) {
   };
 }
 
-static bool send_raw(int family, const void *packet, size_t size, const struct sockaddr *to, socklen_t to_size, GError **error) {
+static bool send_raw(
+    int family, const void *packet, size_t size, const struct sockaddr *to, socklen_t to_size, GError **error) {
   const int mark = (int)NET_LOCK_MARK;
   _cleanup_fd_ int fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
-  if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) < 0 || sendto(fd, packet, size, 0, to, to_size) < 0)
+  if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) < 0 ||
+      sendto(fd, packet, size, 0, to, to_size) < 0)
     return engine_fail_errno(
         error, ENGINE_ERROR_CODE__FAILED, errno, "TCP repair: cannot make up a segment of the peer's");
   return true;
@@ -89,8 +91,10 @@ static bool send6(const TcpSegment *s, GError **error) {
   packet.ip.ip6_plen = htons(sizeof packet.tcp);
   packet.ip.ip6_nxt = IPPROTO_TCP;
   packet.ip.ip6_hlim = 64;
-  const Pseudo6 pseudo = {
-      .source = packet.ip.ip6_src, .destination = packet.ip.ip6_dst, .length = htonl(sizeof packet.tcp), .protocol = IPPROTO_TCP};
+  const Pseudo6 pseudo = {.source = packet.ip.ip6_src,
+      .destination = packet.ip.ip6_dst,
+      .length = htonl(sizeof packet.tcp),
+      .protocol = IPPROTO_TCP};
   packet.tcp.check = checksum(&pseudo, sizeof pseudo, &packet.tcp);
   const struct sockaddr_in6 address = {
       .sin6_family = AF_INET6, .sin6_addr = packet.ip.ip6_dst, .sin6_scope_id = s->to->in6.sin6_scope_id};

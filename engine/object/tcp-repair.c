@@ -17,11 +17,11 @@
 #define FIN_SENT (FIN_UNACKED | STATE_BIT(INET_FIN_WAIT2))
 #define CONNECTED (STATE_BIT(INET_ESTABLISHED) | FIN_RECEIVED | FIN_SENT)
 
-#define USER_MSS_MIN 88u    /* the kernel's bounds of TCP_MAXSEG */
+#define USER_MSS_MIN 88u /* the kernel's bounds of TCP_MAXSEG */
 #define USER_MSS_MAX 32767u
-#define CHUNK_BYTES ((size_t)32 * 1024)  /* of one send(2) into a queue: what the kernel allocates in one piece */
-#define SEGMENT_BYTES_MAX (512 * 1024)   /* the oldest one may be acknowledged in part */
-#define BUFFER_MAX (1 << 30)             /* while queues are filled */
+#define CHUNK_BYTES ((size_t)32 * 1024) /* of one send(2) into a queue: what the kernel allocates in one piece */
+#define SEGMENT_BYTES_MAX (512 * 1024)  /* the oldest one may be acknowledged in part */
+#define BUFFER_MAX (1 << 30)            /* while queues are filled */
 #define STATE_PATIENCE_MS 500
 
 guint32 tcp_state(int fd) {
@@ -275,8 +275,7 @@ static bool send_fin(int fd, const TcpConnection *c, guint32 state, GError **err
 }
 
 static bool acknowledge_fin(int fd, const TcpConnection *c, GError **error) {
-  const TcpSegment ack = {
-      .from = c->remote, .to = c->local, .seq = c->stream->inq_seq, .ack = c->stream->outq_seq};
+  const TcpSegment ack = {.from = c->remote, .to = c->local, .seq = c->stream->inq_seq, .ack = c->stream->outq_seq};
   return tcp_packet_send(&ack, error) && await_state(fd, INET_FIN_WAIT2, error);
 }
 
@@ -356,13 +355,15 @@ static void set_buffers(int fd, int send_bytes, int receive_bytes) {
 
 bool tcp_repair_restore(int fd, const TcpConnection *c, GError **error) {
   bool fin = STATE_BIT(c->state) & FIN_RECEIVED;
-  int send_bytes = sockopt_get(fd, SOL_SOCKET, SO_SNDBUF, -1), receive_bytes = sockopt_get(fd, SOL_SOCKET, SO_RCVBUF, -1);
+  int send_bytes = sockopt_get(fd, SOL_SOCKET, SO_SNDBUF, -1),
+      receive_bytes = sockopt_get(fd, SOL_SOCKET, SO_RCVBUF, -1);
   int lock = sockopt_get(fd, SOL_SOCKET, SO_BUF_LOCK, -1);
   if (!connect_silently(fd, c, error) || !set_options(fd, c->stream, error))
     return false;
   set_buffers(fd, BUFFER_MAX, BUFFER_MAX);
-  bool ok = fill_queues(fd, c, error) && choose_queue(fd, TCP_NO_QUEUE, error) && (!fin || set_window(fd, c, true, error)) &&
-            close_sides_unbound(fd, c, error) && set_window(fd, c, false, error);
+  bool ok = fill_queues(fd, c, error) && choose_queue(fd, TCP_NO_QUEUE, error) &&
+            (!fin || set_window(fd, c, true, error)) && close_sides_unbound(fd, c, error) &&
+            set_window(fd, c, false, error);
   set_buffers(fd, send_bytes / 2, receive_bytes / 2);
   if (lock >= 0)
     (void)setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof lock);

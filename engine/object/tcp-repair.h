@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* One TCP connection through the kernel's repair mode (TCP_REPAIR in tcp(7), Documentation/networking): in it a socket's
- * queues, sequence numbers and options can be read and set, and closing it sends nothing. */
+/* One TCP connection through the kernel's repair mode (TCP_REPAIR in tcp(7), Documentation/networking): in it a
+ * socket's queues, sequence numbers and options can be read and set, and closing it sends nothing. */
 
 #include "sockopts.h"
 #include "tcp-stream.pb-c.h"
@@ -54,8 +54,8 @@ typedef struct TcpConnection {
 
 /* What a state says about the queues; each of them alone was checked when the image was loaded. */
 bool tcp_repair_check(const TcpStreamEntry *stream, guint32 state, GError **error);
-/* Makes @fd, a fresh socket in repair mode, that connection; it stays in repair mode. Its packets must be dropped by now
- * (net-lock.h) but for those with NET_LOCK_MARK. */
+/* Makes @fd, a fresh socket in repair mode, that connection; it stays in repair mode. Its packets must be dropped by
+ * now (net-lock.h) but for those with NET_LOCK_MARK. */
 bool tcp_repair_restore(int fd, const TcpConnection *c, GError **error);
 
 /* --- tcp-packet.c --- */

@@ -83,10 +83,11 @@ static const CkptTcp *find_extra(Restorer *r, guint32 id) {
   return NULL;
 }
 
-static void set_or_log(Restorer *r, const InetSkEntry *i, int fd, int option, const void *value, socklen_t size, const char *what) {
+static void set_or_log(
+    Restorer *r, const InetSkEntry *i, int fd, int option, const void *value, socklen_t size, const char *what) {
   if (setsockopt(fd, IPPROTO_TCP, option, value, size) < 0)
-    job_log(restorer_job(r), 4, "TCP connection from port %u to port %u: the %s cannot be set: %s", i->src_port, i->dst_port,
-        what, g_strerror(errno));
+    job_log(restorer_job(r), 4, "TCP connection from port %u to port %u: the %s cannot be set: %s", i->src_port,
+        i->dst_port, what, g_strerror(errno));
 }
 
 /* What the connection can live without is only told. */
@@ -137,7 +138,9 @@ static bool restore_stream(Restorer *r, const InetSkEntry *i, int fd, GError **e
 
 bool tcp_open(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
   TcpRestore *t = tcp_restore(r);
-  Opened one = {.id = i->id, .socket.reuse = i->opts->has_reuseaddr && i->opts->reuseaddr, .connecting = i->state == INET_SYN_SENT};
+  Opened one = {.id = i->id,
+      .socket.reuse = i->opts->has_reuseaddr && i->opts->reuseaddr,
+      .connecting = i->state == INET_SYN_SENT};
   if (!job_options(restorer_job(r))->tcp_established)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
         "A TCP connection (port %u to %u) is restored on demand only: use the option tcp-established to keep it, or "
