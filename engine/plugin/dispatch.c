@@ -144,10 +144,12 @@ static bool check_new_descriptor(Plugin *p, const PluginCall *call, GError **err
   return true;
 }
 
-/* While pages are verified by another thread, descriptors come and go. Mappings are asked about by the thousand. */
+/* While pages are verified by another thread, which a restore's end may be, too, descriptors come and go. Mappings are
+ * asked about by the thousand. */
 static bool is_watched(const Plugin *p, const PluginCall *call) {
-  return p->door->in_process && call->callback != PLUGIN_CALL_MEMORY_DUMP &&
-         !(p->set->stage == CHECKPOINT_STAGE_RESTORE && call->callback == PLUGIN_CALL_MOMENT);
+  bool restores = p->set->stage == CHECKPOINT_STAGE_RESTORE;
+  bool late = call->callback == PLUGIN_CALL_MOMENT || call->callback == PLUGIN_CALL_FINI;
+  return p->door->in_process && call->callback != PLUGIN_CALL_MEMORY_DUMP && !(restores && late);
 }
 
 /* One call; *ret_answer is -ENOTSUP where the plugin has no such callback. false: the plugin broke a rule, or the job
