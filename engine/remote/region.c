@@ -122,7 +122,8 @@ bool region_load(Region *r, const Program *p, const Op *shared_ops, LoadedProgra
   if (!l.ops || !l.results || !l.data)
     return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "A program of %u system calls does not fit its region", p->ops->len);
   memset(l.results, 0, p->ops->len * sizeof(int64_t));
-  memcpy(l.data, p->data->data, p->data->len);
+  if (p->data->len)
+    memcpy(l.data, p->data->data, p->data->len);
   for (guint i = 0; i < p->pointers->len; i++) {
     uint64_t *at = (uint64_t *)(void *)(l.data + g_array_index(p->pointers, size_t, i));
     *at += region_to_remote(r, l.data);
