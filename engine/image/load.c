@@ -252,11 +252,8 @@ static bool load_externals(Loader *l, GError **error) {
     if (e->file_id && !g_hash_table_add(seen, GUINT_TO_POINTER(e->file_id)))
       return image_invalid(error, IMAGE_CHECKPOINT, 0, "it describes the external file id %u twice", e->file_id);
   }
-  l->manifest.externals = l->checkpoint->externals;
-  l->checkpoint->externals = from;
-  GPtrArray *netlinks = l->manifest.netlinks;
-  l->manifest.netlinks = l->checkpoint->netlinks;
-  l->checkpoint->netlinks = netlinks;
+  for (guint i = 0; i < from->len; i++)
+    checkpoint_add_external(l->checkpoint, g_steal_pointer(&from->pdata[i]));
   return true;
 }
 

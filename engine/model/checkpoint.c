@@ -124,6 +124,7 @@ Checkpoint *checkpoint_new(void) {
     c->records[i] = g_ptr_array_new_with_free_func(record_free);
   c->tcp_streams = g_hash_table_new_full(NULL, NULL, NULL, record_free);
   c->externals = g_ptr_array_new_with_free_func(message_free);
+  c->externals_by_id = g_hash_table_new(NULL, NULL);
   c->netlinks = g_ptr_array_new_with_free_func(message_free);
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
@@ -146,6 +147,7 @@ void checkpoint_free(Checkpoint *c) {
   g_hash_table_unref(c->tcp_streams);
   message_free(c->network);
   g_ptr_array_unref(c->externals);
+  g_hash_table_unref(c->externals_by_id);
   g_ptr_array_unref(c->netlinks);
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
@@ -198,13 +200,14 @@ PageSet *checkpoint_find_shmem(const Checkpoint *c, guint64 shmid) {
   return g_hash_table_lookup(c->shmem, &shmid);
 }
 
+void checkpoint_add_external(Checkpoint *c, CkptExternal *external) {
+  g_ptr_array_add(c->externals, external);
+  if (external->file_id)
+    g_hash_table_insert(c->externals_by_id, GUINT_TO_POINTER(external->file_id), external);
+}
+
 CkptExternal *checkpoint_find_external(const Checkpoint *c, guint32 file_id) {
-  for (guint i = 0; file_id && i < c->externals->len; i++) {
-    CkptExternal *e = c->externals->pdata[i];
-    if (e->file_id == file_id)
-      return e;
-  }
-  return NULL;
+  return file_id ? g_hash_table_lookup(c->externals_by_id, GUINT_TO_POINTER(file_id)) : NULL;
 }
 
 CkptTty *checkpoint_find_tty(const Checkpoint *c, guint32 index) {

@@ -132,6 +132,7 @@ typedef struct Checkpoint {
   CkptNetwork *network;          /* may be NULL */
   GPtrArray *netlinks;           /* CkptNetlink */
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
+  GHashTable *externals_by_id;   /* GUINT_TO_POINTER(file id) -> CkptExternal, borrowed */
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */
   GPtrArray *plugin_objects;     /* CkptPluginObject: what they took */
   GPtrArray *ttys;               /* CkptTty, one a pseudo terminal */
@@ -152,6 +153,7 @@ void checkpoint_add_record(Checkpoint *checkpoint, RecordKind kind, ProtobufCMes
 void checkpoint_add_shmem(Checkpoint *checkpoint, guint64 shmid, PageSet *pages);
 Task *checkpoint_find_task(const Checkpoint *checkpoint, pid_t pid);
 FileEntry *checkpoint_find_file(const Checkpoint *checkpoint, guint32 id);
+void checkpoint_add_external(Checkpoint *checkpoint, CkptExternal *external);
 /* The record of an external object; NULL for file id 0 and where there is none. */
 CkptExternal *checkpoint_find_external(const Checkpoint *checkpoint, guint32 file_id);
 /* What is known about pseudo terminal @index, and the entry of tty-info.img with an id; NULL if there is none. */

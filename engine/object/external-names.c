@@ -7,6 +7,7 @@ static const char *const kind_names[] = {
     [EXTERNAL_DEVICE] = "device",
     [EXTERNAL_MAPPING] = "mapping",
     [EXTERNAL_OTHER] = "other",
+    [EXTERNAL_PIPE] = "pipe",
 };
 
 static const char *const action_names[EXTERNAL_N_ACTIONS] = {

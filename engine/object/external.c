@@ -120,9 +120,9 @@ static bool note_claim(Collector *c, const ExternalObject *o, ExternalClaim *cla
     e->rdev = (guint32)o->st.st_rdev;
   }
   e->bus = g_steal_pointer(&claim->bus);
-  if (o->kind == EXTERNAL_UNIX)
+  if (o->kind == EXTERNAL_UNIX || o->kind == EXTERNAL_PIPE)
     e->peer = peer_record(o);
-  g_ptr_array_add(collector_checkpoint(c)->externals, e);
+  checkpoint_add_external(collector_checkpoint(c), e);
   return note_state(o, claim, e, error);
 }
 
@@ -182,6 +182,7 @@ bool collector_block_external(Collector *c, ExternalKind kind, const FileProbe *
 typedef struct Resolver {
   ExternalResolve resolve;
   void *data;
+  bool ordinary;
 } Resolver;
 
 static gpointer resolver_new(void) {
@@ -193,8 +194,8 @@ static Resolver *resolver_of(Restorer *r) {
   return restorer_state(r, &key, resolver_new, g_free);
 }
 
-void restorer_set_external(Restorer *r, ExternalResolve resolve, void *data) {
-  *resolver_of(r) = (Resolver){resolve, data};
+void restorer_set_external(Restorer *r, ExternalResolve resolve, void *data, bool ordinary) {
+  *resolver_of(r) = (Resolver){resolve, data, ordinary};
 }
 
 static void fill_from_record(ExternalObject *o, const CkptExternal *e) {
@@ -235,7 +236,7 @@ bool restorer_external(Restorer *r, ExternalObject *object, ExternalAnswer *ret_
   const Resolver *a = resolver_of(r);
   const CkptExternal *record = checkpoint_find_external(restorer_checkpoint(r), object->file_id);
   *ret_answer = (ExternalAnswer){.fd = -1};
-  if (!a->resolve)
+  if (!a->resolve || (object->optional && !record && !a->ordinary))
     return true;
   object->local = object->pidfd = object->fd = -1;
   if (record)

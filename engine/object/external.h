@@ -20,6 +20,7 @@ typedef enum ExternalKind {
   EXTERNAL_DEVICE,   /* an open character or block device */
   EXTERNAL_MAPPING,  /* a mapping of a device or of another object that cannot be mapped from a file */
   EXTERNAL_OTHER,    /* anonymous inodes, sockets of other families, namespaces: what nothing else is */
+  EXTERNAL_PIPE,     /* one end of a pipe whose other end is not in the tree */
 } ExternalKind;
 
 typedef enum ExternalAction {
@@ -60,7 +61,7 @@ typedef struct ExternalObject {
     uid_t peer_uid;
     gid_t peer_gid;
     bool peer_known; /* peer_uid and peer_gid are (SO_PEERCRED, or the holder's) */
-    const char *peer_comm;
+    const char *peer_comm; /* and peer_pid: of a pipe's other end, too */
     guint32 unread; /* bytes queued towards the application */
   } sock;
   struct { /* EXTERNAL_MAPPING */
@@ -140,6 +141,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ExternalAnswer, external_answer_clear)
  * not external then). */
 typedef bool (*ExternalResolve)(void *data, const ExternalObject *object, const CkptExternal *record,
     ExternalAnswer *ret_answer, GError **error);
-void restorer_set_external(Restorer *r, ExternalResolve resolve, void *data);
+/* @ordinary: it is to be asked about objects, too, that were not external at the dump; otherwise those cost nothing. */
+void restorer_set_external(Restorer *r, ExternalResolve resolve, void *data, bool ordinary);
 /* For kinds: @object's file_id, path and sock are set by the caller, the rest comes from the record and the holder. */
 bool restorer_external(Restorer *r, ExternalObject *object, ExternalAnswer *ret_answer, GError **error);

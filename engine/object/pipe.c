@@ -2,8 +2,9 @@
 
 /* Pipes: the two ends are descriptions of their own with one inode between them, whose number is the pipe_id of the
  * images. What is in a pipe is copied out by tee(2), which does not consume it. An end that nobody in the tree has is
- * either closed (then it stays so) or held by a stranger (then the pipe leads outside, and blocks). */
+ * either closed (then it stays so) or held by a stranger: then the pipe leads outside, and a rule must say what to do. */
 
+#include "external.h"
 #include "internal.h"
 #include "pipe-data.pb-c.h"
 #include <errno.h>
@@ -160,19 +161,33 @@ bool pipe_collect_data(Collector *c, RecordKind kind, guint32 pipe_id, int reade
 
 /* --- ends that are not in the tree --- */
 
-static void block_outside(Collector *c, guint32 file_id, const char *end) {
+/* Somebody must have an answer. *ret_closed: the pipe comes back as if its other end were closed. */
+static bool ask_about_end(Collector *c, guint32 file_id, bool other_reads, bool *ret_closed, GError **error) {
   FileProbe probe;
+  *ret_closed = false;
   if (!collector_probe_of(c, file_id, &probe))
-    return;
-  bool reader = strcmp(end, "read") == 0;
-  g_autofree char *who = find_outside_holder(c, probe.link, reader ? S_IRUSR : S_IWUSR);
+    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The pipe of file id %u is gone", file_id);
+  g_autofree char *comm = NULL;
+  pid_t holder = outside_holder(c, probe.link, other_reads ? S_IRUSR : S_IWUSR, &comm);
+  g_autofree char *who = holder ? g_strdup_printf("pid %d (%s)", (int)holder, comm) : g_strdup("another process");
   g_autofree char *reason =
-      g_strdup_printf("its %s end is held by %s, outside the tree", end, who ? who : "another process");
-  g_autofree char *cure =
-      g_strdup_printf("dump from the process on that keeps both ends, or start the program with its %s in a file",
-          reader ? "output" : "input");
+      g_strdup_printf("its %s end is held by %s, outside the tree", other_reads ? "read" : "write", who);
+  g_autofree char *cure = g_strdup_printf("dump from the process on that keeps both ends, start the program with its %s in a "
+                                          "file, or say what to do with it by a rule (external: pipe:action=close or inherit)",
+      other_reads ? "output" : "input");
   g_autofree char *what = g_strdup_printf("pipe %s", probe.link);
-  collector_block(c, &probe, what, reason, cure);
+  ExternalObject o = external_of_probe(EXTERNAL_PIPE, &probe, file_id);
+  o.sock.ino = (guint32)probe.st.st_ino;
+  o.sock.peer_pid = holder;
+  o.sock.peer_comm = comm;
+  o.what = what;
+  o.reason = reason;
+  o.cure = cure;
+  g_auto(ExternalClaim) claim = {0};
+  if (!collector_external(c, &o, &claim, error))
+    return false;
+  *ret_closed = claim.action == EXTERNAL_CLOSE;
+  return true;
 }
 
 /* poll(2) says POLLHUP at a read end without writers, POLLERR at a write end without readers. */
@@ -186,15 +201,16 @@ static bool pipe_finish_one(Collector *c, const PipeSeen *seen, GError **error) 
   int writer = seen->writer && reader < 0 ? collector_local_of(c, seen->writer) : -1;
   if (reader < 0 && writer < 0)
     return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The pipe %" G_GUINT64_FORMAT " is gone", seen->ino);
-  if (!seen->writer && !other_end_is_closed(reader, POLLHUP)) {
-    block_outside(c, seen->reader, "write");
+  bool closed = true;
+  if (!seen->writer && !other_end_is_closed(reader, POLLHUP) &&
+      !ask_about_end(c, seen->reader, false, &closed, error))
+    return false;
+  if (!closed)
     return true;
-  }
   if (seen->reader)
     return pipe_collect_data(c, RECORD_PIPES_DATA, (guint32)seen->ino, reader, seen->packets, error);
-  if (!other_end_is_closed(writer, POLLERR))
-    block_outside(c, seen->writer, "read");
-  return true; /* nobody can read what is in it */
+  /* What is in it was for the one who reads there. */
+  return other_end_is_closed(writer, POLLERR) || ask_about_end(c, seen->writer, true, &closed, error);
 }
 
 static bool pipe_collect_finish(Collector *c, GError **error) {
@@ -329,12 +345,8 @@ static int pipe_reopen(Restorer *r, const PipeEntry *pipe, const PipeMade *m, GE
   return fd;
 }
 
-static int pipe_open(Restorer *r, const FileEntry *entry, GError **error) {
+static int open_end(Restorer *r, const FileEntry *entry, GError **error) {
   const PipeEntry *pipe = entry->pipe;
-  if (!pipe) {
-    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no pipe_entry");
-    return -1;
-  }
   PipeMade *m = pipe_make(r, pipe, error);
   if (!m)
     return -1;
@@ -351,6 +363,31 @@ static int pipe_open(Restorer *r, const FileEntry *entry, GError **error) {
   if (first)
     *taken = entry->id;
   return fd_take(&fd);
+}
+
+/* What the restore's caller gives in place of a pipe must be open for the same. */
+static bool check_given(const PipeEntry *pipe, int fd, GError **error) {
+  int have = fcntl(fd, F_GETFL), want = (int)pipe->flags & O_ACCMODE;
+  return (have >= 0 && ((have & O_ACCMODE) == O_RDWR || (have & O_ACCMODE) == want)) ||
+         engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS,
+             "The descriptor given for pipe:[%u] cannot be %s", pipe->pipe_id, want == O_RDONLY ? "read" : "written to");
+}
+
+static int pipe_open(Restorer *r, const FileEntry *entry, GError **error) {
+  const PipeEntry *pipe = entry->pipe;
+  if (!pipe) {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no pipe_entry");
+    return -1;
+  }
+  ExternalObject o = {.kind = EXTERNAL_PIPE, .file_id = entry->id};
+  o.optional = !checkpoint_find_external(restorer_checkpoint(r), entry->id);
+  o.sock.ino = pipe->pipe_id;
+  g_auto(ExternalAnswer) answer = {.fd = -1};
+  if (!restorer_external(r, &o, &answer, error))
+    return -1;
+  if (answer.fd >= 0)
+    return check_given(pipe, answer.fd, error) ? fd_take(&answer.fd) : -1;
+  return open_end(r, entry, error);
 }
 
 static const FownEntry *pipe_fown(const FileEntry *entry) {

@@ -16,7 +16,9 @@ enum {
   DEVICE = 1 << EXTERNAL_DEVICE,
   MAPPING = 1 << EXTERNAL_MAPPING,
   OTHER = 1 << EXTERNAL_OTHER,
-  ALL = UNIX | FILES | DEVICE | MAPPING | OTHER,
+  PIPE = 1 << EXTERNAL_PIPE,
+  NAMED = UNIX | FILES | DEVICE | MAPPING | OTHER,
+  ALL = NAMED | PIPE,
 };
 
 typedef struct Key Key;
@@ -161,16 +163,16 @@ static void write_action(const Key *key, const Rule *rule, GString *text) {
 }
 
 static const Key keys[] = {
-    {"path", ALL, read_text, write_text, FIELD(path), "a pattern"},
+    {"path", NAMED, read_text, write_text, FIELD(path), "a pattern"},
     {"local", UNIX, read_text, write_text, FIELD(local), "a pattern"},
     {"comm", ALL, read_text, write_text, FIELD(comm), "a pattern"},
-    {"peer-comm", UNIX, read_text, write_text, FIELD(peer_comm), "a pattern"},
+    {"peer-comm", UNIX | PIPE, read_text, write_text, FIELD(peer_comm), "a pattern"},
     {"peer-uid", UNIX, read_number, write_number, FIELD(peer_uid), "a number"},
     {"peer-pid", UNIX, read_number, write_number, FIELD(peer_pid), "a number"},
     {"type", UNIX, read_type, write_type, 0, "stream, seqpacket or dgram"},
-    {"ino", UNIX | FILES, read_ino, write_ino, FIELD(ino), "an inode's number"},
+    {"ino", UNIX | FILES | PIPE, read_ino, write_ino, FIELD(ino), "an inode's number"},
     {"peer-ino", UNIX, read_ino, write_ino, FIELD(peer_ino), "an inode's number"},
-    {"fd", UNIX | FILES | DEVICE | OTHER, read_number, write_number, FIELD(fd), "a number"},
+    {"fd", UNIX | FILES | DEVICE | OTHER | PIPE, read_number, write_number, FIELD(fd), "a number"},
     {"rdev", DEVICE | MAPPING, read_rdev, write_rdev, 0, "MAJOR:MINOR"},
     {"action", ALL, read_action, write_action, 0, "ACTION or ACTION:ARGUMENT"},
     {"check", FILES, read_checks, write_checks, 0, "none, or some of size,mtime,build-id,content"},
@@ -188,12 +190,12 @@ static const struct {
 } uses[] = {
     {EXTERNAL_RECONNECT, UNIX, MAY},
     {EXTERNAL_DBUS, UNIX, MAY},
-    {EXTERNAL_CLOSE, UNIX, NEVER},
-    {EXTERNAL_INHERIT, UNIX | FILES | DEVICE | OTHER, MAY},
+    {EXTERNAL_CLOSE, UNIX | PIPE, NEVER},
+    {EXTERNAL_INHERIT, UNIX | FILES | DEVICE | OTHER | PIPE, MAY},
     {EXTERNAL_REOPEN, FILES | DEVICE, NEVER},
     {EXTERNAL_REMAP, FILES | DEVICE, MUST},
     {EXTERNAL_EMBED, FILES, NEVER},
-    {EXTERNAL_PLUGIN, ALL, MAY},
+    {EXTERNAL_PLUGIN, NAMED, MAY},
     {EXTERNAL_FAIL, ALL, NEVER},
 };
 
@@ -317,7 +319,7 @@ static bool parse_into(Rule *rule, const char *text, GError **error) {
   if (strlen(text) > RULE_MAX)
     return refuse(error, "it is too long");
   if (at[size] != ':' || !rule->kind)
-    return refuse(error, "it should begin with unix:, file:, device:, mapping: or other:");
+    return refuse(error, "it should begin with unix:, pipe:, file:, device:, mapping: or other:");
   guint32 seen = 0;
   for (at += size + 1;; at += strspn(at, " \t")) {
     if (!*at)
@@ -420,6 +422,6 @@ bool rule_matches(const Rule *r, const ExternalObject *o) {
     return false;
   if (o->kind == EXTERNAL_UNIX)
     return socket_fits(r, o);
-  return text_fits(r->path, o->path) && (r->rdev < 0 || (dev_t)r->rdev == o->st.st_rdev) &&
+  return text_fits(r->path, o->path) && text_fits(r->peer_comm, o->sock.peer_comm) && (r->rdev < 0 || (dev_t)r->rdev == o->st.st_rdev) &&
          (!r->ino || r->ino == o->st.st_ino);
 }

@@ -19,7 +19,7 @@ typedef struct Rule {
   char *path;      /* of files and devices; the address a socket is connected to */
   char *local;     /* the address a socket is bound to */
   char *comm;      /* the application's process */
-  char *peer_comm; /* who holds the other end */
+  char *peer_comm; /* who holds the other end; of a pipe too */
   gint64 peer_uid; /* -1 */
   gint64 peer_pid; /* -1 */
   int type;        /* SOCK_STREAM, … */

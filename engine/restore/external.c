@@ -20,8 +20,8 @@ struct ExternalReturn {
 
 /* The keys that a descriptor for the object may have been given by, most exact first. */
 static char *default_key(const ExternalObject *o) {
-  if (o->kind == EXTERNAL_UNIX)
-    return g_strdup_printf("socket:[%u]", o->sock.ino);
+  if (o->kind == EXTERNAL_UNIX || o->kind == EXTERNAL_PIPE)
+    return g_strdup_printf("%s:[%u]", o->kind == EXTERNAL_PIPE ? "pipe" : "socket", o->sock.ino);
   return g_strdup(o->path && o->path[0] == '/' ? o->path + 1 : o->path ? o->path : "");
 }
 
@@ -177,7 +177,8 @@ ExternalReturn *external_return_new(Job *job, Restorer *restorer, GError **error
       external_return_free(x);
       return NULL;
     }
-  restorer_set_external(restorer, return_resolve, x);
+  restorer_set_external(
+      restorer, return_resolve, x, rules_size(x->rules) || x->validation || job_inherits(job));
   return x;
 }
 

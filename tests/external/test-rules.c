@@ -37,6 +37,7 @@ static void test_texts(void) {
       {"file:action=reopen check=content,size", "file:action=reopen check=size,content"},
       {"mapping:path=/dev/x action=plugin", NULL},
       {"other:path=anon_inode:* action=fail", NULL},
+      {"pipe:peer-comm=cat ino=5 fd=0 action=inherit:in", NULL},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
     g_autoptr(Rule) rule = parse_ok(texts[i].given);
@@ -71,6 +72,8 @@ static void test_refusals(void) {
       {"unix:action=close:now", "takes no argument"},
       {"unix:action=embed", "does not go with unix"},
       {"file:action=close", "does not go with file"},
+      {"pipe:action=plugin", "does not go with pipe"},
+      {"pipe:path=/x action=close", "\"path\" is nothing"},
       {"file:action=remap", "needs an argument"},
       {"file:action=remap:b", "no absolute path"},
       {"unix:action=close send=x", "action=reconnect only"},

@@ -285,6 +285,53 @@ serve(accept=accept, receive=lambda: repr(c.recv(100)))
         self.assertEqual(app.ask("receive"), "b'again'")
 
 
+class Pipes(Case):
+    def pipes(self):
+        """An application between two pipes of ours: (app, our writer, our reader)."""
+        their_in, our_out = os.pipe()
+        our_in, their_out = os.pipe()
+        app = self.application(f"""
+serve(read=lambda: repr(os.read({their_in}, 100)), write=lambda: os.write({their_out}, b"written"),
+      inodes=lambda: "%d %d" % (os.fstat({their_in}).st_ino, os.fstat({their_out}).st_ino))
+""", fds=(their_in, their_out))
+        for fd in (their_in, their_out):
+            os.close(fd)
+        for fd in (our_out, our_in):
+            self.addCleanup(os.close, fd)
+        return app, our_out, our_in
+
+    def test_blocks_without_a_rule(self):
+        app, _, _ = self.pipes()
+        app.dump(refused=["its write end is held by", "its read end is held by", "pipe:action=close"])
+
+    def test_close(self):
+        app, ours, _ = self.pipes()
+        os.write(ours, b"last words")
+        app.dump("--external", "pipe:peer-comm=python3* action=close", "--external", "pipe:action=fail")
+        app.restore()
+        self.assertEqual(app.ask("read"), "b'last words'")
+        self.assertEqual(app.ask("read"), "b''")
+        self.assertEqual(app.ask("write"), "BrokenPipeError")
+
+    def test_inherit(self):
+        app, ours, _ = self.pipes()
+        inodes = app.ask("inodes").split()
+        app.dump("--external", "pipe:action=inherit")
+        app.restore(refused="--inherit-fd")
+        reader, our_writer = os.pipe()
+        our_reader, writer = os.pipe()
+        for fd in (reader, our_writer, our_reader, writer):
+            self.addCleanup(os.close, fd)
+        app.restore("--inherit-fd", f"fd[{writer}]:pipe:[{inodes[0]}]", "--inherit-fd", f"fd[{reader}]:pipe:[{inodes[1]}]",
+                    fds=(reader, writer), refused="cannot be read")
+        app.restore("--inherit-fd", f"fd[{reader}]:pipe:[{inodes[0]}]", "--inherit-fd", f"fd[{writer}]:pipe:[{inodes[1]}]",
+                    fds=(reader, writer))
+        os.write(our_writer, b"hello")
+        self.assertEqual(app.ask("read"), "b'hello'")
+        app.ask("write")
+        self.assertEqual(os.read(our_reader, 100), b"written")
+
+
 class RuleFiles(Case):
     def test_machine_rules(self):
         server = self.server(self.path("server"))

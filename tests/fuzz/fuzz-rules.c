@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     abort();
   const uint8_t *rest = length < size ? data + length + 1 : data + length;
   g_autofree char *path = g_strndup((const char *)rest, (size_t)(data + size - rest));
-  for (int kind = EXTERNAL_UNIX; kind <= EXTERNAL_OTHER; kind++) {
+  for (int kind = EXTERNAL_UNIX; kind <= EXTERNAL_PIPE; kind++) {
     ExternalObject o = {.kind = (ExternalKind)kind, .path = path, .comm = path, .fd = 3};
     o.sock.peer_name = rest;
     o.sock.peer_name_size = MIN((size_t)(data + size - rest), 108);

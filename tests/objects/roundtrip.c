@@ -160,7 +160,7 @@ static void pass_through_wire(Trip *trip) {
           trip->loaded, (RecordKind)kind, recode(r->message), r->extra ? g_bytes_ref(r->extra) : NULL);
     }
   for (guint i = 0; i < from->externals->len; i++)
-    g_ptr_array_add(trip->loaded->externals, recode(from->externals->pdata[i]));
+    checkpoint_add_external(trip->loaded, recode(from->externals->pdata[i]));
   for (guint i = 0; i < from->netlinks->len; i++)
     g_ptr_array_add(trip->loaded->netlinks, recode(from->netlinks->pdata[i]));
   GHashTableIter iter;
@@ -231,7 +231,7 @@ static const char *verify(const Trip *trip, Restorer *r) {
 
 static bool restore(Trip *trip, GError **error) {
   g_autoptr(Restorer) r = restorer_new(trip->job, trip->loaded, trip->images_fd);
-  restorer_set_external(r, resolve, NULL);
+  restorer_set_external(r, resolve, NULL, false);
   if (!restorer_open_all(r, error) || !restorer_finish(r, error))
     return false;
   pid_t pid = fork();
