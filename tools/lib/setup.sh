@@ -17,7 +17,7 @@ setup_packages_build=(gcc libc6-dev meson ninja-build pkg-config protobuf-c-comp
 setup_packages_run=(dbus polkitd pkexec systemd redis-server redis-tools procps util-linux python3)
 setup_packages_test=(clang llvm libclang-rt-14-dev python3-gi python3-dbus python3-dbusmock criu debootstrap
   systemd-container shellcheck man-db bash-completion nginx-light nftables iproute2 postgresql sqlite3 perl nodejs strace
-  tmux vim less screen htop xz-utils zstd make xvfb xauth x11-apps x11-utils)
+  tmux vim less screen htop xz-utils zstd make xvfb xauth x11-apps x11-utils weston)
 
 # setup_missing PACKAGE…: prints those that are not installed.
 setup_missing() {
