@@ -39,8 +39,8 @@ static void *field_of(const Rule *rule, const Key *key) {
 
 /* In quotes where the grammar asks for them. */
 static void write_pair(GString *text, const char *name, const char *value) {
-  g_string_append_printf(text, "%s%s=", text->str[text->len - 1] == ':' ? "" : " ", name);
-  if (*value && !strpbrk(value, " \t\"\n#")) {
+  g_string_append_printf(text, "%s%s=", strchr(text->str, '=') ? " " : "", name);
+  if (*value && !strpbrk(value, " \t\n\v\f\r\"#")) {
     g_string_append(text, value);
     return;
   }

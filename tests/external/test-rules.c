@@ -37,6 +37,8 @@ static void test_texts(void) {
       {"file:action=reopen check=content,size", "file:action=reopen check=size,content"},
       {"mapping:path=/dev/x action=plugin", NULL},
       {"other:path=anon_inode:* action=fail", NULL},
+      {"unix:path=/x: action=close", NULL},
+      {"unix:path=\"/x\r\" action=close", NULL},
       {"pipe:peer-comm=cat ino=5 fd=0 action=inherit:in", NULL},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
