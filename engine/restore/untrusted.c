@@ -16,7 +16,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LAST_RESERVED_PID 300 /* the kernel does not give these again either (kernel/pid.c) */
+/* The system's first 300 process ids are those of the kernel and of early boot: the kernel does not give them again either
+ * (kernel/pid.c). In another pid namespace, which began with an init of its own, all are ordinary ones but 1. */
+#define FIRST_PID_OF_SYSTEM 301
+#define FIRST_PID_OF_NAMESPACE 2
+#define INITIAL_PID_NAMESPACE 0xEFFFFFFCu /* its inode: PROC_PID_INIT_INO */
 #define TCP_STATE_CLOSE 7
 #define TCP_STATE_LISTEN 10
 #define IOPRIO_CLASS_RT 1
@@ -57,6 +61,9 @@ UntrustedRights *untrusted_rights_of_self(void) {
     (void)getrlimit((__rlimit_resource_t)i, &limit);
     r->limits[i] = limit.rlim_max;
   }
+  struct stat ns;
+  bool initial = stat("/proc/self/ns/pid", &ns) < 0 || ns.st_ino == INITIAL_PID_NAMESPACE;
+  r->first_pid = initial ? FIRST_PID_OF_SYSTEM : FIRST_PID_OF_NAMESPACE;
   r->nice = getpriority(PRIO_PROCESS, 0);
   r->oom_score_adj = (int)read_number("/proc/self/oom_score_adj", 0);
   r->first_port = (guint16)read_number("/proc/sys/net/ipv4/ip_unprivileged_port_start", 1024);
@@ -141,8 +148,8 @@ static bool check_scheduling(
   return true;
 }
 
-static bool check_pid(const char *who, guint32 pid, GError **error) {
-  return pid > LAST_RESERVED_PID || refuse(error, "%s has a process id below %d", who, LAST_RESERVED_PID + 1);
+static bool check_pid(const char *who, guint32 pid, const UntrustedRights *r, GError **error) {
+  return pid >= r->first_pid || refuse(error, "%s has a process id below %u", who, r->first_pid);
 }
 
 static bool check_thread(const Thread *th, const UntrustedRights *r, GError **error) {
@@ -152,7 +159,7 @@ static bool check_thread(const Thread *th, const UntrustedRights *r, GError **er
     return refuse(error, "%s has no state", who);
   if (tc->has_seccomp_mode && tc->seccomp_mode)
     return refuse(error, "%s runs under seccomp", who);
-  return check_pid(who, (guint32)th->tid, error) && check_creds(who, tc->creds, r, error) &&
+  return check_pid(who, (guint32)th->tid, r, error) && check_creds(who, tc->creds, r, error) &&
          check_scheduling(who, tc, th->extra, r, error);
 }
 
@@ -195,7 +202,7 @@ static bool check_root(const char *who, const Checkpoint *c, const FsEntry *fs, 
 static bool check_task(const Checkpoint *c, const Task *t, const UntrustedRights *r, GError **error) {
   g_autofree char *who = g_strdup_printf("process %d", (int)task_pid(t));
   const TaskCoreEntry *tc = t->core->tc;
-  if (!check_pid(who, t->pstree->pid, error))
+  if (!check_pid(who, t->pstree->pid, r, error))
     return false;
   if (task_is_zombie(t))
     return true;

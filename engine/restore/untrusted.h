@@ -16,6 +16,7 @@ typedef struct UntrustedRights {
   guint64 bounding;            /* capability bounding set */
   rlim_t limits[RLIM_NLIMITS]; /* hard */
   int nice, oom_score_adj;
+  guint32 first_pid;  /* the lowest process id that may be asked for */
   guint16 first_port; /* the lowest that needs no capability */
 } UntrustedRights;
 

@@ -231,6 +231,39 @@ RULES
   sleep 1
 }
 
+grant_directories() {
+  cat >/etc/polkit-1/rules.d/51-checkpoint-test.rules <<'RULES'
+polkit.addRule(function (action, subject) {
+  if (action.id == "org.criu.Checkpoint.restore-untrusted" && subject.user == "alice")
+    return polkit.Result.YES;
+});
+RULES
+  sleep 1
+}
+
+# Out into a directory of the user's is the user's own matter, back from it an administrator's.
+own_directory() {
+  local file=/srv/counters/alice images=/home/alice/images pid
+  pid=$(pid_in "$file")
+  as_login alice checkpoint dump --no-progress -D "$images" "$pid" || return 1
+  gone "$pid" || return 1
+  [[ -f $images/inventory.img ]] && ! find "$images" ! -user alice | grep . || { ls -la "$images"; return 1; }
+  refused 4 Error. as_login alice checkpoint restore --json -D "$images" || return 1
+  grant_directories
+  # It comes into the control group of who asks: a session here.
+  as_login alice sh -c "checkpoint restore --no-progress -D $images && cat /proc/$pid/cgroup /proc/self/cgroup &&
+    grep -E '^(Uid|Groups|CapPrm)' /proc/$pid/status && cmp /proc/$pid/cgroup /proc/self/cgroup" || return 1
+  counts_on "$file" || { echo "it does not count on"; return 1; }
+  grep -q "^Groups:[[:space:]]*1000[[:space:]]*\$" "/proc/$pid/status"
+}
+
+# A program with libcheckpoint.
+goes_back() {
+  as_login alice sh -c 'setsid --fork go-back risk /home/alice/risk </dev/null >/dev/null 2>&1
+    for _ in $(seq 150); do ! grep -q back /home/alice/risk 2>/dev/null || break; sleep 0.1; done; cat /home/alice/risk'
+  [[ $(cat /home/alice/risk) == $'trying\nback, and all numbers are right' ]]
+}
+
 # The service leaves by itself while what it restored lives on, and comes back when called.
 idle_exit() {
   for _ in {1..120}; do # finished jobs stay a minute, then it waits half a minute
@@ -293,6 +326,8 @@ check "a logged-in user: not another user's checkpoint" \
   refused 4 Error. as_login alice checkpoint restore --json --owner=root root-1
 check "a logged-in user: sees own checkpoints only" \
   bash -c '[[ $(systemd-run --quiet --wait --pipe --collect -p User=alice checkpoint list --json | grep -o "\"name\":\"[^\"]*\"") == "\"name\":\"mine\"" ]]'
+check "a logged-in user: an own directory" own_directory
+check "a logged-in user: a program that checkpoints itself" goes_back
 check "the store is root's alone" store_is_private
 
 check "a system user: nothing without a grant" \

@@ -71,6 +71,7 @@ prepare_image() {
   DESTDIR=$root meson install -C "$build" --no-rebuild --quiet >"$root/install.log" 2>&1 ||
     { sed 's/^/# /' "$root/install.log" >&2; return 1; }
   install -m 755 "$here/inside.sh" "$root/usr/local/bin/inside.sh"
+  install -m 755 "$build/docs/examples/go-back" "$root/usr/local/bin/go-back" # finds the installed library
   install -m 644 "$here/inside.service" "$root/etc/systemd/system/inside.service"
   mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
   ln -sf ../inside.service "$root/etc/systemd/system/multi-user.target.wants/inside.service"

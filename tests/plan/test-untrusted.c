@@ -206,6 +206,7 @@ static UntrustedRights *rights(void) {
   r->groups = g_array_new(FALSE, FALSE, sizeof(gid_t));
   g_array_append_vals(r->groups, groups, 2);
   r->bounding = 0x1ffffffffffull;
+  r->first_pid = 301;
   r->first_port = 1024;
   return r;
 }
