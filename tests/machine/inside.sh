@@ -247,7 +247,8 @@ own_directory() {
   pid=$(pid_in "$file")
   as_login alice checkpoint dump --no-progress -D "$images" "$pid" || return 1
   gone "$pid" || return 1
-  [[ -f $images/inventory.img ]] && ! find "$images" ! -user alice | grep . || { ls -la "$images"; return 1; }
+  [[ -f $images/inventory.img ]] || return 1
+  ! find "$images" ! -user alice | grep . || { echo "not hers"; return 1; }
   refused 4 Error. as_login alice checkpoint restore --json -D "$images" || return 1
   grant_directories
   # It comes into the control group of who asks: a session here.
