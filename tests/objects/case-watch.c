@@ -47,6 +47,8 @@ static const char *inotify_setup(const char *dir) {
 static const char *inotify_verify(const char *dir) {
   const char *made = case_path(dir, "made");
   REQUIRE(is_quiet(10) && is_quiet(11));
+  if (!case_final) /* events that were not read refuse a dump */
+    return NULL;
   REQUIRE(make_file(made) && next_event(10, 1, IN_CREATE, "made") && next_event(11, 39, IN_CREATE, "made"));
   REQUIRE(unlink(made) == 0 && next_event(10, 1, IN_DELETE, "made") && is_quiet(11));
   REQUIRE(chmod(case_path(dir, "watched"), 0640) == 0 && next_event(10, 3, IN_ATTRIB, NULL) && is_quiet(10));
@@ -124,7 +126,7 @@ static const char *netlink_verify(const char *dir) {
   size = sizeof address;
   REQUIRE(getsockname(21, (struct sockaddr *)&address, &size) == 0 && address.nl_pid == 0);
   REQUIRE(fcntl(21, F_GETFL) & O_NONBLOCK);
-  return ask_links(20);
+  return case_final ? ask_links(20) : NULL; /* and so do messages */
 }
 
 static const char *unread_setup(const char *dir) {
@@ -137,7 +139,7 @@ static const char *unread_setup(const char *dir) {
 }
 
 const ObjectCase object_cases[] = {
-    {"inotify", inotify_setup, inotify_verify, .racy = true},
+    {"inotify", inotify_setup, inotify_verify},
     {"inotify-pending", pending_setup, .blocked = "events that the program has not read"},
     {"inotify-gone", gone_setup, .blocked = "was deleted"},
     {"netlink", netlink_setup, netlink_verify},
