@@ -191,7 +191,8 @@ ExternalStage *external_stage_new(Job *job, Collector *collector, GError **error
     external_stage_free(s);
     return NULL;
   }
-  collector_set_external(collector, stage_ask, s);
+  collector_set_external(
+      collector, stage_ask, s, rules_speak_of(s->own, EXTERNAL_FILE) || rules_speak_of(s->machine, EXTERNAL_FILE));
   return s;
 }
 

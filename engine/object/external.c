@@ -28,6 +28,7 @@ void external_answer_clear(ExternalAnswer *answer) {
 typedef struct Asker {
   ExternalAsk ask;
   void *data;
+  bool ordinary;
 } Asker;
 
 static gpointer asker_new(void) {
@@ -39,8 +40,13 @@ static Asker *asker_of(Collector *c) {
   return collector_state(c, &key, asker_new, g_free);
 }
 
-void collector_set_external(Collector *c, ExternalAsk ask, void *data) {
-  *asker_of(c) = (Asker){ask, data};
+void collector_set_external(Collector *c, ExternalAsk ask, void *data, bool ordinary) {
+  *asker_of(c) = (Asker){ask, data, ordinary};
+}
+
+bool collector_asks_about_ordinary(Collector *c) {
+  const Asker *a = asker_of(c);
+  return a->ask && a->ordinary;
 }
 
 ExternalObject external_of_probe(ExternalKind kind, const FileProbe *probe, guint32 file_id) {

@@ -110,8 +110,10 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ExternalClaim, external_claim_clear)
 
 /* Fills @ret_claim, which is zeroed. false: the job ends with @error (a plugin failed). */
 typedef bool (*ExternalAsk)(void *data, const ExternalObject *object, ExternalClaim *ret_claim, GError **error);
-/* Who is asked; without it nobody takes anything. @data is borrowed. */
-void collector_set_external(Collector *c, ExternalAsk ask, void *data);
+/* Who is asked; without it nobody takes anything. @data is borrowed. @ordinary: also about what the kinds can do without
+ * (optional objects); otherwise those cost nothing. */
+void collector_set_external(Collector *c, ExternalAsk ask, void *data, bool ordinary);
+bool collector_asks_about_ordinary(Collector *c);
 /* For kinds: asks, notes a claim in the checkpoint (ckpt_external), and blocks what was refused, or what nobody took
  * and is not optional. ret_claim->action is EXTERNAL_NOBODY in both cases. */
 bool collector_external(Collector *c, const ExternalObject *object, ExternalClaim *ret_claim, GError **error);

@@ -187,6 +187,8 @@ static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, 
   }
   RegProblem problem = find_problem(probe);
   g_autofree char *what = problem.what;
+  if (!what && !collector_asks_about_ordinary(c))
+    return (entry->reg = collect_sound(c, probe, entry->id, error));
   g_autofree char *file = what ? NULL : g_strdup_printf("file %s", probe->link);
   g_autofree char *path = path_of(probe);
   ExternalObject o = external_of_probe(EXTERNAL_FILE, probe, entry->id);

@@ -134,6 +134,13 @@ const Rule *rules_find_checks(const Rules *rules, const ExternalObject *object) 
   return NULL;
 }
 
+bool rules_speak_of(const Rules *rules, ExternalKind kind) {
+  for (guint i = 0; i < rules->list->len; i++)
+    if (((const Rule *)rules->list->pdata[i])->kind == kind)
+      return true;
+  return false;
+}
+
 size_t rules_size(const Rules *rules) {
   return rules->list->len;
 }

@@ -22,6 +22,8 @@ bool rules_add_directories(Rules *rules, const char *paths, GError **error);
 /* The first rule with an action, or with checks, that fits; NULL if none does. */
 const Rule *rules_find(const Rules *rules, const ExternalObject *object);
 const Rule *rules_find_checks(const Rules *rules, const ExternalObject *object);
+/* Whether any rule is about that kind. */
+bool rules_speak_of(const Rules *rules, ExternalKind kind);
 size_t rules_size(const Rules *rules);
 const Rule *rules_get(const Rules *rules, size_t i);
 /* $CHECKPOINTD_EXTERNAL_DIR, else the administrator's and then the shipped one. */
