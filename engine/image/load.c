@@ -240,6 +240,24 @@ static bool load_task_extra(Loader *l, CkptTask *extra, GError **error) {
   return true;
 }
 
+static GPtrArray *swap_array(GPtrArray **a, GPtrArray **b) {
+  GPtrArray *was = *a;
+  *a = *b;
+  *b = was;
+  return *a;
+}
+
+/* Options of netlink sockets. */
+static bool load_netlinks(Loader *l, GError **error) {
+  const GPtrArray *all = swap_array(&l->checkpoint->netlinks, &l->manifest.netlinks);
+  for (guint i = 0; i < all->len; i++) {
+    const CkptNetlink *n = all->pdata[i];
+    if (verify_file_type(l->checkpoint, n->file_id) != FD_TYPES__NETLINKSK)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u is no netlink socket in files.img", n->file_id);
+  }
+  return true;
+}
+
 /* Mappings have no file id, and are found by their address. */
 static bool load_externals(Loader *l, GError **error) {
   GPtrArray *from = l->manifest.externals;
@@ -255,13 +273,6 @@ static bool load_externals(Loader *l, GError **error) {
   for (guint i = 0; i < from->len; i++)
     checkpoint_add_external(l->checkpoint, g_steal_pointer(&from->pdata[i]));
   return true;
-}
-
-static GPtrArray *swap_array(GPtrArray **a, GPtrArray **b) {
-  GPtrArray *was = *a;
-  *a = *b;
-  *b = was;
-  return *a;
 }
 
 static bool check_plugin_object(const Loader *l, const CkptPluginObject *m, GHashTable *seen, GError **error) {
@@ -332,7 +343,7 @@ static bool load_all(Loader *l, GError **error) {
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
       return false;
-  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
+  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_netlinks(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
          content_check(l->source, l->checkpoint, error) &&
          manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }
