@@ -310,6 +310,22 @@ static void check_waiting(Collector *c, const UnixSeen *s, const UnixSkEntry *u,
     block(c, u, "connections wait to be accepted, and its file is gone", "try again in a moment");
 }
 
+/* Datagrams go back into a pair through its other end; into any other socket by its address, which must be one that can
+ * be used then. */
+static void check_refill(
+    Collector *c, const UnixSeen *s, const UnixSkEntry *u, const UnixDiag *d, const UnixDiag *peer) {
+  bool inside = peer && g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(peer->ino));
+  bool pair = (inside && peer->peer == u->ino) || (d && d->peer && !u->peer); /* or it comes back closed */
+  if (u->type != SOCK_DGRAM || pair)
+    return;
+  if (u->deleted)
+    block(c, u, "datagrams are queued in it and its file is gone", "try again in a moment");
+  else if (!u->name.len)
+    block(c, u, "datagrams are queued in it, and it has no address to send them to again", "try again in a moment");
+  else if (unix_has_path(u) && u->name.data[0] != '/')
+    block(c, u, "datagrams are queued in it and its address is a relative path", "try again in a moment");
+}
+
 static bool collect_queue(Collector *c, const UnixSeen *s, const UnixSkEntry *u, GError **error) {
   const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->ino));
   const UnixDiag *peer = d && d->peer ? g_hash_table_lookup(s->diag, GUINT_TO_POINTER(d->peer)) : NULL;
@@ -324,8 +340,7 @@ static bool collect_queue(Collector *c, const UnixSeen *s, const UnixSkEntry *u,
     block(c, u, "datagrams of other named sockets are queued in it", "try again in a moment");
     break;
   case QUEUE_DONE:
-    if (u->deleted && u->state == UNIX_CLOSE)
-      block(c, u, "datagrams are queued in it and its file is gone", "try again in a moment");
+    check_refill(c, s, u, d, peer);
     break;
   default:
     break;

@@ -127,6 +127,21 @@ serve(receive=lambda: s.recv(100).decode(), send=lambda: s.send(b"answer"))
         self.assertEqual(server.recv(100), b"answer")
 
 
+    def test_queued_without_an_address(self):
+        """One end of a pair: what waits in it can be had again closed, but not on a new connection."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(ours.close)
+        log = self.server(self.path("log"), socket.SOCK_DGRAM)
+        app = self.application(f"s = socket.socket(fileno={theirs.fileno()})\ns.settimeout(5)\n"
+                               "serve(receive=lambda: repr(s.recv(100)))", fds=(theirs.fileno(),))
+        theirs.close()
+        ours.send(b"one")
+        app.dump("--external", f"unix:action=reconnect:{log.path}", refused="no address to send them to again")
+        app.dump("--external", "unix:action=close")
+        app.restore()
+        self.assertEqual(app.ask("receive"), "b'one'")
+
+
 class Connections(Case):
     def application_of(self, server, **more):
         kind = {socket.SOCK_STREAM: "SOCK_STREAM", socket.SOCK_SEQPACKET: "SOCK_SEQPACKET"}[server.kind]
