@@ -86,8 +86,10 @@ static bool collect_stopped(Dump *d, GError **error) {
     task->facts.dead = task->zombie;
     facts[i] = &task->facts;
   }
-  g_autoptr(FactsReader) reader = facts_start(facts, n); /* finished before we return */
-  return collect_registers(d->job, d->tree, d->checkpoint, error);
+  FactsReader *reader = facts_start(facts, n);
+  bool ok = collect_registers(d->job, d->tree, d->checkpoint, error);
+  facts_finish(reader);
+  return ok;
 }
 
 static bool dump_collect(Dump *d, GError **error) {

@@ -30,6 +30,5 @@ typedef struct FactsReader FactsReader;
 FactsReader *facts_start(TaskFacts *const *facts, guint n);
 /* Helps and waits until all are read. */
 void facts_finish(FactsReader *reader);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FactsReader, facts_finish)
 /* Frees what was read, not @facts itself. */
 void facts_clear(TaskFacts *facts);
