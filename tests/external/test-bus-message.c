@@ -47,18 +47,22 @@ static void test_bodies(void) {
   BusMessage m;
   guint32 number = 0;
   g_autofree guint8 *a = message("number", &size, &m);
+  g_assert_nonnull(a);
   g_assert_true(bus_read_number(&m, &number) && number == 42 && m.reply_serial == 9);
   g_assert_null(bus_read_text(&m));
   g_autofree guint8 *b = message("texts", &size, &m);
+  g_assert_nonnull(b);
   g_auto(GStrv) texts = bus_read_texts(&m);
   g_assert_cmpuint(g_strv_length(texts), ==, 3);
   g_assert_cmpstr(texts[1], ==, "org.test.X");
   g_autofree guint8 *c = message("dictionary", &size, &m);
+  g_assert_nonnull(c);
   g_auto(GStrv) rules = bus_read_texts_of(&m, ":1.0"), none = bus_read_texts_of(&m, ":1.9");
   g_assert_cmpuint(g_strv_length(rules), ==, 2);
   g_assert_cmpstr(rules[0], ==, "type='signal'");
   g_assert_cmpuint(g_strv_length(none), ==, 0);
   g_autofree guint8 *e = message("error", &size, &m);
+  g_assert_nonnull(e);
   g_assert_cmpstr(m.error, ==, "a.b.C");
   g_assert_null(bus_read_text(&m)); /* an error's text is no answer */
 }

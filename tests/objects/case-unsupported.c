@@ -27,8 +27,9 @@ static const char *terminal_setup(const char *dir) {
   REQUIRE(case_place(open(ptsname(master), O_RDWR | O_NOCTTY), 10));
   pid_t other = fork(); /* has the other end */
   REQUIRE(other >= 0);
-  for (; other == 0;)
-    (void)pause();
+  if (other == 0)
+    for (;;)
+      (void)pause();
   REQUIRE(close(master) == 0);
   return NULL;
 }
