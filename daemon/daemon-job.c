@@ -313,6 +313,8 @@ static void add_fds(FdList *list, const Job *job) {
   add_fd(list, ENGINE_FD__SELF_CONNECTION, job->options.connection > 0 ? job->options.connection : -EBADF);
   for (size_t i = 0; i < n; i++)
     add_fd(list, ENGINE_FD__HOOK_CONNECTION, hooks[i]);
+  for (guint i = 0; job->options.inherit_fds && i < job->options.inherit_fds->len; i++)
+    add_fd(list, ENGINE_FD__INHERITED, g_array_index(job->options.inherit_fds, int, i));
 }
 
 static int send_request(Job *job) {
@@ -360,6 +362,10 @@ static int send_request(Job *job) {
   if (job->target) {
     request.has_pid = true;
     request.pid = (uint32_t)job->target->pid;
+  }
+  if (job->options.inherit_keys) {
+    request.inherit_keys = (char **)job->options.inherit_keys->pdata;
+    request.n_inherit_keys = job->options.inherit_keys->len;
   }
   add_fds(&list, job);
   request.fds = list.kinds;

@@ -11,6 +11,8 @@
 #define TOKEN_MAX 64
 #define HOOKS_TIMEOUT_MAX (600 * G_USEC_PER_SEC)
 #define EXTERNAL_RULES_MAX 256
+#define INHERIT_MAX 32
+#define INHERIT_KEY_MAX 4096
 #define EXTERNAL_BYTES_MAX (64 * 1024)
 #define DUMP OPTION_FOR_DUMP
 #define RESTORE OPTION_FOR_RESTORE
@@ -128,6 +130,32 @@ static bool read_external(const OptionRow *row, JobOptions *options, sd_bus_mess
   return true;
 }
 
+static void clear_fd(gpointer fd) {
+  (void)close(*(int *)fd);
+}
+
+/* What each descriptor is for is the engine's to know. */
+static bool read_inherit(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  const char *key;
+  int fd, r = sd_bus_message_enter_container(message, 'a', "{sh}");
+
+  options->inherit_keys = g_ptr_array_new_with_free_func(g_free);
+  options->inherit_fds = g_array_new(FALSE, FALSE, sizeof(int));
+  g_array_set_clear_func(options->inherit_fds, clear_fd);
+  while (r >= 0 && (r = sd_bus_message_enter_container(message, 'e', "sh")) > 0) {
+    if (sd_bus_message_read(message, "sh", &key, &fd) < 0 || !*key || strlen(key) > INHERIT_KEY_MAX ||
+        options->inherit_keys->len >= INHERIT_MAX)
+      return false;
+    fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0)
+      return false;
+    g_array_append_val(options->inherit_fds, fd);
+    g_ptr_array_add(options->inherit_keys, g_strdup(key));
+    r = sd_bus_message_exit_container(message);
+  }
+  return r >= 0 && sd_bus_message_exit_container(message) >= 0;
+}
+
 /* Only "none" exists so far: any other compression is one of a later version. */
 static bool read_compress(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
   const char *text;
@@ -165,7 +193,7 @@ static const OptionRow option_table[] = {
     {"skip-in-flight", "b", DUMP | EXPLAIN, read_bool, FIELD(skip_in_flight), false},
     {"tcp-established", "b", DUMP | RESTORE | EXPLAIN, read_bool, FIELD(tcp_established), true},
     {"external", "as", DUMP | RESTORE | EXPLAIN, read_external, 0, true},
-    {"inherit", "a{sh}", RESTORE, NULL, 0, true},
+    {"inherit", "a{sh}", RESTORE, read_inherit, 0, true},
     {"ext-unix-sk", "b", DUMP | RESTORE | EXPLAIN, read_bool, FIELD(ext_unix_sk), true},
     {"link-remap", "b", DUMP | EXPLAIN, NULL, 0, true},
     {"lsm-profile", "s", RESTORE, NULL, 0, true},
@@ -182,6 +210,8 @@ void job_options_close(JobOptions *options) {
   if (options->connection > 0)
     (void)close(options->connection);
   options->connection = 0;
+  g_clear_pointer(&options->inherit_fds, g_array_unref);
+  g_clear_pointer(&options->inherit_keys, g_ptr_array_unref);
 }
 
 const char *job_options_nth(size_t i, const char **ret_signature, unsigned *ret_members) {

@@ -44,6 +44,8 @@ typedef struct JobOptions {
   bool tcp_established;
   bool tcp_close;
   bool skip_in_flight;
+  GPtrArray *inherit_keys; /* of descriptors for external objects; NULL: none */
+  GArray *inherit_fds;     /* int, owned, one for each key */
   GStrv external; /* rules, which the engine reads; NULL: none */
   const char *unsupported; /* an option whose time has not come, or NULL */
   const char *dangerous;   /* an option that needs privileged-options, or NULL */

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from outside import BUILD, Case, alive, gone, run, wait_until
+from outside import BUILD, Case, PYTHON, alive, gone, run, wait_until
 
 CHECKPOINT = os.path.join(BUILD, "tools", "checkpoint", "checkpoint")
 NOBODY = 65534
@@ -20,6 +20,14 @@ logger.addHandler(logging.handlers.SysLogHandler(address={path!r}))
 logger.setLevel(logging.INFO)
 logger.info("hello")
 serve(log=lambda: logger.info("still here"))
+"""
+
+INHERIT = """
+import dbus, sys
+manager = dbus.Interface(dbus.SystemBus().get_object("org.criu.Checkpoint", "/org/criu/Checkpoint"),
+                         "org.criu.Checkpoint.Manager")
+manager.Restore("inherit", dbus.Dictionary({"inherit": dbus.Dictionary({"the-server": dbus.types.UnixFd(int(sys.argv[1]))},
+                                                                       signature="sh")}, signature="sv"))
 """
 
 STREAM = """
@@ -83,6 +91,24 @@ class Service(Case):
         self.life(app, "classic")
         app.ask("send")
         self.assertEqual(app.ask("receive"), "b'X'")
+
+    def test_inherit(self):
+        """The caller of the bus method gives the other end."""
+        server = self.server(self.path("server"))
+        app = self.application(STREAM.format(path=server.path))
+        self.checkpoint("dump", "-e", f"unix:path={server.path} action=inherit:the-server", str(app.pid), "inherit")
+        app.wait_for_end()
+        self.assertIn("the-server", self.checkpoint("restore", "inherit", status=2))
+        ours, given = socket.socketpair()
+        self.addCleanup(ours.close)
+        subprocess.run([PYTHON, "-I", "-c", INHERIT, str(given.fileno())], check=True, pass_fds=(given.fileno(),), timeout=60)
+        given.close()
+        self.addCleanup(self.end, app.pid)
+        ours.settimeout(10)
+        app.ask("send")
+        self.assertEqual(ours.recv(10), b"x")
+        ours.send(b"y")
+        self.assertEqual(app.ask("receive"), "b'y'")
 
     def test_not_for_everybody(self):
         server = self.server(self.path("server"))
