@@ -11,11 +11,15 @@
 #include <sys/stat.h>
 #include "plugin-stage.h"
 
+/* The tree stands still while buses are asked; all of them together get no more than this. */
+#define BUSES_USEC (10 * G_USEC_PER_SEC)
+
 struct ExternalStage {
   Job *job;
   Collector *collector;
   Rules *own;     /* the job's */
   Rules *machine; /* those of the configuration directories */
+  gint64 bus_usec; /* spent with buses so far */
   PluginSet *plugins; /* borrowed; NULL: there are none */
 };
 
@@ -52,8 +56,12 @@ static void check_reconnect(const ExternalObject *o, const Rule *rule, ExternalC
  * does when the bus goes away. */
 static void ask_bus(ExternalStage *s, const ExternalObject *o, ExternalClaim *claim) {
   g_autofree char *why = NULL;
-  if (o->sock.type == SOCK_STREAM && o->sock.peer_name_size)
+  gint64 started = g_get_monotonic_time();
+  if (s->bus_usec > BUSES_USEC)
+    why = g_strdup("buses have kept the application waiting for too long already");
+  else if (o->sock.type == SOCK_STREAM && o->sock.peer_name_size)
     claim->bus = bus_client_inspect(s->collector, o, &why);
+  s->bus_usec += g_get_monotonic_time() - started;
   if (claim->bus)
     return;
   g_autofree char *rule = g_steal_pointer(&claim->rule);
