@@ -14,6 +14,8 @@
 #include <sys/sysmacros.h>
 
 /* As the images name them: FL_* of the kernel's linux/filelock.h. */
+#define CURE "option file-locks takes it along: it is taken again at the restore, if nobody else has it then"
+
 enum { LOCK_POSIX = 1, LOCK_FLOCK = 2, LOCK_LEASE = 32, LOCK_OFD = 1024 };
 
 typedef struct Lock {
@@ -21,14 +23,17 @@ typedef struct Lock {
   int type;  /* F_RDLCK, F_WRLCK */
   bool breaking;
   pid_t pid; /* who took it; -1 for locks of an open file description; 0: in another pid namespace */
+  unsigned major, minor;
   guint64 inode, start, end; /* end: G_MAXUINT64 for EOF */
+  bool found; /* a line of /proc/locks whose descriptor is known */
 } Lock;
 
 typedef struct LockScan {
   Job *job;
   const FrozenTree *tree;
   Collector *collector;
-  GHashTable *takers; /* pid of the tree -> number of its lines not found yet */
+  GArray *lines;      /* Lock: of /proc/locks, taken by processes of the tree */
+  GHashTable *takers; /* their pids */
   GHashTable *orphans; /* inode numbers of locks of descriptions, and of takers that are gone */
   GHashTable *done;    /* guint64 of file id and kind: descriptions whose lock is known */
 } LockScan;
@@ -43,10 +48,12 @@ static bool parse_line(const char *line, Lock *ret) {
   unsigned long start;
   int pid;
   unsigned long inode;
+  unsigned maj, min;
   const char *p = strchr(line, ':');
-  if (!p || sscanf(p + 1, " %15s %15s %15s %d %*x:%*x:%lu %lu %31s", kind, mode, type, &pid, &inode, &start, end) != 7)
+  if (!p || sscanf(p + 1, " %15s %15s %15s %d %x:%x:%lu %lu %31s", kind, mode, type, &pid, &maj, &min, &inode, &start, end) != 9)
     return false;
-  *ret = (Lock){.flag = flag_of(kind), .type = strcmp(type, "READ") == 0 ? F_RDLCK : F_WRLCK, .pid = pid, .inode = inode,
+  *ret = (Lock){.flag = flag_of(kind), .type = strcmp(type, "READ") == 0 ? F_RDLCK : F_WRLCK, .pid = pid, .major = maj,
+      .minor = min, .inode = inode,
       .start = start, .end = strcmp(end, "EOF") == 0 ? G_MAXUINT64 : g_ascii_strtoull(end, NULL, 10)};
   ret->breaking = strcmp(mode, "BREAKING") == 0 || strcmp(type, "UNLCK") == 0;
   return true;
@@ -96,7 +103,7 @@ static bool is_posix_known(const LockScan *s, const FrozenTask *task, int fd, co
 
 static void add_lock(const LockScan *s, const FrozenTask *task, int fd, const Lock *lock) {
   if (!job_options(s->job)->file_locks) {
-    block_lock(s, task, fd, lock, NULL, "option file-locks takes it along: it is taken again at the restore, if nobody else has it then");
+    block_lock(s, task, fd, lock, NULL, CURE);
     return;
   }
   if (lock->breaking) {
@@ -114,11 +121,15 @@ static void add_lock(const LockScan *s, const FrozenTask *task, int fd, const Lo
   checkpoint_add_record(collector_checkpoint(s->collector), RECORD_FILE_LOCKS, &e->base, NULL);
 }
 
-static void note_taken(const LockScan *s, const Lock *lock) {
-  gpointer key = GINT_TO_POINTER(lock->pid);
-  guint left = GPOINTER_TO_UINT(g_hash_table_lookup(s->takers, key));
-  if (left)
-    g_hash_table_insert(s->takers, key, GUINT_TO_POINTER(left - 1));
+static void note_found(const LockScan *s, const Lock *lock) {
+  for (guint i = 0; i < s->lines->len; i++) {
+    Lock *line = &g_array_index(s->lines, Lock, i);
+    if (!line->found && line->pid == lock->pid && line->flag == lock->flag && line->inode == lock->inode && line->start == lock->start &&
+        line->end == lock->end) {
+      line->found = true;
+      return;
+    }
+  }
 }
 
 static bool scan_fd(const LockScan *s, const FrozenTask *task, int fd, GError **error) {
@@ -133,7 +144,7 @@ static bool scan_fd(const LockScan *s, const FrozenTask *task, int fd, GError **
     if (!rest || !parse_line(rest, &lock) || !is_first_holder(s, task, fd, &lock) || is_posix_known(s, task, fd, &lock) ||
         is_known(s, task, fd, &lock))
       continue;
-    note_taken(s, &lock);
+    note_found(s, &lock);
     add_lock(s, task, fd, &lock);
   }
   return true;
@@ -153,8 +164,8 @@ static bool may_have_lock(const LockScan *s, const FrozenTask *task, int fd) {
 
 static void sort_line(const LockScan *s, const Lock *lock) {
   if (lock->pid > 0 && frozen_tree_find(s->tree, lock->pid)) {
-    gpointer key = GINT_TO_POINTER(lock->pid);
-    g_hash_table_insert(s->takers, key, GUINT_TO_POINTER(GPOINTER_TO_UINT(g_hash_table_lookup(s->takers, key)) + 1));
+    g_hash_table_add(s->takers, GINT_TO_POINTER(lock->pid));
+    g_array_append_val(s->lines, *lock);
   }
   if (lock->flag != LOCK_POSIX) /* whoever took it: it stays with the description */
     g_hash_table_add(s->orphans, GUINT_TO_POINTER((guint)lock->inode));
@@ -169,18 +180,51 @@ static bool scan_task(const LockScan *s, const FrozenTask *task, GError **error)
   return true;
 }
 
-/* A process that could not be asked for its descriptors (seccomp), or a file that does not show its locks. */
-static void block_unknown(const LockScan *s) {
-  GHashTableIter iter;
-  gpointer pid, left;
-  g_hash_table_iter_init(&iter, s->takers);
-  while (g_hash_table_iter_next(&iter, &pid, &left)) {
-    const FrozenTask *task = frozen_tree_find(s->tree, GPOINTER_TO_INT(pid));
-    if (!left || (task && task->seccomp)) /* blocked already */
+static const VmaEntry *entry_at(const FrozenTask *task, guint64 start) {
+  const MmEntry *mm = task->model->mm;
+  for (size_t i = 0; i < mm->n_vmas; i++)
+    if (mm->vmas[i]->start == start)
+      return mm->vmas[i];
+  return NULL;
+}
+
+/* An flock stays with the open file, which a mapping may hold when no descriptor does any more (the JVM's performance data). */
+static const VmaEntry *find_mapping(const LockScan *s, const Lock *lock) {
+  for (guint i = 0; i < s->tree->tasks->len; i++) {
+    const FrozenTask *task = s->tree->tasks->pdata[i];
+    for (guint k = 0; !task->zombie && k < task->facts.vmas->len; k++) {
+      const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, k);
+      const VmaEntry *e = v->inode == lock->inode && v->dev_major == lock->major && v->dev_minor == lock->minor ? entry_at(task, v->start) : NULL;
+      if (e && e->status & (VMA_FILE_SHARED | VMA_FILE_PRIVATE))
+        return e;
+    }
+  }
+  return NULL;
+}
+
+static void add_mapped(const LockScan *s, const VmaEntry *mapping, const Lock *lock) {
+  CkptMappedLock *m = malloc(sizeof *m);
+  ckpt_mapped_lock__init(m);
+  m->file_id = (guint32)mapping->shmid;
+  m->type = (guint32)lock->type;
+  m->flags = mapping->has_fdflags ? mapping->fdflags & O_ACCMODE : O_RDONLY;
+  g_ptr_array_add(collector_checkpoint(s->collector)->mapped_locks, m);
+}
+
+/* Locks that no descriptor shows: those of mapped files; or a process could not be asked for its descriptors (seccomp). */
+static void settle_lines(const LockScan *s) {
+  for (guint i = 0; i < s->lines->len; i++) {
+    const Lock *lock = &g_array_index(s->lines, Lock, i);
+    const FrozenTask *task = frozen_tree_find(s->tree, lock->pid);
+    const VmaEntry *mapping = lock->found || lock->flag != LOCK_FLOCK ? NULL : find_mapping(s, lock);
+    if (lock->found || (task && task->seccomp)) /* blocked already */
       continue;
-    g_autofree char *object = g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm);
-    job_block(s->job, "fd", task->pid, -1, object, "it took a file lock that none of its descriptors shows",
-        "release it before the dump; cat /proc/locks shows it");
+    if (mapping && job_options(s->job)->file_locks)
+      add_mapped(s, mapping, lock);
+    else if (mapping)
+      block_lock(s, task, -1, lock, "on a file that it has mapped", CURE);
+    else
+      block_lock(s, task, -1, lock, "none of its descriptors shows it", "release it before the dump; cat /proc/locks shows it");
   }
 }
 
@@ -190,7 +234,8 @@ bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, GErro
     return true; /* none, or a kernel without file locking */
   g_autoptr(GHashTable) takers = g_hash_table_new(NULL, NULL), orphans = g_hash_table_new(NULL, NULL);
   g_autoptr(GHashTable) done = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
-  LockScan s = {job, tree, collector, takers, orphans, done};
+  g_autoptr(GArray) taken = g_array_new(FALSE, FALSE, sizeof(Lock));
+  LockScan s = {job, tree, collector, taken, takers, orphans, done};
   g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
   for (char **l = lines; *l; l++) {
     Lock lock;
@@ -202,6 +247,6 @@ bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, GErro
     if (!task->zombie && !scan_task(&s, task, error))
       return false;
   }
-  block_unknown(&s);
+  settle_lines(&s);
   return job_poll(job, error);
 }

@@ -12,6 +12,7 @@
 #include "verify.h"
 #include "sk-inet.pb-c.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 
 typedef struct Loader {
@@ -247,13 +248,19 @@ static GPtrArray *swap_array(GPtrArray **a, GPtrArray **b) {
   return *a;
 }
 
-/* Options of netlink sockets. */
-static bool load_netlinks(Loader *l, GError **error) {
+/* Options of netlink sockets, locks of mapped files. */
+static bool load_more(Loader *l, GError **error) {
   const GPtrArray *all = swap_array(&l->checkpoint->netlinks, &l->manifest.netlinks);
   for (guint i = 0; i < all->len; i++) {
     const CkptNetlink *n = all->pdata[i];
     if (verify_file_type(l->checkpoint, n->file_id) != FD_TYPES__NETLINKSK)
       return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u is no netlink socket in files.img", n->file_id);
+  }
+  const GPtrArray *locks = swap_array(&l->checkpoint->mapped_locks, &l->manifest.mapped_locks);
+  for (guint i = 0; i < locks->len; i++) {
+    const CkptMappedLock *lock = locks->pdata[i];
+    if (verify_file_type(l->checkpoint, lock->file_id) != FD_TYPES__REG || lock->type > F_WRLCK)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u has a lock and is no file, or it is of type %u", lock->file_id, lock->type);
   }
   return true;
 }
@@ -343,7 +350,7 @@ static bool load_all(Loader *l, GError **error) {
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
       return false;
-  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_netlinks(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
+  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_more(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
          content_check(l->source, l->checkpoint, error) &&
          manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }

@@ -14,6 +14,7 @@ void manifest_init(Manifest *m) {
       .tasks = g_ptr_array_new_with_free_func(free_message),
       .externals = g_ptr_array_new_with_free_func(free_message),
       .netlinks = g_ptr_array_new_with_free_func(free_message),
+      .mapped_locks = g_ptr_array_new_with_free_func(free_message),
       .plugins = g_ptr_array_new_with_free_func(free_message),
       .plugin_objects = g_ptr_array_new_with_free_func(free_message),
       .ttys = g_ptr_array_new_with_free_func(free_message),
@@ -27,6 +28,7 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->network, free_message);
   g_clear_pointer(&m->externals, g_ptr_array_unref);
   g_clear_pointer(&m->netlinks, g_ptr_array_unref);
+  g_clear_pointer(&m->mapped_locks, g_ptr_array_unref);
   g_clear_pointer(&m->plugins, g_ptr_array_unref);
   g_clear_pointer(&m->plugin_objects, g_ptr_array_unref);
   g_clear_pointer(&m->ttys, g_ptr_array_unref);
@@ -68,7 +70,9 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
     g_ptr_array_add(m->externals, g_steal_pointer(&e->external[i]));
   for (size_t i = 0; i < e->n_netlink; i++)
     g_ptr_array_add(m->netlinks, g_steal_pointer(&e->netlink[i]));
-  e->n_external = e->n_netlink = 0;
+  for (size_t i = 0; i < e->n_mapped_lock; i++)
+    g_ptr_array_add(m->mapped_locks, g_steal_pointer(&e->mapped_lock[i]));
+  e->n_external = e->n_netlink = e->n_mapped_lock = 0;
   if (e->plugin)
     g_ptr_array_add(m->plugins, g_steal_pointer(&e->plugin));
   if (e->plugin_object)
@@ -291,10 +295,12 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   externals.external = (CkptExternal **)checkpoint->externals->pdata;
   if (externals.n_external && !store_entry(w, &externals, error))
     return false;
-  CkptEntry netlinks = CKPT_ENTRY__INIT;
-  netlinks.n_netlink = checkpoint->netlinks->len;
-  netlinks.netlink = (CkptNetlink **)checkpoint->netlinks->pdata;
-  if (netlinks.n_netlink && !store_entry(w, &netlinks, error))
+  CkptEntry more = CKPT_ENTRY__INIT;
+  more.n_netlink = checkpoint->netlinks->len;
+  more.netlink = (CkptNetlink **)checkpoint->netlinks->pdata;
+  more.n_mapped_lock = checkpoint->mapped_locks->len;
+  more.mapped_lock = (CkptMappedLock **)checkpoint->mapped_locks->pdata;
+  if ((more.n_netlink || more.n_mapped_lock) && !store_entry(w, &more, error))
     return false;
   CkptEntry ttys = CKPT_ENTRY__INIT;
   ttys.n_tty = checkpoint->ttys->len;

@@ -23,6 +23,7 @@ typedef struct Manifest {
   CkptNetwork *network; /* owned until taken */
   GPtrArray *externals; /* CkptExternal, the same */
   GPtrArray *netlinks;  /* CkptNetlink, the same */
+  GPtrArray *mapped_locks; /* CkptMappedLock, the same */
   GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GPtrArray *ttys;      /* CkptTty, the same */
   GHashTable *files;    /* name -> ManifestFile */

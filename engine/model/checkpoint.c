@@ -126,6 +126,7 @@ Checkpoint *checkpoint_new(void) {
   c->externals = g_ptr_array_new_with_free_func(message_free);
   c->externals_by_id = g_hash_table_new(NULL, NULL);
   c->netlinks = g_ptr_array_new_with_free_func(message_free);
+  c->mapped_locks = g_ptr_array_new_with_free_func(message_free);
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->ttys = g_ptr_array_new_with_free_func(message_free);
@@ -149,6 +150,7 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->externals);
   g_hash_table_unref(c->externals_by_id);
   g_ptr_array_unref(c->netlinks);
+  g_ptr_array_unref(c->mapped_locks);
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
   g_ptr_array_unref(c->ttys);

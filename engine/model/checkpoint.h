@@ -131,6 +131,7 @@ typedef struct Checkpoint {
   GHashTable *tcp_streams;       /* GUINT_TO_POINTER(inode) -> Record: TcpStreamEntry and the bytes of both queues */
   CkptNetwork *network;          /* may be NULL */
   GPtrArray *netlinks;           /* CkptNetlink */
+  GPtrArray *mapped_locks;       /* CkptMappedLock */
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
   GHashTable *externals_by_id;   /* GUINT_TO_POINTER(file id) -> CkptExternal, borrowed */
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */

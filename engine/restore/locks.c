@@ -73,6 +73,23 @@ static bool is_free(Restore *r, const FileLockEntry *e, int fd, guint32 file_id,
       e->fd, name, (int)range.l_pid, comm);
 }
 
+/* On the open file that the mapping will be made from. */
+static bool take_mapped(Restore *r, GError **error) {
+  for (guint i = 0; i < r->checkpoint->mapped_locks->len; i++) {
+    const CkptMappedLock *m = r->checkpoint->mapped_locks->pdata[i];
+    int fd = restorer_fd_for_mapping(r->restorer, m->file_id, (int)m->flags, error);
+    if (fd < 0)
+      return false;
+    if (flock(fd, (m->type == F_RDLCK ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0)
+      continue;
+    int err = errno;
+    g_autofree char *name = file_entry_name(checkpoint_find_file(r->checkpoint, m->file_id));
+    return engine_fail_errno(error, err == EAGAIN ? ENGINE_ERROR_CODE__BUSY : ENGINE_ERROR_CODE__FAILED, err,
+        "The file lock on %s, which is mapped, cannot be taken again (see /proc/locks)", name);
+  }
+  return true;
+}
+
 bool locks_take(Restore *r, GError **error) {
   for (guint i = 0; i < r->checkpoint->records[RECORD_FILE_LOCKS]->len; i++) {
     const FileLockEntry *e = nth_lock(r, i);
@@ -88,7 +105,7 @@ bool locks_take(Restore *r, GError **error) {
     if (e->flag != LOCK_KIND_POSIX && take(e, local) < 0)
       return fail_lock(r, e, fd->id, errno, error);
   }
-  return true;
+  return take_mapped(r, error);
 }
 
 void locks_build(Restore *r, const PlanTask *t, Program *p) {

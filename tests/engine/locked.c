@@ -2,7 +2,7 @@
 
 /* File locks of every kind, for --file-locks: flock shared and exclusive, one that a child shares with its parent, one
  * taken by a process that is gone; POSIX ranges for reading and writing, of parent and child in one file; OFD ranges; a
- * read lease; a child that waits for a lock, and gets it when it is given back. */
+ * read lease; one of a file that is only mapped; a child that waits for a lock, and gets it when it is given back. */
 
 #include "subject.h"
 #include <signal.h>
@@ -10,8 +10,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-static const char *const names[] = {"shared", "exclusive", "inherited", "posix", "ofd", "leased", "waited"};
-enum { SHARED, EXCLUSIVE, INHERITED, POSIX, OFD, LEASED, WAITED, N_FILES };
+static const char *const names[] = {"shared", "exclusive", "inherited", "posix", "ofd", "leased", "waited", "mapped"};
+enum { SHARED, EXCLUSIVE, INHERITED, POSIX, OFD, LEASED, WAITED, MAPPED, N_FILES };
 static int fds[N_FILES];
 static volatile int *got;
 
@@ -86,6 +86,7 @@ static void verify(pid_t child) {
   expect(OFD, F_RDLCK, 5, 1, 0, F_WRLCK);
   expect(OFD, F_RDLCK, 6, 1, 0, F_UNLCK);
   check(fcntl(fds[LEASED], F_GETLEASE) == F_RDLCK, "the lease is gone");
+  check(!flock_works(MAPPED, LOCK_SH), "the flock of the mapped file is gone");
 }
 
 static void child_main(void) {
@@ -116,6 +117,9 @@ int main(int argc, char **argv) {
   check_call(fcntl(fds[POSIX], F_SETLK, &first) == 0 && fcntl(fds[POSIX], F_SETLK, &second) == 0);
   check_call(fcntl(fds[OFD], F_OFD_SETLK, &own) == 0);
   check_call(fcntl(fds[LEASED], F_SETLEASE, F_RDLCK) == 0);
+  check_call(ftruncate(fds[MAPPED], 4096) == 0 && flock(fds[MAPPED], LOCK_EX) == 0);
+  void *mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fds[MAPPED], 0);
+  check_call(mapped != MAP_FAILED && close(fds[MAPPED]) == 0);
   pid_t child = fork();
   check_call(child >= 0);
   if (child == 0)
@@ -135,5 +139,6 @@ int main(int argc, char **argv) {
   check(*got == 2, "the child waits for a lock that is free");
   check_call(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
   expect(POSIX, F_WRLCK, 100, 0, 0, F_UNLCK);
+  check(munmap(mapped, 4096) == 0 && flock_works(MAPPED, LOCK_EX), "the flock outlives the mapping");
   return subject_pass();
 }
