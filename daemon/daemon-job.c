@@ -311,6 +311,7 @@ static void add_fds(FdList *list, const Job *job) {
   add_fd(list, ENGINE_FD__TARGET_PIDFD, job->target ? job->target->pidfd : -EBADF);
   add_fd(list, ENGINE_FD__CALLER_PIDFD, job->caller_pidfd);
   add_fd(list, ENGINE_FD__SELF_CONNECTION, job->options.connection > 0 ? job->options.connection : -EBADF);
+  add_fd(list, ENGINE_FD__TERMINAL, job->options.terminal > 0 ? job->options.terminal : -EBADF);
   for (size_t i = 0; i < n; i++)
     add_fd(list, ENGINE_FD__HOOK_CONNECTION, hooks[i]);
   for (guint i = 0; job->options.inherit_fds && i < job->options.inherit_fds->len; i++)

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stddef.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon-error.h"
@@ -110,6 +111,21 @@ static bool read_connection(const OptionRow *row, JobOptions *options, sd_bus_me
   return fd > 0;
 }
 
+/* The engine opens it again for reading and writing, so the caller has to be able to do both. Whether it is a terminal is the engine's to see:
+ * nothing here makes ioctls. */
+static bool read_terminal(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  struct stat st;
+  int fd;
+
+  if (sd_bus_message_read_basic(message, 'h', &fd) < 0 || fstat(fd, &st) < 0 || !S_ISCHR(st.st_mode) ||
+      (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+    return false;
+  fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  options->terminal = fd > 0 ? fd : 0;
+  options->shell_job = true;
+  return fd > 0;
+}
+
 /* Rules are text for the engine: here they are only kept from being endless. */
 static bool read_external(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
   g_autoptr(GPtrArray) rules = g_ptr_array_new_with_free_func(g_free);
@@ -175,6 +191,7 @@ static const OptionRow option_table[] = {
     {"durable", "b", DUMP, read_bool, FIELD(durable), false},
     {"replace", "b", DUMP, read_bool, FIELD(replace), false},
     {"shell-job", "b", DUMP | RESTORE | EXPLAIN, read_bool, FIELD(shell_job), false},
+    {"terminal", "h", RESTORE, read_terminal, 0, false},
     {"timeout", "t", DUMP | EXPLAIN, read_timeout, 0, false},
     {"token", "s", DUMP | RESTORE | EXPLAIN | OPTION_FOR_CHECK, read_token, 0, false},
     {"on-disconnect", "s", DUMP | RESTORE | EXPLAIN | OPTION_FOR_CHECK, read_on_disconnect, 0, false},
@@ -209,7 +226,9 @@ void job_options_clear(JobOptions *options) {
 void job_options_close(JobOptions *options) {
   if (options->connection > 0)
     (void)close(options->connection);
-  options->connection = 0;
+  if (options->terminal > 0)
+    (void)close(options->terminal);
+  options->connection = options->terminal = 0;
   g_clear_pointer(&options->inherit_fds, g_array_unref);
   g_clear_pointer(&options->inherit_keys, g_ptr_array_unref);
 }

@@ -36,6 +36,7 @@ typedef struct JobOptions {
   uint32_t owner;
   uint64_t timeout_usec; /* 0: the engine's own */
   bool any_target;             /* ask for dump-any although the root is the caller's own */
+  int terminal;                /* what stands for the one outside (shell-job); owned; 0: none */
   int connection;              /* self-dump: the end the service closes; owned; 0: none */
   HooksMode hooks;
   uint64_t hooks_timeout_usec; /* 0: the service's own */
@@ -52,7 +53,7 @@ typedef struct JobOptions {
 } JobOptions;
 
 void job_options_clear(JobOptions *options);
-/* Only the descriptor. */
+/* Only the descriptors. */
 void job_options_close(JobOptions *options);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(JobOptions, job_options_clear)
 

@@ -332,7 +332,7 @@ static int open_outside(Restorer *r, BackTtys *t, const BackPty *pty, const TtyF
   if (!job_options(job)->shell_job || fd < 0 || !isatty(fd)) {
     engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
         "It was on terminal /dev/pts/%u, which stayed outside: it needs another one, and %s", pty->index,
-        job_options(job)->shell_job ? "the restore has none (its standard input, for criu restore --shell-job)"
+        job_options(job)->shell_job ? "the restore has none (criu restore --shell-job: its standard input; service: the option terminal)"
                                     : "only a restore with shell-job takes one");
     return -1;
   }

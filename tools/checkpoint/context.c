@@ -142,6 +142,8 @@ int context_append_options(Context *context, sd_bus_message *call, unsigned whic
     r = sd_bus_message_append(call, "{sv}", "timeout", "t", options->timeout_usec);
   if (r >= 0 && (which & ASK_OWNER) && options->owner >= 0)
     r = sd_bus_message_append(call, "{sv}", "owner", "u", (uint32_t)options->owner);
+  if (r >= 0 && context->terminal > 0)
+    r = sd_bus_message_append(call, "{sv}", "terminal", "h", context->terminal);
   if (r >= 0 && (which & ASK_CANCEL) && !options->no_wait)
     r = sd_bus_message_append(call, "{sv}", "on-disconnect", "s", "cancel");
   if (r >= 0 && (which & ASK_EXTRA))

@@ -18,7 +18,8 @@
 struct Context {
   const Options *options;
   sd_bus *bus;
-  pid_t agent; // pkttyagent, or 0
+  pid_t agent;  // pkttyagent, or 0
+  int terminal; // for what is restored, borrowed; 0: none
 };
 
 // Connects to the system bus. 0, or an exit status, the reason having been said.

@@ -4,6 +4,7 @@
 #include "format.h"
 #include "json.h"
 #include "operand.h"
+#include "relay.h"
 #include "report.h"
 #include "value.h"
 #include "verbs.h"
@@ -124,13 +125,24 @@ int verb_dump(Context *context, char **arguments) {
   return 0;
 }
 
-int verb_restore(Context *context, char **arguments) {
+// The user's terminal belongs to this session: a job of a shell gets one of its own in between.
+static int open_terminal(Context *context, Relay *relay) {
+  const Options *options = context->options;
+  *relay = RELAY_NONE;
+  int r = options->shell_job && !options->no_wait ? relay_open(relay) : 0;
+  context->terminal = relay->slave > 0 ? relay->slave : 0;
+  return r < 0 ? report_errno(options->json, "make a pseudo terminal", r) : 0;
+}
+
+static int restore(Context *context, char **arguments, Relay *relay) {
   g_autoptr(sd_bus_message) call = NULL;
   g_autoptr(GVariant) result = NULL;
   const char *what = arguments[0] ? arguments[0] : context->options->directory;
   g_autofree char *name = format_safe(what ? what : "");
 
   int r = begin_restore(context, arguments, &call);
+  if (r == 0)
+    r = open_terminal(context, relay);
   if (r == 0)
     r = context_append_options(context, call, ASK_OWNER | ASK_SHELL_JOB | ASK_EXTRA | ASK_CANCEL);
   g_autofree char *doing = g_strdup_printf("restore %s", name);
@@ -143,4 +155,16 @@ int verb_restore(Context *context, char **arguments) {
                                    : g_strdup_printf("restored %s", name);
   print_result(context, what, first, result);
   return 0;
+}
+
+int verb_restore(Context *context, char **arguments) {
+  Relay relay = RELAY_NONE;
+  int r = restore(context, arguments, &relay);
+  if (r == 0) {
+    (void)fflush(stdout);
+    relay_hand_over(&relay);
+    relay_run(&relay);
+  }
+  relay_close(&relay);
+  return r;
 }
