@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Registers, signal masks and pending signals by ptrace; then the agents, in every thread at once. */
 #include "collect.h"
+#include "overruns.h"
 #include "regs.h"
 #include "sleep.h"
 #include "sweeper.h"
@@ -13,7 +14,7 @@
 
 #define XSTATE_MAX 32768
 
-static SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
+SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
   SignalQueueEntry *q = malloc(sizeof *q);
   signal_queue_entry__init(q);
   siginfo_t infos[32];
@@ -225,10 +226,25 @@ static uint64_t choose_region(const FrozenTask *task) {
   return 0;
 }
 
+#define SIGNALS_ROOM ((size_t)128 << 10)
+
+/* For taking pending signals of timers and putting them back (overruns.c). */
+static size_t signals_room(const FrozenTask *task) {
+  size_t n = 0, most = 0;
+  for (const char *p = task->facts.timers; p && (p = strstr(p, "ID: ")); p++)
+    n++;
+  for (guint k = 0; n && k < task->threads->len; k++) {
+    const CoreEntry *core = g_array_index(task->threads, FrozenThread, k).model->core;
+    size_t queued = core->thread_core->signals_p->n_signals + (k ? 0 : core->tc->signals_s->n_signals);
+    most = MAX(most, queued);
+  }
+  return n ? MIN((n + most) * 400, SIGNALS_ROOM) : 0;
+}
+
 /* An agent in every thread, each with its program prepared before it starts. */
 static bool inject_task(FrozenTask *task, const Program *thread_program, const Program *process_program, GadgetCache *cache, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
-  size_t room = region_program_size(process_program) + 8192;
+  size_t room = region_program_size(process_program) + 8192 + signals_room(task);
   for (guint k = 0; k < task->threads->len; k++)
     room += region_program_size(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
   g_autofree InjectMap *maps = inject_maps(task);
@@ -276,7 +292,8 @@ static bool start_process_program(FrozenTask *task, const ProcessProgram *pp, GE
 
 static bool wait_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
-  return region_wait(injection_region(task->injection), leader->lane, task->pid, error) && process_program_decode(pp, task, error);
+  return region_wait(injection_region(task->injection), leader->lane, task->pid, error) && process_program_decode(pp, task, error) &&
+         overruns_look_again(task, error);
 }
 
 /* No task waits for the one before it. */

@@ -28,6 +28,8 @@ bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **
 
 /* Registers, masks, pending signals by ptrace, before agents run; also builds the models of the threads. */
 bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError **error);
+/* What is pending for one thread, or for its whole process. Allocated (malloc). */
+SignalQueueEntry *collect_signals(pid_t tid, bool shared);
 /* epoll_wait(2) and its like answer EINTR when they are stopped: @thread makes them again. */
 void undo_spurious_eintr(FrozenThread *thread, bool signal_pending);
 /* Allocated, from the task's vmas, whose paths it borrows. */

@@ -5,6 +5,7 @@
 #include "collect.h"
 #include "config.h"
 #include "external-dump.h"
+#include "overruns.h"
 #include "plugin-stage.h"
 #include "seccomp.pb-c.h"
 #include "timens.pb-c.h"
@@ -206,7 +207,7 @@ static bool dump_write(Dump *d, const char *name, GError **error) {
   if (!collector_seal(d->collector, !o->leave_running && !o->leave_stopped, error))
     return false;
   guint64 written = 0;
-  if (!job_poll(d->job, error) || !image_store(d->checkpoint, job_images_fd(d->job), job_options(d->job)->durable, &written, error))
+  if (!job_poll(d->job, error) || !overruns_take(d->job, d->tree, error) || !image_store(d->checkpoint, job_images_fd(d->job), job_options(d->job)->durable, &written, error))
     return false;
   d->memory.bytes_written += written;
   return true;

@@ -2,6 +2,7 @@
 /* Freezing by ptrace: PTRACE_SEIZE does not disturb the task, PTRACE_INTERRUPT stops it without a signal, and when the
  * tracer dies the kernel lets all of them run on. */
 #include "frozen.h"
+#include "overruns.h"
 #include "sleep.h"
 #include "sweeper.h"
 #include "tracee.h"
@@ -23,6 +24,7 @@ static void frozen_task_free(void *p) {
   g_clear_pointer(&t->fds, g_array_unref);
   g_array_unref(t->threads);
   g_clear_pointer(&t->provided, g_hash_table_unref);
+  g_clear_pointer(&t->overruns, g_array_unref);
   g_free(t);
 }
 
@@ -298,6 +300,7 @@ FrozenTree *freeze_tree(Job *job, pid_t root, GError **error) {
 
 static void cure_task(Job *job, FrozenTask *task) {
   g_autoptr(GError) error = NULL;
+  overruns_return(job, task);
   for (guint k = task->threads->len; k-- > 0;) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
     if (!t->in_agent)

@@ -21,6 +21,13 @@ typedef struct FrozenThread {
   Thread *model;                /* borrowed */
 } FrozenThread;
 
+/* A POSIX timer, and when by its clock it went off first without its signal having been taken. */
+typedef struct TimerFirst {
+  gint32 id;
+  guint thread; /* whose agent has taken it */
+  gint64 first, interval; /* nanoseconds */
+} TimerFirst;
+
 typedef struct FrozenTask {
   pid_t pid, ppid;
   int pidfd;
@@ -34,6 +41,8 @@ typedef struct FrozenTask {
   GArray *fds;     /* CollectedFd, ascending */
   uint64_t region_at; /* where its agents' region is, or is going to be; 0: wherever the kernel puts it */
   GHashTable *provided; /* guint64* start of mappings whose content a plugin has; NULL: none */
+  gint64 timers_at;     /* g_get_monotonic_time() when its timers were read */
+  GArray *overruns;     /* TimerFirst: whose pending signals were put back; NULL: none */
   Injection *injection;
   LoadedProgram leader_loaded;
   Task *model; /* borrowed */

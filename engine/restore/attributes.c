@@ -11,12 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
-
-#define PR_TIMER_CREATE_RESTORE_IDS_ 77
-#define MAX_TIMER_GAP 65536
 
 struct kernel_sigaction {
   guint64 handler, flags, restorer, mask;
@@ -40,79 +35,6 @@ static bool build_sigactions(const PlanTask *t, const TaskCoreEntry *tc, Program
     size_t at = program_data(p, &a, sizeof a);
     PROGRAM_CALL(p, "rt_sigaction", SYS_rt_sigaction, ARG(s), ARG_DATA(at), ARG(0), ARG(8));
   }
-  return true;
-}
-
-static void build_itimer(int which, const ItimerEntry *e, Program *p) {
-  if (!e || !(e->vsec || e->vusec || e->isec || e->iusec))
-    return;
-  struct itimerval v = {{(time_t)e->isec, (suseconds_t)e->iusec}, {(time_t)e->vsec, (suseconds_t)e->vusec}};
-  if (!e->vsec && !e->vusec)
-    v.it_value.tv_usec = 1; /* it has fired and waits for its signal to be taken: it does so again, at once */
-  size_t at = program_data(p, &v, sizeof v);
-  PROGRAM_CALL(p, "setitimer", SYS_setitimer, ARG(which), ARG_DATA(at), ARG(0));
-}
-
-/* Ids: asked for directly where the kernel can (6.15), else timers are made and deleted until the id comes up. */
-static bool kernel_takes_timer_ids(void) {
-  static int known = -1;
-  if (known < 0) {
-    known = prctl(PR_TIMER_CREATE_RESTORE_IDS_, 1, 0, 0, 0) == 0 && !g_getenv("CHECKPOINTD_NO_TIMER_IDS");
-    (void)prctl(PR_TIMER_CREATE_RESTORE_IDS_, 0, 0, 0, 0);
-  }
-  return known;
-}
-
-static void create_timer(const PosixTimerEntry *e, guint32 id, Program *p) {
-  struct sigevent event = {.sigev_notify = (int)e->it_sigev_notify, .sigev_signo = (int)e->si_signo};
-  event.sigev_value.sival_ptr = (void *)(uintptr_t)e->sival_ptr;
-  event._sigev_un._tid = e->notify_thread_id;
-  int wanted = (int)id;
-  size_t ev = program_data(p, &event, sizeof event), at = program_data(p, &wanted, sizeof wanted);
-  PROGRAM_CALL(p, "timer_create", SYS_timer_create, ARG((gint64)(int)e->clock_id), ARG_DATA(ev), ARG_DATA(at));
-}
-
-static bool build_timer(const PlanTask *t, const PosixTimerEntry *e, guint32 *next, Program *p, GError **error) {
-  if (e->it_id < *next || e->it_id - *next > MAX_TIMER_GAP)
-    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "pid %d: the timer id %u cannot be made on this kernel", (int)t->pid, e->it_id);
-  for (; !kernel_takes_timer_ids() && *next < e->it_id; (*next)++) {
-    create_timer(e, *next, p);
-    PROGRAM_CALL(p, "timer_delete", SYS_timer_delete, ARG(*next));
-  }
-  create_timer(e, e->it_id, p);
-  *next = e->it_id + 1;
-  if (!e->vsec && !e->vnsec)
-    return true;
-  struct itimerspec v = {{(time_t)e->isec, (long)e->insec}, {(time_t)e->vsec, (long)e->vnsec}};
-  size_t at = program_data(p, &v, sizeof v);
-  PROGRAM_CALL(p, "timer_settime", SYS_timer_settime, ARG(e->it_id), ARG(0), ARG_DATA(at), ARG(0));
-  return true;
-}
-
-static int compare_timers(gconstpointer a, gconstpointer b) {
-  const PosixTimerEntry *const *x = a, *const *y = b;
-  return (*x)->it_id < (*y)->it_id ? -1 : (*x)->it_id > (*y)->it_id;
-}
-
-static bool build_timers(const PlanTask *t, const TaskTimersEntry *timers, Program *p, GError **error) {
-  if (!timers)
-    return true;
-  build_itimer(ITIMER_REAL, timers->real, p);
-  build_itimer(ITIMER_VIRTUAL, timers->virt, p);
-  build_itimer(ITIMER_PROF, timers->prof, p);
-  if (!timers->n_posix)
-    return true;
-  bool ids = kernel_takes_timer_ids();
-  if (ids)
-    PROGRAM_CALL(p, "prctl TIMER_CREATE_RESTORE_IDS", SYS_prctl, ARG(PR_TIMER_CREATE_RESTORE_IDS_), ARG(1), ARG(0), ARG(0), ARG(0));
-  g_autofree PosixTimerEntry **sorted = g_memdup2(timers->posix, timers->n_posix * sizeof *sorted);
-  qsort(sorted, timers->n_posix, sizeof *sorted, compare_timers);
-  guint32 next = 0;
-  for (size_t i = 0; i < timers->n_posix; i++)
-    if (!build_timer(t, sorted[i], &next, p, error))
-      return false;
-  if (ids)
-    PROGRAM_CALL(p, "prctl TIMER_CREATE_RESTORE_IDS", SYS_prctl, ARG(PR_TIMER_CREATE_RESTORE_IDS_), ARG(0), ARG(0), ARG(0), ARG(0));
   return true;
 }
 
@@ -143,21 +65,12 @@ static void build_limits(Restore *r, const PlanTask *t, const TaskRlimitsEntry *
 
 bool attributes_build(Restore *r, PlanTask *t, Program *p, GError **error) {
   const TaskCoreEntry *tc = t->task->core->tc;
-  if (!build_sigactions(t, tc, p, error) || !build_timers(t, tc->timers, p, error))
+  if (!build_sigactions(t, tc, p, error) || !timers_build(t, p, error))
     return false;
   if (tc->has_child_subreaper && tc->child_subreaper)
     PROGRAM_CALL(p, "prctl SET_CHILD_SUBREAPER", SYS_prctl, ARG(PR_SET_CHILD_SUBREAPER), ARG(1), ARG(0), ARG(0), ARG(0));
   build_limits(r, t, tc->rlimits, p);
-  for (size_t i = 0; tc->signals_s && i < tc->signals_s->n_signals; i++) {
-    const ProtobufCBinaryData *s = &tc->signals_s->signals[i]->siginfo;
-    siginfo_t info;
-    if (s->len != sizeof info)
-      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "core-%d.img: a pending signal of %zu bytes", (int)t->pid, s->len);
-    memcpy(&info, s->data, sizeof info);
-    size_t at = program_data(p, &info, sizeof info);
-    PROGRAM_CALL(p, "rt_sigqueueinfo", SYS_rt_sigqueueinfo, ARG(t->pid), ARG(info.si_signo), ARG_DATA(at));
-  }
-  return true;
+  return timers_queue_signals(t, NULL, tc->signals_s, p, error);
 }
 
 static bool write_proc(pid_t pid, const char *name, const char *value, GError **error) {

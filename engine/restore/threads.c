@@ -83,18 +83,6 @@ static void build_areas(const CoreEntry *core, const ThreadCoreEntry *tc, Progra
     PROGRAM_CALL(p, "rseq", SYS_rseq, ARG(q->rseq_abi_pointer), ARG(q->rseq_abi_size), ARG(0), ARG(q->signature));
 }
 
-static bool build_signals(pid_t pid, pid_t tid, const SignalQueueEntry *q, Program *p, GError **error) {
-  for (size_t i = 0; q && i < q->n_signals; i++) {
-    siginfo_t info;
-    if (q->signals[i]->siginfo.len != sizeof info)
-      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "core-%d.img: a pending signal of %zu bytes", (int)tid, q->signals[i]->siginfo.len);
-    memcpy(&info, q->signals[i]->siginfo.data, sizeof info);
-    size_t at = program_data(p, &info, sizeof info);
-    PROGRAM_CALL(p, "rt_tgsigqueueinfo", SYS_rt_tgsigqueueinfo, ARG(pid), ARG(tid), ARG(info.si_signo), ARG_DATA(at));
-  }
-  return true;
-}
-
 /* The interrupted sleep is begun anew with what was left; it will be interrupted, too, but then its end lies in the kernel
  * as it did before the dump. */
 static void build_sleep(PlanThread *th, Program *p) {
@@ -134,7 +122,8 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   PROGRAM_CALL(p, "prctl SET_NAME", SYS_prctl, ARG(PR_SET_NAME), ARG_DATA(name));
   build_areas(core, tc, p);
   build_scheduling(tc, th->thread->extra, p);
-  if (!build_signals(t->pid, th->thread->tid, tc->signals_p, p, error))
+  timers_build_taken(t, th->thread->tid, p);
+  if (!timers_queue_signals(t, th, tc->signals_p, p, error))
     return false;
   creds_build(r, tc->creds, p);
   if (leader && r->restorer && !restorer_late_program(r->restorer, t->task, p, error))

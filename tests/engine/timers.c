@@ -190,8 +190,7 @@ static void check_beats(void) {
   check(!wrong, "a signal of a timer came with wrong data or to the wrong thread (%d)", wrong);
 }
 
-/* Its signal has been blocked since the beginning: one is pending, the rest are overruns. After a restore there may be
- * one more, the one that was pending at the dump; what it stood for by then is not counted (docs/architecture.md). */
+/* Its signal has been blocked since the beginning: one is pending, the rest are overruns (overruns.c counts them). */
 static void check_overrun(int signo) {
   sigset_t set;
   siginfo_t info;
