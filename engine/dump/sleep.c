@@ -170,6 +170,18 @@ static gint64 time_asleep(pid_t pid, pid_t tid) {
   return MAX(now.tv_sec * NSEC + now.tv_nsec - offset - began, 0);
 }
 
+/* These keep their end in a restart block, too, but it is a moment of a clock, which stands in the program's memory: every
+ * timed wait for a condition or a semaphore in glibc is one. */
+static bool is_absolute_futex(guint64 nr, const guint64 args[static 6]) {
+  return nr == SYS_futex && (args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET;
+}
+
+/* Made again with the same arguments, unless a signal is handled first: then it fails with EINTR, as it would have. */
+static void begin_again(struct user_regs_struct *regs, guint64 nr) {
+  regs->rax = (guint64)-KERNEL_ERESTARTNOHAND;
+  regs->orig_rax = nr;
+}
+
 void sleep_observe(pid_t pid, FrozenThread *thread) {
   char name[64];
   g_snprintf(name, sizeof name, "task/%d/syscall", (int)thread->state.tid);
@@ -185,8 +197,10 @@ void sleep_observe(pid_t pid, FrozenThread *thread) {
   if (nr == SYS_restart_syscall)
     nr = restarted_by_stack(pid, thread->state.tid, args);
   gint64 duration;
-  if (!read_duration(pid, nr, args, &duration))
+  if (!read_duration(pid, nr, args, &duration)) {
+    thread->sleep_nr = is_absolute_futex(nr, args) ? nr : 0;
     return;
+  }
   thread->sleep_nr = nr;
   if (remaining_address(nr, args))
     return; /* the kernel will say itself */
@@ -194,7 +208,7 @@ void sleep_observe(pid_t pid, FrozenThread *thread) {
 }
 
 void sleep_measure(pid_t pid, FrozenThread *thread) {
-  const struct user_regs_struct *r = &thread->state.regs;
+  struct user_regs_struct *r = &thread->state.regs;
   guint64 seen = thread->sleep_nr, nr = r->orig_rax;
   if ((gint64)nr >= 0 && (gint64)r->rax == -EINTR && nr == seen)
     return; /* epoll_wait: its time-out is an argument, see collect-regs.c */
@@ -206,6 +220,10 @@ void sleep_measure(pid_t pid, FrozenThread *thread) {
   guint64 args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9}, left = remaining_address(nr, args);
   struct timespec ts;
   gint64 duration = 0;
+  if (is_absolute_futex(nr, args)) {
+    begin_again(r, nr);
+    return;
+  }
   thread->sleep_nr = nr;
   if (left && tracee_read(pid, left, &ts, sizeof ts) == 0)
     thread->sleep_remaining_nsec = ts.tv_sec * NSEC + ts.tv_nsec;

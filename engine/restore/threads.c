@@ -104,6 +104,8 @@ static void build_sleep(PlanThread *th, Program *p) {
     th->op_sleep = (long)PROGRAM_CALL(p, "poll", SYS_poll, ARG(g->di), ARG(g->si), ARG(msec));
     break;
   case SYS_futex:
+    if ((g->si & FUTEX_CMD_MASK) != FUTEX_WAIT)
+      return; /* its end is no span of time */
     th->op_sleep = (long)PROGRAM_CALL(p, "futex", SYS_futex, ARG(g->di), ARG(g->si), ARG(g->dx), ARG_DATA(at), ARG(g->r8), ARG(g->r9));
     break;
   default:

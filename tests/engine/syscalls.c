@@ -98,6 +98,23 @@ static void run_futex_timed(Case *self) {
   slept(self);
 }
 
+/* As glibc waits with a time-out for conditions and semaphores. */
+static void wait_until_moment(Case *self, int clock_flag, clockid_t clock) {
+  int word = 0;
+  struct timespec end = timespec_of(subject_nsec(clock) + DURATION_NSEC);
+  long n = syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE | clock_flag, 0, &end, NULL, FUTEX_BITSET_MATCH_ANY);
+  check(n < 0 && errno == ETIMEDOUT, "absolute futex: %ld, %s", n, strerror(errno));
+  slept(self);
+}
+
+static void run_futex_monotonic(Case *self) {
+  wait_until_moment(self, 0, CLOCK_MONOTONIC);
+}
+
+static void run_futex_realtime(Case *self) {
+  wait_until_moment(self, FUTEX_CLOCK_REALTIME, CLOCK_REALTIME);
+}
+
 static void run_epoll_timed(Case *self) {
   int epfd = epoll_create1(EPOLL_CLOEXEC);
   struct epoll_event event = {.events = EPOLLIN};
@@ -215,7 +232,8 @@ static void run_plain_calls(Case *self) {
 
 static Case cases[] = {{"nanosleep", run_nanosleep}, {"relative clock_nanosleep", run_clock_relative},
     {"absolute clock_nanosleep", run_clock_absolute}, {"poll", run_poll}, {"select", run_select},
-    {"timed futex", run_futex_timed}, {"timed epoll_wait", run_epoll_timed}, {"read", run_read}, {"futex", run_futex},
+    {"timed futex", run_futex_timed}, {"absolute futex", run_futex_monotonic}, {"absolute futex by the clock", run_futex_realtime},
+    {"timed epoll_wait", run_epoll_timed}, {"read", run_read}, {"futex", run_futex},
     {"accept", run_accept}, {"epoll_wait", run_epoll}, {"wait4", run_wait}, {"sigsuspend", run_sigsuspend},
     {"pause", run_pause}, {"hand there", run_hand_there}, {"hand back", run_hand_back},
     {"plain calls", run_plain_calls}};
