@@ -285,8 +285,8 @@ static int open_ghost(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, in
   _cleanup_fd_ int ghost = ghost_open(r, reg, ghost_id, error);
   if (ghost < 0)
     return -1;
-  FdPath path = fd_path(ghost);
-  int fd = open(path.text, open_flags((guint32)flags));
+  FdPath path = fd_path(ghost); /* a link */
+  int fd = open(path.text, open_flags((guint32)flags) & ~O_NOFOLLOW);
   if (fd < 0)
     engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the deleted file %s", reg->name);
   return fd;
