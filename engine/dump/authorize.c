@@ -38,7 +38,7 @@ static const char *group_refusal(const ProcStatus *s, const EngineCaller *caller
 static bool is_dumpable(const FrozenTask *task, uid_t uid) {
   char path[64];
   struct stat st;
-  g_snprintf(path, sizeof path, "/proc/%d/environ", (int)task->pid);
+  g_snprintf(path, sizeof path, "/proc/%d/environ", (int)task->view);
   return task->zombie || (stat(path, &st) == 0 && st.st_uid == uid);
 }
 

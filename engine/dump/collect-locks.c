@@ -81,7 +81,7 @@ static bool is_known(const LockScan *s, const FrozenTask *task, int fd, const Lo
 
 static bool is_first_holder(const LockScan *s, const FrozenTask *task, int fd, const Lock *lock) {
   const FileHolder *h = collector_holder_of(s->collector, collector_file_id_of(s->collector, task->pid, fd));
-  return lock->flag == LOCK_POSIX || !h || (h->pid == task->pid && h->fd == fd);
+  return lock->flag == LOCK_POSIX || !h || (h->pid == task->view && h->fd == fd);
 }
 
 static bool same_posix(const FileLockEntry *e, const FrozenTask *task, const Lock *lock) {
@@ -135,7 +135,7 @@ static void note_found(const LockScan *s, const Lock *lock) {
 static bool scan_fd(const LockScan *s, const FrozenTask *task, int fd, GError **error) {
   char name[64];
   g_snprintf(name, sizeof name, "fdinfo/%d", fd);
-  g_autofree char *text = proc_read(task->pid, name, NULL, error);
+  g_autofree char *text = proc_read(task->view, name, NULL, error);
   if (!text)
     return false;
   for (char *line = strstr(text, "lock:\t"); line; line = strstr(line + 1, "\nlock:\t")) {

@@ -93,12 +93,12 @@ typedef struct SeenFile {
 static bool open_behind(const FrozenTask *task, const ProcVma *v, FileProbe *probe, char **ret_link, GError **error) {
   char name[80];
   g_snprintf(name, sizeof name, "map_files/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", v->start, v->end);
-  *ret_link = proc_readlink(task->pid, name, error);
+  *ret_link = proc_readlink(task->view, name, error);
   if (!*ret_link)
     return false;
-  g_autofree char *path = g_strdup_printf("/proc/%d/%s", (int)task->pid, name);
+  g_autofree char *path = g_strdup_printf("/proc/%d/%s", (int)task->view, name);
   bool writable = (v->flags & VMF_SHARED) && (v->flags & VMF_MAYWRITE);
-  *probe = (FileProbe){.pid = task->pid, .comm = task->stat.comm, .fd = -1, .pidfd = task->pidfd, .link = *ret_link,
+  *probe = (FileProbe){.pid = task->view, .comm = task->stat.comm, .fd = -1, .pidfd = task->view_pidfd, .link = *ret_link,
       .flags = writable ? O_RDWR : O_RDONLY};
   probe->local = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW * 0);
   if (probe->local < 0 || fstat(probe->local, &probe->st) < 0)
@@ -256,7 +256,7 @@ static bool may_be_external(const ProcVma *v) {
 /* Asks about a mapping that cannot be made from a file; *ret_taken: its entry is filled. */
 static bool ask_about_mapping(FrozenTask *task, const ProcVma *v, const char *why, const char *cure, Collector *collector,
     VmaEntry *e, bool *ret_taken, GError **error) {
-  FileProbe probe = {.pid = task->pid, .comm = task->stat.comm, .fd = -1, .pidfd = task->pidfd, .local = -1};
+  FileProbe probe = {.pid = task->view, .comm = task->stat.comm, .fd = -1, .pidfd = task->view_pidfd, .local = -1};
   g_autofree char *link = NULL;
   g_autofree char *what = g_strdup_printf("mapping %" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x%s%s", v->start, v->end,
       *v->path ? " " : "", v->path);

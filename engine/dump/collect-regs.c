@@ -119,7 +119,19 @@ static void block_tiles(Job *job, const FrozenTask *task, const FrozenThread *t)
       "dump while it does not compute with them (after TILERELEASE)");
 }
 
-static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool leader, void *xstate, GError **error) {
+/* A main thread that has ended has no registers: it comes back as one that is about to end (headless_finish()). */
+static void collect_dead_leader(FrozenTask *task) {
+  CoreEntry *core = core_new(true);
+  task->model->core = core;
+  g_ptr_array_add(task->model->threads, thread_new(task->pid, core));
+  core->tc->comm = strdup(task->stat.comm);
+  core->thread_core->comm = strdup(task->stat.comm);
+  core->tc->blk_sigset = core->thread_core->blk_sigset = ~0ull;
+  core->thread_core->has_blk_sigset = true;
+}
+
+static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool speaks, void *xstate, GError **error) {
+  bool leader = speaks && !task->headless;
   CoreEntry *core = core_new(leader);
   t->model = thread_new(t->state.tid, core);
   g_ptr_array_add(task->model->threads, t->model);
@@ -140,10 +152,10 @@ static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool lea
   t->state.xstate = g_memdup2(xstate, (size_t)size);
   ThreadCoreEntry *tc = core->thread_core;
   tc->signals_p = collect_signals(t->state.tid, false);
-  if (leader)
-    core->tc->signals_s = collect_signals(t->state.tid, true);
+  if (speaks)
+    task->model->core->tc->signals_s = collect_signals(t->state.tid, true);
   SignalQueueEntry *shared = task->model->core->tc->signals_s;
-  sleep_measure(task->pid, t);
+  sleep_measure(t);
   undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
   collect_sleep(task, t);
   core->thread_info = regs_encode(&t->state.regs, xstate, (size_t)size);
@@ -178,14 +190,16 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
     ps->ppid = i ? (guint32)task->stat.ppid : 0;
     ps->pgid = (guint32)task->stat.pgid;
     ps->sid = (guint32)task->stat.sid;
-    size_t n = MAX(task->threads->len, 1);
-    ps->threads = calloc(n, sizeof *ps->threads);
-    ps->n_threads = n;
-    for (guint k = 0; k < n; k++)
-      ps->threads[k] = (guint32)(task->zombie ? task->pid : g_array_index(task->threads, FrozenThread, k).state.tid);
+    ps->threads = calloc(task->threads->len + 1, sizeof *ps->threads);
+    if (task->zombie || task->headless)
+      ps->threads[ps->n_threads++] = (guint32)task->pid;
+    for (guint k = 0; k < task->threads->len; k++)
+      ps->threads[ps->n_threads++] = (guint32)g_array_index(task->threads, FrozenThread, k).state.tid;
     checkpoint_add_task(checkpoint, task->model);
     if (task->zombie)
       collect_zombie(task);
+    if (task->headless)
+      collect_dead_leader(task);
     for (guint k = 0; k < task->threads->len; k++)
       if (!collect_thread(job, task, &g_array_index(task->threads, FrozenThread, k), k == 0, xstate, error))
         return false;
@@ -274,7 +288,7 @@ static bool wait_task(FrozenTask *task, const ThreadProgram *tp, GError **error)
   Region *region = injection_region(task->injection);
   for (guint k = 0; k < task->threads->len; k++) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-    if (!region_wait(region, t->lane, t->state.tid, error) || !thread_program_decode(tp, t, k == 0, error))
+    if (!region_wait(region, t->lane, t->state.tid, error) || !thread_program_decode(tp, t, k == 0 && !task->headless, error))
       return false;
   }
   return true;
@@ -290,10 +304,55 @@ static bool start_process_program(FrozenTask *task, const ProcessProgram *pp, GE
   return true;
 }
 
+/* The main thread that has ended calls exit(2) as soon as it is there again, with the credentials of those that go on
+ * but for its own ids. */
+static bool headless_finish(FrozenTask *task, GError **error) {
+  const FrozenThread *speaker = &g_array_index(task->threads, FrozenThread, 0);
+  CoreEntry *core = task->model->core;
+  ThreadCoreEntry *tc = core->thread_core, *like = speaker->model->core->thread_core;
+  ProcStatus status;
+  if (!proc_status(task->view, task->pid, &status, error))
+    return false;
+  g_autofree uint8_t *packed = g_malloc(creds_entry__get_packed_size(like->creds));
+  CredsEntry *c = tc->creds = creds_entry__unpack(NULL, creds_entry__pack(like->creds, packed), packed);
+  c->uid = status.uid[0], c->euid = status.uid[1], c->suid = status.uid[2], c->fsuid = status.uid[3];
+  c->gid = status.gid[0], c->egid = status.gid[1], c->sgid = status.gid[2], c->fsgid = status.gid[3];
+  proc_status_clear(&status);
+  struct user_regs_struct r = speaker->state.regs;
+  r.rip = injection_syscall(task->injection);
+  r.rax = SYS_exit;
+  r.rdi = (uint64_t)(task->stat.exit_code >> 8) & 0xff;
+  r.orig_rax = (uint64_t)-1;
+  r.eflags &= ~0x100ull;
+  core->thread_info = regs_encode(&r, speaker->state.xstate, speaker->state.xstate_size);
+  tc->has_sched_nice = tc->has_sched_policy = true;
+  tc->sched_nice = like->sched_nice;
+  return true;
+}
+
 static bool wait_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
-  return region_wait(injection_region(task->injection), leader->lane, task->pid, error) && process_program_decode(pp, task, error) &&
-         overruns_look_again(task, error);
+  return region_wait(injection_region(task->injection), leader->lane, leader->state.tid, error) && process_program_decode(pp, task, error) &&
+         overruns_look_again(task, error) && (!task->headless || headless_finish(task, error));
+}
+
+/* A child hears of its parent's end when the thread ends that the kernel has made its parent; which one that is now nobody
+ * can tell, and the thread that would be it after the restore is about to end. */
+static void block_parent_signals(Job *job, const FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i], *parent = frozen_tree_find(tree, task->stat.ppid);
+    if (task->zombie || !task->injection || !parent || !parent->headless)
+      continue;
+    for (guint k = 0; k < task->threads->len; k++) {
+      const ThreadCoreEntry *tc = g_array_index(task->threads, FrozenThread, k).model->core->thread_core;
+      if (!tc->has_pdeath_sig || !tc->pdeath_sig)
+        continue;
+      g_autofree char *object = g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm);
+      job_block(job, "task", task->pid, -1, object, "it wants a signal when its parent ends, whose main thread has ended already",
+          "have it call prctl(PR_SET_PDEATHSIG, 0), or have the main thread of its parent wait for the others");
+      break;
+    }
+  }
 }
 
 /* No task waits for the one before it. */
@@ -338,5 +397,7 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   }
   thread_program_free(tp);
   gadget_cache_free(cache);
+  if (ok)
+    block_parent_signals(job, tree);
   return ok && job_poll(job, error);
 }

@@ -107,7 +107,7 @@ static bool shares(pid_t a, pid_t b, int kind) {
 bool frozen_tree_in_vfork(const FrozenTree *tree) {
   for (guint i = 1; i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i], *parent = frozen_tree_find(tree, task->stat.ppid);
-    if (!task->zombie && parent && !parent->zombie && shares(parent->pid, task->pid, KCMP_VM))
+    if (!task->zombie && parent && !parent->zombie && shares(parent->view, task->view, KCMP_VM))
       return true;
   }
   return false;
@@ -123,7 +123,7 @@ static void check_sharing(Job *job, const FrozenTree *tree, const FrozenTask *ta
   if (!parent || parent->zombie)
     return;
   for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
-    if (!shares(parent->pid, task->pid, kinds[i].kind))
+    if (!shares(parent->view, task->view, kinds[i].kind))
       continue;
     g_autofree char *reason = g_strdup_printf("it shares its %s with pid %d (%s), as after vfork(2) or clone(2)", kinds[i].what,
         (int)parent->pid, parent->stat.comm);
@@ -226,6 +226,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   m->extra->pid = (guint32)task->pid;
   m->extra->has_exit_signal = task->stat.exit_signal != SIGCHLD;
   m->extra->exit_signal = (guint32)task->stat.exit_signal;
+  m->extra->has_main_thread_ended = m->extra->main_thread_ended = task->headless;
   TaskFacts *facts = &task->facts;
   if (task->zombie)
     return true;
@@ -270,12 +271,12 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
 
 static bool add_link(FrozenTask *task, Collector *collector, const char *name, guint32 *ret_id, GError **error) {
   char path[64];
-  g_snprintf(path, sizeof path, "/proc/%d/%s", (int)task->pid, name);
+  g_snprintf(path, sizeof path, "/proc/%d/%s", (int)task->view, name);
   int fd = open(path, O_PATH | O_CLOEXEC);
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open %s", path);
-  g_autofree char *link = proc_readlink(task->pid, name, error);
-  FileProbe probe = {.pid = task->pid, .comm = task->stat.comm, .fd = -1, .local = fd, .pidfd = task->pidfd, .link = link};
+  g_autofree char *link = proc_readlink(task->view, name, error);
+  FileProbe probe = {.pid = task->view, .comm = task->stat.comm, .fd = -1, .local = fd, .pidfd = task->view_pidfd, .link = link};
   bool blocked = false, ok = link && fstat(fd, &probe.st) == 0;
   if (ok)
     *ret_id = collector_add_path(collector, &probe, &blocked, error);

@@ -72,7 +72,9 @@ static bool dump_freeze(Dump *d, pid_t pid, int pidfd, GError **error) {
 
 static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
   const GArray *fds = task->fds; /* NULL: it could not be asked itself */
-  return collector_visit_task(d->collector, task->pid, task->stat.comm, task->pidfd,
+  if (task->headless)
+    collector_alias_task(d->collector, task->pid, task->view);
+  return collector_visit_task(d->collector, task->view, task->stat.comm, task->view_pidfd,
              fds ? (const CollectedFd *)(const void *)fds->data : NULL, fds ? fds->len : 0, task->model, error) &&
          collect_fs(d->job, task, d->collector, error) && collect_mappings(d->job, task, d->collector, error);
 }
@@ -83,7 +85,7 @@ static bool collect_stopped(Dump *d, GError **error) {
   g_autofree TaskFacts **facts = g_new(TaskFacts *, n);
   for (guint i = 0; i < n; i++) {
     FrozenTask *task = d->tree->tasks->pdata[i];
-    task->facts.pid = task->pid;
+    task->facts.pid = task->view;
     task->facts.dead = task->zombie;
     facts[i] = &task->facts;
   }

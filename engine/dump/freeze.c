@@ -7,6 +7,7 @@
 #include "sweeper.h"
 #include "tracee.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,9 +16,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define PIDFD_THREAD_ O_EXCL
+
 static void frozen_task_free(void *p) {
   FrozenTask *t = p;
   injection_free(t->injection);
+  if (t->view_pidfd >= 0 && t->view_pidfd != t->pidfd)
+    (void)close(t->view_pidfd);
   if (t->pidfd >= 0)
     (void)close(t->pidfd);
   facts_clear(&t->facts);
@@ -30,9 +35,9 @@ static void frozen_task_free(void *p) {
 
 static FrozenTask *frozen_task_new(pid_t pid, pid_t ppid) {
   FrozenTask *t = g_new0(FrozenTask, 1);
-  t->pid = pid;
+  t->pid = t->view = pid;
   t->ppid = ppid;
-  t->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  t->pidfd = t->view_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
   t->threads = g_array_new(FALSE, TRUE, sizeof(FrozenThread));
   return t;
 }
@@ -161,13 +166,26 @@ static int interrupt(pid_t tid) {
   return ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 ? -errno : 0;
 }
 
+/* wait(2) says nothing about a main thread that ends now, as long as others go on. */
+static int wait_leader(pid_t pid) {
+  siginfo_t info = {0};
+  for (int patience = 0;; patience++) {
+    int r = waitid(P_PID, (id_t)pid, &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG | __WALL);
+    if ((r == 0 && info.si_pid == pid) || (r < 0 && errno != EINTR))
+      return 0; /* whatever it is, wait(2) says so */
+    if (patience > 20 && thread_has_ended(pid, pid))
+      return -ESRCH;
+    g_usleep(patience < 20 ? 10 : 200);
+  }
+}
+
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
 static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
   guint before = task->threads->len;
   for (guint i = 0; i < tids->len; i++) {
     FrozenThread thread = {.state.tid = g_array_index(tids, pid_t, i)};
     pid_t tid = thread.state.tid;
-    if (before && have_thread(task, tid))
+    if ((before && have_thread(task, tid)) || (task->headless && tid == task->pid))
       continue;
     sleep_observe(task->pid, &thread);
     int e = seize(task->pid, tid);
@@ -185,7 +203,9 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
   *ret_new |= task->threads->len != before;
   for (guint i = before; i < task->threads->len;) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, i);
-    int stop_signal = 0, e = wait_interrupted(t->state.tid, &stop_signal);
+    int stop_signal = 0, e = t->state.tid == task->pid && tids->len > 1 ? wait_leader(task->pid) : 0;
+    if (e == 0)
+      e = wait_interrupted(t->state.tid, &stop_signal);
     if (e < 0 && e != -ESRCH)
       return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "Cannot wait for tid %d", (int)t->state.tid);
     if (e < 0) {
@@ -228,10 +248,7 @@ static bool freeze_task(FrozenTree *tree, FrozenTask *task, bool *again, GError 
   if (!proc_threads(task->pid, tids, error))
     return false;
   task->zombie = task->stat.state == 'Z' && tids->len == 1;
-  if (task->stat.state == 'Z' && !task->zombie)
-    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-        "pid %d (%s): its main thread has ended while others go on; such a process cannot be checkpointed yet", (int)task->pid,
-        task->stat.comm);
+  task->headless = task->stat.state == 'Z' && !task->zombie;
   bool grew = false;
   if (!task->zombie && !seize_threads(task, tids, &grew, error))
     return false;
@@ -274,14 +291,34 @@ static bool freeze_all(Job *job, FrozenTree *tree, GError **error) {
   return true;
 }
 
+/* What the main thread has left with it is the other threads' still. */
+static bool take_view(FrozenTask *task, GError **error) {
+  ProcStat s;
+  task->view = g_array_index(task->threads, FrozenThread, 0).state.tid;
+  task->view_pidfd = (int)syscall(SYS_pidfd_open, task->view, PIDFD_THREAD_);
+  if (task->view_pidfd < 0)
+    return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
+        "pid %d (%s): its main thread has ended while others go on; such a process can be checkpointed since Linux 6.9 only (pidfds of "
+        "threads): have the main thread wait for the others", (int)task->pid, task->stat.comm);
+  if (!proc_stat(task->view, &s, error))
+    return false;
+  ProcStat *own = &task->stat;
+  own->start_code = s.start_code, own->end_code = s.end_code, own->start_stack = s.start_stack;
+  own->start_data = s.start_data, own->end_data = s.end_data, own->start_brk = s.start_brk;
+  own->arg_start = s.arg_start, own->arg_end = s.arg_end, own->env_start = s.env_start, own->env_end = s.env_end;
+  return true;
+}
+
 static bool check_alive(const FrozenTree *tree, GError **error) {
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     if (i == 0 && task->zombie)
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d (%s) has ended already (it is a zombie)",
           (int)task->pid, task->stat.comm);
-    if (!task->zombie && (!task->threads->len || g_array_index(task->threads, FrozenThread, 0).state.tid != task->pid))
+    if (!task->zombie && (!task->threads->len || (!task->headless && g_array_index(task->threads, FrozenThread, 0).state.tid != task->pid)))
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "pid %d (%s) has just ended", (int)task->pid, task->stat.comm);
+    if (task->headless && !take_view(task, error))
+      return false;
   }
   return true;
 }

@@ -30,13 +30,16 @@ typedef struct TimerFirst {
 
 typedef struct FrozenTask {
   pid_t pid, ppid;
+  pid_t view;    /* the thread through which /proc and others show it: the leader, or one that lives where that has ended */
   int pidfd;
+  int view_pidfd; /* for pidfd_getfd(2): pidfd, or one of the thread; -1 */
   ProcStat stat;
   bool zombie;
+  bool headless; /* its main thread has ended, others go on */
   bool seccomp; /* some thread has a filter or strict mode: an agent's system calls could be its death, so it gets none */
   bool stopped; /* by job control */
   int stop_signal;
-  GArray *threads; /* FrozenThread; [0] is the leader */
+  GArray *threads; /* FrozenThread that live; [0] is the leader, or speaks for it */
   TaskFacts facts; /* once collected */
   GArray *fds;     /* CollectedFd, ascending */
   uint64_t region_at; /* where its agents' region is, or is going to be; 0: wherever the kernel puts it */

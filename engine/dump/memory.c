@@ -79,7 +79,7 @@ static size_t span_end(VmaEntry **vmas, size_t n, size_t first) {
 }
 
 static TaskMemory *scan_task(FrozenTask *task, GError **error) {
-  g_autoptr(Pagemap) pagemap = pagemap_open(task->pid, g_getenv("CHECKPOINTD_NO_PAGEMAP_SCAN") != NULL, error);
+  g_autoptr(Pagemap) pagemap = pagemap_open(task->view, g_getenv("CHECKPOINTD_NO_PAGEMAP_SCAN") != NULL, error);
   if (!pagemap)
     return NULL;
   TaskMemory *m = g_new0(TaskMemory, 1);
@@ -100,7 +100,7 @@ static TaskMemory *scan_task(FrozenTask *task, GError **error) {
 /* Files and ranges of a task, in address order. */
 static void add_task(PageWriter *writer, const TaskMemory *m, guint32 pages_id) {
   PageSet *set = m->task->model->pages = page_set_new(pages_id);
-  page_writer_file(writer, &(PageSource){.pid = m->task->pid, .comm = m->task->stat.comm, .fd = -1}, set);
+  page_writer_file(writer, &(PageSource){.pid = m->task->view, .comm = m->task->stat.comm, .fd = -1}, set);
   for (guint i = 0; i < m->ranges->len; i++) {
     const DumpRange *r = &g_array_index(m->ranges, DumpRange, i);
     page_writer_range(writer, r->start, r->end,

@@ -197,7 +197,7 @@ void sleep_observe(pid_t pid, FrozenThread *thread) {
   if (nr == SYS_restart_syscall)
     nr = restarted_by_stack(pid, thread->state.tid, args);
   gint64 duration;
-  if (!read_duration(pid, nr, args, &duration)) {
+  if (!read_duration(thread->state.tid, nr, args, &duration)) {
     thread->sleep_nr = is_absolute_futex(nr, args) ? nr : 0;
     return;
   }
@@ -207,7 +207,7 @@ void sleep_observe(pid_t pid, FrozenThread *thread) {
   thread->sleep_remaining_nsec = MAX(duration - time_asleep(pid, thread->state.tid), 0);
 }
 
-void sleep_measure(pid_t pid, FrozenThread *thread) {
+void sleep_measure(FrozenThread *thread) {
   struct user_regs_struct *r = &thread->state.regs;
   guint64 seen = thread->sleep_nr, nr = r->orig_rax;
   if ((gint64)nr >= 0 && (gint64)r->rax == -EINTR && nr == seen)
@@ -216,7 +216,7 @@ void sleep_measure(pid_t pid, FrozenThread *thread) {
   if ((gint64)nr < 0 || (gint64)r->rax != -KERNEL_ERESTART_RESTARTBLOCK)
     return;
   if (nr == SYS_restart_syscall)
-    nr = seen ? seen : restarted_by_code(pid, r->rip);
+    nr = seen ? seen : restarted_by_code(thread->state.tid, r->rip);
   guint64 args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9}, left = remaining_address(nr, args);
   struct timespec ts;
   gint64 duration = 0;
@@ -225,8 +225,8 @@ void sleep_measure(pid_t pid, FrozenThread *thread) {
     return;
   }
   thread->sleep_nr = nr;
-  if (left && tracee_read(pid, left, &ts, sizeof ts) == 0)
+  if (left && tracee_read(thread->state.tid, left, &ts, sizeof ts) == 0)
     thread->sleep_remaining_nsec = ts.tv_sec * NSEC + ts.tv_nsec;
-  else if (seen != nr && read_duration(pid, nr, args, &duration))
+  else if (seen != nr && read_duration(thread->state.tid, nr, args, &duration))
     thread->sleep_remaining_nsec = duration; /* it began after we looked */
 }

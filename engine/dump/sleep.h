@@ -10,4 +10,4 @@
 /* Before the thread is interrupted: if it sleeps in such a call, notes the call and the moment it began. */
 void sleep_observe(pid_t pid, FrozenThread *thread);
 /* After it was stopped and its registers are known: what is left, into thread->sleep_*. */
-void sleep_measure(pid_t pid, FrozenThread *thread);
+void sleep_measure(FrozenThread *thread);

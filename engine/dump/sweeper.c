@@ -67,14 +67,16 @@ static const ProcVma *find_region(const FrozenTask *task, const GArray *vmas) {
   return NULL;
 }
 
-static bool others_are_home(const ProcVma *region, pid_t pid) {
+static bool others_are_home(const ProcVma *region, const FrozenTask *task) {
   const Abroad a = {.start = region->start, .end = region->end};
   g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
-  if (!proc_threads(pid, tids, NULL))
+  if (!proc_threads(task->pid, tids, NULL))
     return false;
-  for (guint i = 0; i < tids->len; i++)
-    if (g_array_index(tids, pid_t, i) != pid && !is_home(&a, pid, g_array_index(tids, pid_t, i)))
+  for (guint i = 0; i < tids->len; i++) {
+    pid_t tid = g_array_index(tids, pid_t, i);
+    if (tid != task->pid && tid != task->view && !is_home(&a, task->pid, tid)) /* both are looked at elsewhere, or dead */
       return false;
+  }
   return true;
 }
 
@@ -91,13 +93,13 @@ static bool sweep_stopped(const FrozenTask *task, const Abroad *abroad, StoppedT
   FrozenThread thread = {.state = *leader};
   undo_spurious_eintr(&thread, tracee_peek_signals(leader->tid, false, 0, &info, 1) > 0 ||
                                    tracee_peek_signals(leader->tid, true, 0, &info, 1) > 0);
-  g_autoptr(GArray) vmas = proc_vmas(task->pid, NULL);
+  g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
   const ProcVma *region = find_region(task, vmas);
   if (!region)
     return tracee_set_regs(leader->tid, &thread.state.regs) == 0;
-  const FrozenTask now = {.pid = task->pid, .facts.vmas = vmas};
+  const FrozenTask now = {.pid = task->pid, .view = task->view, .facts.vmas = vmas};
   g_autofree InjectMap *maps = inject_maps(&now);
-  return others_are_home(region, task->pid) &&
+  return others_are_home(region, task) &&
          inject_unmap(&thread.state, maps, vmas->len, region->start, region->end - region->start, NULL);
 }
 
@@ -113,12 +115,12 @@ static bool sweep(const FrozenTask *task) {
   const Abroad abroad = {task->region_at, task->region_at + 1, inject_leader_frame(&leader, maps, task->facts.vmas->len)};
   if (!is_home(&abroad, task->pid, leader.tid))
     return false;
-  g_autoptr(GArray) vmas = proc_vmas(task->pid, NULL);
+  g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
   const ProcVma *region = find_region(task, vmas);
   if (!region)
     return true;
   int stop_signal = 0;
-  if (!others_are_home(region, task->pid) || freeze_thread(leader.tid, &stop_signal) < 0)
+  if (!others_are_home(region, task) || freeze_thread(leader.tid, &stop_signal) < 0)
     return false;
   bool ok = sweep_stopped(task, &abroad, &leader);
   (void)tracee_detach(leader.tid);

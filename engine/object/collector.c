@@ -79,6 +79,7 @@ struct Collector {
   GHashTable *paths;     /* PathKey -> char*, checked paths of inodes that have one name only */
   GHashTable *named;     /* "dev:ino:flags:path" -> file id, of collector_add_path() */
   GHashTable *tasks;     /* pid -> VisitedTask */
+  GHashTable *aliases;   /* pid -> the one it was visited by */
   GHashTable *states;    /* key -> KindState */
   GHashTable *shmem_ids; /* "dev:ino" as guint64[2] -> index + 1 in shmems */
   GArray *shmems;        /* CollectedShmem */
@@ -156,6 +157,7 @@ Collector *collector_new(Job *job, Checkpoint *checkpoint, int images_fd) {
   c->groups = g_hash_table_new_full(desc_key_hash, desc_key_equal, NULL, group_free);
   c->named = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   c->tasks = g_hash_table_new_full(NULL, NULL, NULL, visited_free);
+  c->aliases = g_hash_table_new(NULL, NULL);
   c->states = g_hash_table_new_full(NULL, NULL, NULL, kind_state_free);
   c->shmem_ids = g_hash_table_new_full(inode_key_hash, inode_key_equal, g_free, NULL);
   c->shmems = g_array_new(FALSE, TRUE, sizeof(CollectedShmem));
@@ -172,6 +174,7 @@ void collector_free(Collector *c) {
   g_ptr_array_unref(c->descs);
   g_hash_table_unref(c->named);
   g_hash_table_unref(c->tasks);
+  g_hash_table_unref(c->aliases);
   g_hash_table_unref(c->shmem_ids);
   g_array_unref(c->shmems);
   looker_free(c->looker);
@@ -229,12 +232,21 @@ guint collector_n_holders(const Collector *c, guint32 file_id) {
   return d ? d->n_holders : 0;
 }
 
+static VisitedTask *visited_task(const Collector *c, pid_t pid) {
+  gpointer through = g_hash_table_lookup(c->aliases, GINT_TO_POINTER(pid));
+  return g_hash_table_lookup(c->tasks, through ? through : GINT_TO_POINTER(pid));
+}
+
 bool collector_has_task(const Collector *c, pid_t pid) {
-  return g_hash_table_contains(c->tasks, GINT_TO_POINTER(pid));
+  return visited_task(c, pid) != NULL;
+}
+
+void collector_alias_task(Collector *c, pid_t pid, pid_t visited) {
+  g_hash_table_insert(c->aliases, GINT_TO_POINTER(pid), GINT_TO_POINTER(visited));
 }
 
 guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd) {
-  const VisitedTask *v = g_hash_table_lookup(c->tasks, GINT_TO_POINTER(pid));
+  const VisitedTask *v = visited_task(c, pid);
   guint low = 0, high = v && fd >= 0 ? v->task->fds->len : 0;
   while (low < high) {
     guint mid = (low + high) / 2;

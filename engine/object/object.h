@@ -91,6 +91,8 @@ int collector_images_fd(const Collector *c);
 guint32 collector_new_file_id(Collector *c);
 guint64 collector_new_shmid(Collector *c);
 guint32 collector_new_ghost_id(Collector *c);
+/* A process whose main thread has ended is visited by the id of another thread: it is known by its own as well. */
+void collector_alias_task(Collector *c, pid_t pid, pid_t visited);
 /* Whether a task was visited. */
 bool collector_has_task(const Collector *c, pid_t pid);
 /* The id of the description behind (pid, fd), 0 if there is none. Only for tasks that were visited. */

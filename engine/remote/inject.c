@@ -334,6 +334,10 @@ Region *injection_region(Injection *in) {
   return in->region;
 }
 
+uint64_t injection_syscall(const Injection *in) {
+  return in->syscall_ret;
+}
+
 Lane *injection_leader_lane(Injection *in) {
   return in->leader_lane;
 }

@@ -31,7 +31,7 @@ typedef struct InjectMap {
 
 typedef struct Injection Injection;
 
-/* Maps a region of at least @room bytes into the process of @leader, which must be its thread group leader in ptrace-stop,
+/* Maps a region of at least @room bytes into the process of @leader, its thread group leader or a thread that speaks for it, in ptrace-stop,
  * and leaves the leader with an agent that waits. @at: where the kernel should put it if it can, 0: anywhere. @n_threads: of the whole process; a process of one thread also unmaps the
  * region on its way home. NOT_SUPPORTED when no way home can be built. On failure the leader is as it was. */
 Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
@@ -45,6 +45,8 @@ Lane *inject_add_lane(Injection *injection, const StoppedThread *thread, GError 
 bool inject_thread(Injection *injection, const StoppedThread *thread, Lane *lane, GError **error);
 
 Region *injection_region(Injection *injection);
+/* Where the target's own code has a system call instruction. */
+uint64_t injection_syscall(const Injection *injection);
 Lane *injection_leader_lane(Injection *injection);
 
 /* Stops one thread that runs an agent and gives it its registers and mask back; it stays in ptrace-stop. The leader last:

@@ -2,6 +2,7 @@
 /* The last step: every thread is stopped by ptrace in its agent, gets its registers, the agents' memory goes, and all are
  * let go in one short pass. */
 #include "guardian.h"
+#include "proc.h"
 #include "regs.h"
 #include "stages.h"
 #include "tracee.h"
@@ -258,6 +259,20 @@ static void detach_all(const Restore *r) {
     }
 }
 
+/* A main thread that had ended ends again, at once. */
+static void wait_headless(const Restore *r) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    const CkptTask *x = t->task ? t->task->extra : NULL;
+    ProcStat stat;
+    for (int patience = 0; x && x->main_thread_ended && !t->stands && patience < 1000; patience++) {
+      if (!proc_stat(t->pid, &stat, NULL) || stat.state == 'Z')
+        break;
+      g_usleep(patience < 20 ? 50 : 1000);
+    }
+  }
+}
+
 bool release_tree(Restore *r, GError **error) {
   if (!seize_all(r, error) || !set_tasks(r, error) || !job_poll(r->job, error))
     return false;
@@ -269,6 +284,8 @@ bool release_tree(Restore *r, GError **error) {
     stop_all(r);
   guardian_arm(r->guardian);
   detach_all(r);
+  if (!job_options(r->job)->restore_stopped)
+    wait_headless(r);
   restorer_tell_terminal(r->restorer);
   return true;
 }
