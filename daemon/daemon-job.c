@@ -332,6 +332,9 @@ static int send_request(Job *job) {
   options.durable = job->options.durable || job->limits->durable;
   options.shell_job = job->options.shell_job;
   options.has_file_locks = options.file_locks = job->options.file_locks;
+  options.has_link_remap = options.link_remap = job->options.link_remap;
+  options.has_ghost_limit = job->options.ghost_limit > 0;
+  options.ghost_limit = job->options.ghost_limit;
   options.has_foreign_session = options.foreign_session = true;
   options.has_tcp_established = options.tcp_established = job->options.tcp_established;
   options.has_tcp_close = options.tcp_close = job->options.tcp_close;

@@ -45,6 +45,10 @@ static bool read_bool(const OptionRow *row, JobOptions *options, sd_bus_message 
   return true;
 }
 
+static bool read_number(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  return sd_bus_message_read_basic(message, 't', (char *)options + row->offset) >= 0;
+}
+
 static bool read_timeout(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
   return sd_bus_message_read_basic(message, 't', &options->timeout_usec) >= 0 && options->timeout_usec > 0;
 }
@@ -212,7 +216,8 @@ static const OptionRow option_table[] = {
     {"external", "as", DUMP | RESTORE | EXPLAIN, read_external, 0, true},
     {"inherit", "a{sh}", RESTORE, read_inherit, 0, true},
     {"ext-unix-sk", "b", DUMP | RESTORE | EXPLAIN, read_bool, FIELD(ext_unix_sk), true},
-    {"link-remap", "b", DUMP | EXPLAIN, NULL, 0, true},
+    {"ghost-limit", "t", DUMP | EXPLAIN, read_number, FIELD(ghost_limit), false},
+    {"link-remap", "b", DUMP | EXPLAIN, read_bool, FIELD(link_remap), true},
     {"lsm-profile", "s", RESTORE, NULL, 0, true},
     {"cgroup", "s", DUMP | RESTORE, NULL, 0, true},
 };

@@ -29,6 +29,8 @@ typedef struct JobOptions {
   bool durable;
   bool shell_job;
   bool file_locks;
+  bool link_remap;
+  uint64_t ghost_limit; /* bytes; 0: none */
   bool replace;
   bool all;                  /* lists: everybody's */
   bool cancel_on_disconnect; /* from on-disconnect */

@@ -248,7 +248,7 @@ static GPtrArray *swap_array(GPtrArray **a, GPtrArray **b) {
   return *a;
 }
 
-/* Options of netlink sockets, locks of mapped files. */
+/* Options of netlink sockets, locks of mapped files, files that lost their names. */
 static bool load_more(Loader *l, GError **error) {
   const GPtrArray *all = swap_array(&l->checkpoint->netlinks, &l->manifest.netlinks);
   for (guint i = 0; i < all->len; i++) {
@@ -261,6 +261,12 @@ static bool load_more(Loader *l, GError **error) {
     const CkptMappedLock *lock = locks->pdata[i];
     if (verify_file_type(l->checkpoint, lock->file_id) != FD_TYPES__REG || lock->type > F_WRLCK)
       return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u has a lock and is no file, or it is of type %u", lock->file_id, lock->type);
+  }
+  const GPtrArray *linked = swap_array(&l->checkpoint->linked_files, &l->manifest.linked_files);
+  for (guint i = 0; i < linked->len; i++) {
+    const CkptLinkedFile *f = linked->pdata[i];
+    if (verify_file_type(l->checkpoint, f->file_id) != FD_TYPES__REG || f->handle.len > MAX_HANDLE_SZ || f->directory[0] != '/')
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u has a handle and is no file, or the handle is none", f->file_id);
   }
   return true;
 }

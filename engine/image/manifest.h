@@ -24,6 +24,7 @@ typedef struct Manifest {
   GPtrArray *externals; /* CkptExternal, the same */
   GPtrArray *netlinks;  /* CkptNetlink, the same */
   GPtrArray *mapped_locks; /* CkptMappedLock, the same */
+  GPtrArray *linked_files; /* CkptLinkedFile, the same */
   GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GPtrArray *ttys;      /* CkptTty, the same */
   GHashTable *files;    /* name -> ManifestFile */

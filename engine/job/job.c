@@ -140,6 +140,10 @@ void job_commit(Job *job) {
   job->committed = true;
 }
 
+bool job_is_committed(const Job *job) {
+  return job->committed;
+}
+
 static EngineFinding *finding_new(
     const char *kind, pid_t pid, int fd, const char *object, const char *reason, const char *cure) {
   EngineFinding *f = g_new0(EngineFinding, 1);

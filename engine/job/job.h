@@ -51,6 +51,7 @@ bool job_poll(Job *job, GError **error);
 gint64 job_time_left(const Job *job);
 /* From here on a job can no longer be cancelled: job_poll() only reports progress. */
 void job_commit(Job *job);
+bool job_is_committed(const Job *job);
 
 /* The tree stands, and the caller may have it; nothing of it was looked at yet. */
 void job_frozen(Job *job);

@@ -127,6 +127,7 @@ Checkpoint *checkpoint_new(void) {
   c->externals_by_id = g_hash_table_new(NULL, NULL);
   c->netlinks = g_ptr_array_new_with_free_func(message_free);
   c->mapped_locks = g_ptr_array_new_with_free_func(message_free);
+  c->linked_files = g_ptr_array_new_with_free_func(message_free);
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->ttys = g_ptr_array_new_with_free_func(message_free);
@@ -151,6 +152,7 @@ void checkpoint_free(Checkpoint *c) {
   g_hash_table_unref(c->externals_by_id);
   g_ptr_array_unref(c->netlinks);
   g_ptr_array_unref(c->mapped_locks);
+  g_ptr_array_unref(c->linked_files);
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
   g_ptr_array_unref(c->ttys);

@@ -132,6 +132,7 @@ typedef struct Checkpoint {
   CkptNetwork *network;          /* may be NULL */
   GPtrArray *netlinks;           /* CkptNetlink */
   GPtrArray *mapped_locks;       /* CkptMappedLock */
+  GPtrArray *linked_files;       /* CkptLinkedFile */
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
   GHashTable *externals_by_id;   /* GUINT_TO_POINTER(file id) -> CkptExternal, borrowed */
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */

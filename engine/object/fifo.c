@@ -9,6 +9,8 @@
 #include <poll.h>
 
 typedef struct FifoSeen {
+  dev_t dev;
+  ino_t ino;
   guint32 pipe_id;
   guint32 reader, writer; /* file ids */
 } FifoSeen;
@@ -21,12 +23,26 @@ static bool fifo_claims(const FileProbe *probe) {
   return S_ISFIFO(probe->st.st_mode) && probe->link[0] == '/' && !(probe->flags & O_PATH);
 }
 
-static FifoSeen *seen_of(GPtrArray *fifos, guint32 pipe_id) {
+static bool is_taken(const GPtrArray *fifos, guint32 pipe_id) {
   for (guint i = 0; i < fifos->len; i++)
     if (((FifoSeen *)fifos->pdata[i])->pipe_id == pipe_id)
-      return fifos->pdata[i];
+      return true;
+  return false;
+}
+
+/* The id in the images is the inode number, as CRIU has it; FIFOs of several file systems may share one. */
+static FifoSeen *seen_of(GPtrArray *fifos, const struct stat *st) {
+  for (guint i = 0; i < fifos->len; i++) {
+    FifoSeen *seen = fifos->pdata[i];
+    if (seen->dev == st->st_dev && seen->ino == st->st_ino)
+      return seen;
+  }
   FifoSeen *seen = g_new0(FifoSeen, 1);
-  seen->pipe_id = pipe_id;
+  seen->dev = st->st_dev;
+  seen->ino = st->st_ino;
+  seen->pipe_id = (guint32)st->st_ino;
+  while (is_taken(fifos, seen->pipe_id))
+    seen->pipe_id += 0x10000001;
   g_ptr_array_add(fifos, seen);
   return seen;
 }
@@ -46,11 +62,11 @@ static bool fifo_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   checkpoint_add_file(collector_checkpoint(c), file);
   entry->fifo = MESSAGE_NEW(FifoEntry, fifo_entry__init);
   entry->fifo->id = entry->id;
-  entry->fifo->pipe_id = (guint32)probe->st.st_ino;
+  GPtrArray *fifos = collector_state(c, &fifo_ops, fifos_new, (GDestroyNotify)g_ptr_array_unref);
+  FifoSeen *seen = seen_of(fifos, &probe->st);
+  entry->fifo->pipe_id = seen->pipe_id;
   entry->fifo->has_regf_id = true;
   entry->fifo->regf_id = file->id;
-  GPtrArray *fifos = collector_state(c, &fifo_ops, fifos_new, (GDestroyNotify)g_ptr_array_unref);
-  FifoSeen *seen = seen_of(fifos, entry->fifo->pipe_id);
   if ((probe->flags & O_ACCMODE) != O_WRONLY)
     seen->reader = entry->id;
   if ((probe->flags & O_ACCMODE) != O_RDONLY)
@@ -141,6 +157,13 @@ static int fifo_open(Restorer *r, const FileEntry *entry, GError **error) {
   return fd_take(&fd);
 }
 
+/* Whom its path's entry names as owner. */
+static bool fifo_program(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error) {
+  const RegFileEntry *reg = reg_of(r, entry);
+  fown_program(reg ? reg->fown : NULL, fd, p);
+  return true;
+}
+
 const ObjectOps fifo_ops = {
     .name = "FIFO",
     .type = FD_TYPES__FIFO,
@@ -148,4 +171,5 @@ const ObjectOps fifo_ops = {
     .collect = fifo_collect,
     .collect_finish = fifo_collect_finish,
     .open = fifo_open,
+    .program = fifo_program,
 };

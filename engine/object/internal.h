@@ -74,7 +74,15 @@ extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, time
 extern const ObjectOps inotify_ops, netlink_ops, pidfd_ops;
 extern const ObjectOps unix_ops, inet_ops, tty_ops, ext_ops, unsupported_ops;
 
+/* --- restorer.c --- */
+
+/* Adds owner and signal of a description to a program; nothing where @fown is NULL or empty. */
+void fown_program(const FownEntry *fown, int fd, Program *p);
+
 /* --- sysv.c --- */
+
+/* The tree lives: segments that were made for it stay. */
+void sysv_keep(Restorer *r);
 
 /* After the last mapping: segments that others use are blockers. */
 bool sysv_collect_finish(Collector *c, GError **error);
@@ -89,6 +97,11 @@ bool reg_claims(const FileProbe *probe);
 
 /* An entry that says no more than the path, flags and type of a file or device. */
 void reg_collect_path(const FileProbe *probe, FileEntry *entry);
+
+/* What open(2) takes of the flags that the kernel reports, or an image says. */
+int reg_open_flags(guint32 flags);
+/* In place of a path that does not fit into PATH_MAX. */
+#define LONG_PATH "/(a path of more than 4095 bytes)"
 
 /* --- collector.c --- */
 
@@ -107,10 +120,24 @@ size_t build_id_read(int local, guint32 **ret_words);
 bool ghost_collect(Collector *c, const FileProbe *probe, guint32 file_id, GError **error);
 /* Writes the content of a file that still has its name into an image of its own (once per inode). */
 bool ghost_embed(Collector *c, const FileProbe *probe, guint32 *ret_ghost_id, GError **error);
-/* The ghost behind a reg file id, 0 if it is none. */
-bool ghost_find(Restorer *r, guint32 file_id, guint32 *ret_ghost_id, GError **error);
-/* An O_PATH descriptor of it, made again at the path of @reg if this is the first call; owned by the caller. */
-int ghost_open(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, GError **error);
+/* Why the option ghost-limit keeps it out, newly allocated; NULL where it does not. */
+char *ghost_too_large(const Collector *c, const FileProbe *probe);
+
+/* --- ghost-restore.c --- */
+
+/* Whether the file of a reg file id had no name, or lost the one it was opened by. Makes all such files at the first call. */
+bool ghost_find(Restorer *r, guint32 file_id, bool *ret_is_one, GError **error);
+/* It, opened with @flags; owned by the caller; -1 with error. */
+int ghost_open(Restorer *r, const RegFileEntry *reg, int flags, GError **error);
+/* The tree lives: names that the dump made for it go. */
+void ghost_keep(Restorer *r);
+
+/* --- link-remap.c --- */
+
+/* Notes how to find a file again that lost its name @path and has others; false where there is no way. */
+bool link_collect(Collector *c, const FileProbe *probe, guint32 file_id, const char *path);
+/* Removes the names that were made, unless the dump succeeded. */
+void link_collect_end(Collector *c);
 
 /* --- pipe.c, for FIFOs too --- */
 

@@ -57,8 +57,12 @@ bool probe_readlink_at(int self_fd, int fd, char *buffer, size_t size, GError **
   char number[16];
   (void)snprintf(number, sizeof number, "%d", fd);
   ssize_t n = readlinkat(self_fd, number, buffer, size);
-  if (n < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the link /proc/self/fd/%d", fd);
+  int reason = errno;
+  if (n < 0) {
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot read the link /proc/self/fd/%d", fd);
+    errno = reason; /* callers may look at it */
+    return false;
+  }
   if ((size_t)n >= size)
     return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "A path is longer than %zu bytes", size);
   buffer[n] = '\0';

@@ -8,6 +8,7 @@
 #include "external.h"
 #include "file-state.h"
 #include "internal.h"
+#include "rights.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -50,20 +51,51 @@ static bool is_proc_of_task(const FileProbe *probe) {
   return fstatfs(probe->local, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
 }
 
-/* Why a file cannot be opened again by its path; zeroed where it can. */
+/* Why a file cannot be brought back; zeroed where it can. */
 typedef struct RegProblem {
   char *what;
   const char *reason, *cure;
+  char *own_reason; /* instead of reason */
 } RegProblem;
 
+static void problem_clear(RegProblem *p) {
+  g_free(p->what);
+  g_free(p->own_reason);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(RegProblem, problem_clear)
+
+static const char *kind_of(const FileProbe *probe) {
+  return S_ISDIR(probe->st.st_mode) ? "directory" : S_ISFIFO(probe->st.st_mode) ? "FIFO" : "file";
+}
+
+/* /proc/self/mountinfo: the first number of each line (proc(5)). */
+static bool is_mounted_here(guint64 mnt_id) {
+  g_autofree char *text = NULL;
+  if (!mnt_id || !g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
+    return true;
+  for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+    line += *line == '\n';
+    if (*line && g_ascii_strtoull(line, NULL, 10) == mnt_id)
+      return true;
+  }
+  return false;
+}
+
+static bool has_lost_name(const FileProbe *probe) {
+  return !probe->path_checked && !S_ISDIR(probe->st.st_mode) && probe->st.st_nlink > 0 && g_str_has_suffix(probe->link, DELETED);
+}
+
 static RegProblem path_problem(const FileProbe *probe) {
-  RegProblem p = {.what = g_strdup_printf("%s %s", S_ISDIR(probe->st.st_mode) ? "directory" : "file", probe->link)};
-  if (S_ISDIR(probe->st.st_mode)) {
-    p.reason = "the directory was deleted or its path leads elsewhere";
-    p.cure = "let the program leave the directory (chdir, close)";
-  } else if (S_ISREG(probe->st.st_mode) && g_str_has_suffix(probe->link, DELETED)) {
-    p.reason = "the name it was opened by is gone and its other names are not known";
-    p.cure = "let the program open it again by a name that exists";
+  RegProblem p = {.what = g_strdup_printf("%s %s", kind_of(probe), probe->link)};
+  if (strcmp(probe->link, LONG_PATH) == 0) {
+    p.reason = "its path is longer than the 4095 bytes that the kernel can tell";
+    p.cure = "let the program open it by a shorter path, or close it before the dump";
+  } else if (!is_mounted_here(probe->mnt_id)) {
+    p.reason = "its file system is not mounted here: it was unmounted while it was in use, or is mounted in another mount namespace only";
+    p.cure = "close it before the dump, or mount the file system where it was and let the program open it again";
+  } else if (S_ISDIR(probe->st.st_mode)) {
+    p.reason = "its path leads to another directory now, or to none";
+    p.cure = "remove what covers it (another mount), or let the program leave the directory (chdir, close)";
   } else {
     p.reason = "its path leads to another file now, or to none";
     p.cure = "remove what covers it (another mount, another file), or let the program open it again";
@@ -71,13 +103,18 @@ static RegProblem path_problem(const FileProbe *probe) {
   return p;
 }
 
-static RegProblem find_problem(const FileProbe *probe) {
-  if (!probe->path_checked && !(S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 0))
+static RegProblem find_problem(const Collector *c, const FileProbe *probe) {
+  bool deleted = !probe->path_checked && probe->st.st_nlink == 0 && strcmp(probe->link, LONG_PATH) != 0;
+  if (!probe->path_checked && !deleted && !has_lost_name(probe))
     return path_problem(probe);
   if (probe->path_checked && is_proc_of_task(probe))
     return (RegProblem){.what = g_strdup_printf("file %s", probe->link),
         .reason = "files of /proc that belong to a process cannot be brought back yet",
         .cure = "close it before the dump"};
+  char *large = deleted ? ghost_too_large(c, probe) : NULL;
+  if (large)
+    return (RegProblem){.what = g_strdup_printf("file %s", probe->link), .own_reason = large, .reason = large,
+        .cure = "raise ghost-limit (0: no limit), or let the program close the file"};
   return (RegProblem){0};
 }
 
@@ -97,37 +134,44 @@ static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
   return reg;
 }
 
-static RegFileEntry *collect_sound(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
-  bool there = probe->path_checked;
-  if (!there && !ghost_collect(c, probe, id, error))
-    return NULL;
-  RegFileEntry *reg = reg_entry_new(probe, id);
-  size_t length = strlen(probe->link);
-  if (!there && g_str_has_suffix(probe->link, DELETED))
-    length -= strlen(DELETED);
-  reg->name = g_strndup(probe->link, length);
-  if (!there) {
-    reg->has_size = true;
-    reg->size = (guint64)probe->st.st_size;
-  }
-  return reg;
-}
-
-RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
-  RegProblem problem = find_problem(probe);
-  if (!problem.what)
-    return collect_sound(c, probe, id, error);
-  collector_block(c, probe, problem.what, problem.reason, problem.cure);
-  g_free(problem.what);
-  return NULL;
-}
-
 /* Without what the kernel appends to the path of an inode whose name is gone. */
 static char *path_of(const FileProbe *probe) {
   size_t length = strlen(probe->link);
   if (!probe->path_checked && g_str_has_suffix(probe->link, DELETED))
     length -= strlen(DELETED);
   return g_strndup(probe->link, length);
+}
+
+/* *@ret stays NULL where the dump was blocked. */
+static bool collect_sound(Collector *c, const FileProbe *probe, guint32 id, RegFileEntry **ret, GError **error) {
+  g_autofree char *path = path_of(probe);
+  if (has_lost_name(probe)) {
+    if (!link_collect(c, probe, id, path)) {
+      g_autofree char *what = g_strdup_printf("%s %s", kind_of(probe), probe->link);
+      collector_block(c, probe, what, "the name it was opened by is gone and its other names are not known",
+          "the option link-remap gives it a name for the checkpoint; or let the program open it again by a name that exists");
+      return true;
+    }
+  } else if (!probe->path_checked && !ghost_collect(c, probe, id, error)) {
+    return false;
+  }
+  RegFileEntry *reg = *ret = reg_entry_new(probe, id);
+  reg->name = g_steal_pointer(&path);
+  if (!probe->path_checked && S_ISREG(probe->st.st_mode)) {
+    reg->has_size = true;
+    reg->size = (guint64)probe->st.st_size;
+  }
+  return true;
+}
+
+RegFileEntry *reg_collect_entry(Collector *c, const FileProbe *probe, guint32 id, GError **error) {
+  g_auto(RegProblem) problem = find_problem(c, probe);
+  RegFileEntry *reg = NULL;
+  if (problem.what)
+    collector_block(c, probe, problem.what, problem.reason, problem.cure);
+  else
+    (void)collect_sound(c, probe, id, &reg, error);
+  return reg;
 }
 
 void reg_collect_path(const FileProbe *probe, FileEntry *entry) {
@@ -173,11 +217,11 @@ static bool collect_by_claim(
   default:
     break;
   }
-  if (sound)
-    entry->reg = collect_sound(c, probe, entry->id, error);
-  else if (action == EXTERNAL_REOPEN)
-    reg_collect_path(probe, entry);
-  return !sound || entry->reg;
+  if (action == EXTERNAL_REOPEN && (!sound || has_lost_name(probe)))
+    reg_collect_path(probe, entry); /* whatever lies there */
+  else if (sound)
+    return collect_sound(c, probe, entry->id, &entry->reg, error);
+  return true;
 }
 
 static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
@@ -185,10 +229,10 @@ static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, 
     collect_elsewhere(probe, EXTERNAL_PLUGIN, entry);
     return true;
   }
-  RegProblem problem = find_problem(probe);
-  g_autofree char *what = problem.what;
+  g_auto(RegProblem) problem = find_problem(c, probe);
+  const char *what = problem.what;
   if (!what && !collector_asks_about_ordinary(c))
-    return (entry->reg = collect_sound(c, probe, entry->id, error));
+    return collect_sound(c, probe, entry->id, &entry->reg, error);
   g_autofree char *file = what ? NULL : g_strdup_printf("file %s", probe->link);
   g_autofree char *path = path_of(probe);
   ExternalObject o = external_of_probe(EXTERNAL_FILE, probe, entry->id);
@@ -253,7 +297,7 @@ static bool check_state(const RegFileEntry *reg, const CkptExternal *record, con
 
 /* O_NONBLOCK keeps the open itself from hanging on a FIFO that lies there now; O_NOCTTY from taking a terminal. What
  * would create or cut a file is never in the flags the kernel reports, and is taken out of those of an image. */
-static int open_flags(guint32 flags) {
+int reg_open_flags(guint32 flags) {
   int open = (int)flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC);
   if ((open & O_TMPFILE) == O_TMPFILE)
     open &= ~O_TMPFILE;
@@ -261,35 +305,54 @@ static int open_flags(guint32 flags) {
   return open & O_PATH ? open : open | O_NOCTTY | O_NONBLOCK;
 }
 
-static int open_path(const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer, guint32 flags,
-    GError **error) {
-  const char *path = answer->action == EXTERNAL_REMAP ? answer->value : reg->name;
-  if (!path || path[0] != '/') {
-    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path", path ? path : reg->name);
+/* A directory that a task is in, and that nobody has open. To be there takes no right to read it, nor to reach it: the task may
+ * have come down from a place that is closed to it. And it gives none. */
+static bool is_place(Restorer *r, const RegFileEntry *reg) {
+  return reg->has_mode && S_ISDIR(reg->mode) && !restorer_holder_of(r, reg->id);
+}
+
+static int fail_open(const Job *job, const char *path, int reason, GError **error) {
+  const char *hint = "";
+  if (reason == ENOENT || reason == ENOTDIR)
+    hint = " (put it back, or say what to take instead: the option external with file:path=PATH action=remap:OTHER)";
+  else if (reason == EROFS)
+    hint = " (it was open for writing, and its file system is mounted read-only now)";
+  else if (reason == ETXTBSY)
+    hint = " (it was open for writing, and somebody runs it as a program now)";
+  else if (reason == EACCES && caller_is_limited(job))
+    hint = " (files are opened with your rights, not with those of whoever opened them first)";
+  g_autofree char *why = g_strdup_printf("%s%s", g_strerror(reason), hint);
+  engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "Cannot open %s: %s", path, why);
+  return -1;
+}
+
+static int open_by_name(Restorer *r, const RegFileEntry *reg, const char *path, guint32 flags, GError **error) {
+  if (path[0] != '/') {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path", path);
     return -1;
   }
-  _cleanup_fd_ int fd = open(path, open_flags(flags));
-  if (fd < 0) {
-    engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open %s", path);
-    return -1;
+  if (is_place(r, reg)) {
+    int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return fd >= 0 ? fd : fail_open(restorer_job(r), path, errno, error);
   }
+  CallerRights rights;
+  int fd = caller_rights_begin(restorer_job(r), &rights, error) ? open(path, reg_open_flags(flags)) : -2, reason = errno;
+  caller_rights_end(&rights);
+  return fd == -1 ? fail_open(restorer_job(r), path, reason, error) : fd;
+}
+
+static int open_path(Restorer *r, const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer,
+    guint32 flags, GError **error) {
+  const char *path = answer->action == EXTERNAL_REMAP && answer->value ? answer->value : reg->name;
+  _cleanup_fd_ int fd = open_by_name(r, reg, path, flags, error);
+  if (fd < 0)
+    return -1;
   if (!check_type(reg, record, fd, error) || !check_state(reg, record, answer, fd, error)) {
     if (answer->action == EXTERNAL_REMAP)
       g_prefix_error(error, "%s, in place of %s: ", path, reg->name);
     return -1;
   }
   return fd_take(&fd);
-}
-
-static int open_ghost(Restorer *r, const RegFileEntry *reg, guint32 ghost_id, int flags, GError **error) {
-  _cleanup_fd_ int ghost = ghost_open(r, reg, ghost_id, error);
-  if (ghost < 0)
-    return -1;
-  FdPath path = fd_path(ghost); /* a link */
-  int fd = open(path.text, open_flags((guint32)flags) & ~O_NOFOLLOW);
-  if (fd < 0)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the deleted file %s", reg->name);
-  return fd;
 }
 
 static bool ask_about(Restorer *r, const RegFileEntry *reg, const CkptExternal *record, ExternalAnswer *ret_answer,
@@ -306,12 +369,12 @@ static bool ask_about(Restorer *r, const RegFileEntry *reg, const CkptExternal *
 static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_given, GError **error) {
   const CkptExternal *record = checkpoint_find_external(restorer_checkpoint(r), reg->id);
   g_auto(ExternalAnswer) answer = {.fd = -1};
-  guint32 ghost_id = 0;
+  bool ghost;
   *ret_given = false;
-  if (!ghost_find(r, reg->id, &ghost_id, error))
+  if (!ghost_find(r, reg->id, &ghost, error))
     return -1;
-  if (ghost_id && !record)
-    return open_ghost(r, reg, ghost_id, flags, error);
+  if (ghost && !record)
+    return ghost_open(r, reg, flags, error);
   if (!ask_about(r, reg, record, &answer, error))
     return -1;
   if (answer.fd >= 0) {
@@ -325,8 +388,8 @@ static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_g
   }
   if (answer.action == EXTERNAL_EMBED && !embedded_prepare(r, reg, record, error))
     return -1;
-  return ghost_id && answer.action != EXTERNAL_REMAP ? open_ghost(r, reg, ghost_id, flags, error)
-                                                     : open_path(reg, record, &answer, (guint32)flags, error);
+  return ghost && answer.action != EXTERNAL_REMAP ? ghost_open(r, reg, flags, error)
+                                                  : open_path(r, reg, record, &answer, (guint32)flags, error);
 }
 
 /* What untrusted.c saw of a path is its name; links lead elsewhere. Below /proc are processes, and /proc/self is us. */
@@ -352,7 +415,7 @@ int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **
 
 /* What open(2) did not take. */
 static bool reg_finish(const RegFileEntry *reg, int fd, GError **error) {
-  if (reg->flags & O_PATH)
+  if (fcntl(fd, F_GETFL) & O_PATH)
     return true;
   if (!restorer_set_flags(fd, reg->flags, error))
     return false;
@@ -377,6 +440,10 @@ static const FownEntry *reg_fown(const FileEntry *entry) {
   return entry->reg ? entry->reg->fown : NULL;
 }
 
+static void reg_end(Collector *c, bool killed) {
+  link_collect_end(c);
+}
+
 const ObjectOps reg_ops = {
     .name = "file",
     .type = FD_TYPES__REG,
@@ -384,4 +451,5 @@ const ObjectOps reg_ops = {
     .collect = reg_collect,
     .open = reg_open,
     .fown = reg_fown,
+    .end = reg_end,
 };

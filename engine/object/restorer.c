@@ -4,6 +4,7 @@
 
 #include "image.h"
 #include "internal.h"
+#include "rights.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -211,6 +212,20 @@ bool restorer_open_all(Restorer *r, GError **error) {
   return tty_settle(r, error);
 }
 
+/* Files that the engine made itself (deleted ones) may belong to others; what lies at a path is the caller's choice. */
+static int open_for_mapping(Restorer *r, int fd, guint32 file_id, int flags, GError **error) {
+  FdPath path = fd_path(fd);
+  bool ghost;
+  CallerRights rights = {0};
+  if (!ghost_find(r, file_id, &ghost, error) || (!ghost && !caller_rights_begin(r->job, &rights, error)))
+    return -1;
+  int opened = open(path.text, flags | O_CLOEXEC | O_NOCTTY), reason = errno;
+  caller_rights_end(&rights);
+  if (opened < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot open file id %u for its mappings", file_id);
+  return opened;
+}
+
 int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **error) {
   int fd = restorer_fd_of(r, file_id, error);
   int have = fd < 0 ? -1 : fcntl(fd, F_GETFL);
@@ -221,12 +236,9 @@ int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **er
   int known = restorer_shared_get(r, FD_TYPES__REG, key);
   if (known >= 0)
     return known;
-  FdPath path = fd_path(fd);
-  int opened = open(path.text, flags | O_CLOEXEC | O_NOCTTY);
-  if (opened < 0) {
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open file id %u for its mappings", file_id);
+  int opened = open_for_mapping(r, fd, file_id, flags, error);
+  if (opened < 0)
     return -1;
-  }
   restorer_shared_put(r, FD_TYPES__REG, key, opened);
   return opened;
 }
@@ -264,9 +276,17 @@ bool restorer_set_flags(int fd, guint32 flags, GError **error) {
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot set the flags 0%o", flags);
 }
 
+void restorer_keep(Restorer *r) {
+  sysv_keep(r);
+  ghost_keep(r);
+}
+
 void restorer_fown_program(const FileEntry *entry, int fd, Program *p) {
   const ObjectOps *ops = object_of_type(entry->type);
-  const FownEntry *fown = ops && ops->fown ? ops->fown(entry) : NULL;
+  fown_program(ops && ops->fown ? ops->fown(entry) : NULL, fd, p);
+}
+
+void fown_program(const FownEntry *fown, int fd, Program *p) {
   if (!fown)
     return;
   if (fown->signum) {

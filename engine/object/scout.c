@@ -73,8 +73,12 @@ static char *find_link(Looker *l, FileProbe *probe, GError **error) {
     probe->path_checked = l->last_checked;
     return g_strdup(l->last_link);
   }
-  if (!probe_readlink_at(l->self_fd, probe->local, l->buffer, sizeof l->buffer, error))
-    return NULL;
+  if (!probe_readlink_at(l->self_fd, probe->local, l->buffer, sizeof l->buffer, error)) {
+    if (errno != ENAMETOOLONG)
+      return NULL;
+    g_clear_error(error);
+    return g_strdup(LONG_PATH);
+  }
   probe->path_checked = leads_there(l, probe, l->buffer);
   if (one_name) {
     l->mnt_id = probe->mnt_id;

@@ -256,6 +256,6 @@ bool restorer_sysv(Restorer *r, guint64 id, GError **error) {
   return (m->ready = fill_segment(r, e, record->extra, m, error) && set_owner(e, error));
 }
 
-void restorer_keep(Restorer *r) {
+void sysv_keep(Restorer *r) {
   made_table(r)->keep = true;
 }

@@ -369,6 +369,8 @@ bool untrusted_check(const Checkpoint *c, const UntrustedRights *r, GError **err
   for (guint i = 0; i < c->externals->len; i++)
     if (!check_external(c->externals->pdata[i], error))
       return false;
+  if (c->linked_files->len)
+    return refuse(error, "a file by its handle, which no directory's permissions protect");
   if (c->records[RECORD_IPC_SHM]->len)
     return refuse(error, "System V shared memory, whose ids and keys are everybody's");
   return check_memfds(c, r, error);

@@ -249,7 +249,7 @@ class UntrustedCallers(Client):
         thread.join(60)
         self.assertEqual(replies[0].get("error"), E + "Cancelled", replies)
         wait_for(lambda: not engine(), "no engine is left")
-        self.assertFalse(os.path.exists(f"/proc/{process.pid}"))
+        self.gone(process.pid)
 
     def test_limits_of_the_caller_bind(self):
         import resource

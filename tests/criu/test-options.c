@@ -135,13 +135,13 @@ static void test_refusals(void) {
       {"dump -t 1 --manage-cgroups", "--manage-cgroups"},
       {"dump -t 1 --lazy-pages --track-mem", "--track-mem"},
       {"dump -t 1 --auto-de", "--auto-dedup"},
-      {"dump -t 1 --status-fd 4 --stream --link-remap", "--stream"},
+      {"dump -t 1 --status-fd 4 --stream --auto-dedup", "--stream"},
       {"restore --action-script x", "--action-script"},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_NOT_SUPPORTED, rows[i][1]);
-  assert_fails("dump -t 1 --auto-dedup --link-remap --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
-      "--auto-dedup, option --link-remap, option --root");
+  assert_fails("dump -t 1 --auto-dedup --lazy-pages --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
+      "--auto-dedup, option --lazy-pages, option --root");
   /* What is not to be done can be promised. */
   g_autoptr(CriuOptions) o = parse_ok("dump -t 1 --no-auto-dedup --no-track-mem");
   g_autoptr(GError) error = NULL;

@@ -154,7 +154,7 @@ def test_options_are_checked():
 
 def test_later_options_are_refused_not_ignored():
     later = {"parent": ("s", "x"), "track-memory": ("b", True), "snapshot": ("b", True), "compress": ("s", "zstd")}
-    dangerous = {"link-remap": ("b", True), "cgroup": ("s", "/x")}
+    dangerous = {"cgroup": ("s", "/x")}
     for name, value in {**later, **dangerous}.items():
         refuses(E + "NotSupported", root.do, "Dump", target(), "ok-l", {name: value}, says=name)
     for name, value in later.items():
@@ -163,7 +163,8 @@ def test_later_options_are_refused_not_ignored():
         refuses(INTERACTION, nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says="privileged-options")
         refuses(E + "OptionNotPermitted", nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says=name,
                 flags=ALLOW_INTERACTIVE)
-    for name, value in {"external": ("as", ["unix:action=close"]), "ext-unix-sk": ("b", True), "tcp-established": ("b", True)}.items():
+    for name, value in {"external": ("as", ["unix:action=close"]), "ext-unix-sk": ("b", True), "tcp-established": ("b", True),
+                        "link-remap": ("b", True)}.items():
         refuses(INTERACTION, nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says="privileged-options")
         refuses(E + "OptionNotPermitted", nobody.do, "Dump", target(NOBODY), "ok-l", {name: value}, says=name,
                 flags=ALLOW_INTERACTIVE)

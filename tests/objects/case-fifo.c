@@ -48,13 +48,22 @@ static const char *alone_verify(const char *dir) {
 
 static const char *gone_setup(const char *dir) {
   const char *path = case_path(dir, "gone");
-  REQUIRE(mkfifo(path, 0600) == 0 && case_place(open(path, O_RDWR), 30) && unlink(path) == 0);
+  REQUIRE(mkfifo(path, 0600) == 0 && case_place(open(path, O_RDWR), 30) && unlink(path) == 0 && write(30, "left", 4) == 4);
+  return NULL;
+}
+
+static const char *gone_verify(const char *dir) {
+  char buffer[8];
+  struct stat st;
+  REQUIRE(fstat(30, &st) == 0 && S_ISFIFO(st.st_mode) && st.st_nlink == 0 && (st.st_mode & 0777) == 0600);
+  REQUIRE(read(30, buffer, 8) == 4 && memcmp(buffer, "left", 4) == 0 && write(30, "left", 4) == 4);
+  REQUIRE(case_link_is(30, case_path(dir, "gone (deleted)")) && access(case_path(dir, "gone"), F_OK) < 0);
   return NULL;
 }
 
 const ObjectCase object_cases[] = {
     {"both", both_setup, both_verify},
     {"alone", alone_setup, alone_verify},
-    {"deleted", gone_setup, .blocked = "its path leads to another file now, or to none"},
+    {"deleted", gone_setup, gone_verify},
     {0},
 };

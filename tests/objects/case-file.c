@@ -154,9 +154,28 @@ static const char *directory_setup(const char *dir) {
   return NULL;
 }
 
+static const char *directory_verify(const char *dir) {
+  struct stat st;
+  REQUIRE(fstat(40, &st) == 0 && S_ISDIR(st.st_mode) && st.st_nlink == 0 && (st.st_mode & 0777) == 0755);
+  REQUIRE(case_link_is(40, case_path(dir, "left (deleted)")) && access(case_path(dir, "left"), F_OK) < 0);
+  return NULL;
+}
+
 static const char *replaced_setup(const char *dir) {
   const char *path = case_path(dir, "one"), *other = case_path(dir, "two");
   REQUIRE(case_place(open(path, O_CREAT | O_RDWR, 0600), 41) && link(path, other) == 0 && unlink(path) == 0);
+  return NULL;
+}
+
+static const char *replaced_verify(const char *dir) {
+  struct stat a, b;
+  REQUIRE(fstat(41, &a) == 0 && stat(case_path(dir, "two"), &b) == 0 && a.st_ino == b.st_ino && a.st_nlink == 1);
+  REQUIRE(case_link_is(41, case_path(dir, "one (deleted)")) && access(case_path(dir, "one"), F_OK) < 0);
+  return NULL;
+}
+
+static const char *replaced_between(const char *dir) {
+  REQUIRE(unlink(case_path(dir, "two")) == 0);
   return NULL;
 }
 
@@ -181,8 +200,9 @@ const ObjectCase object_cases[] = {
     {"many", many_setup, many_verify},
     {"deleted", deleted_setup, deleted_verify},
     {"nameless", nameless_setup, nameless_verify, .racy = true},
-    {"deleted-directory", directory_setup, .blocked = "the directory was deleted"},
-    {"name-gone", replaced_setup, .blocked = "its other names are not known"},
+    {"deleted-directory", directory_setup, directory_verify},
+    {"name-gone", replaced_setup, replaced_verify},
+    {"names-gone", replaced_setup, .between = replaced_between, .unrestorable = "is not on the file system"},
     {"other-type", type_setup, .between = type_between, .unrestorable = "is a file of another type now"},
     {"missing", type_setup, .between = missing_between, .unrestorable = "No such file"},
     {0},

@@ -65,6 +65,9 @@ int act_dump(CriuRun *run) {
   engine.plugin_directory = options->plugin_dir;
   engine.has_shell_job = engine.shell_job = options->shell_job;
   engine.has_file_locks = engine.file_locks = options->file_locks;
+  engine.has_link_remap = engine.link_remap = options->link_remap;
+  engine.has_ghost_limit = options->ghost_limit > 0;
+  engine.ghost_limit = options->ghost_limit;
   engine.has_ext_unix_sk = engine.ext_unix_sk = options->ext_unix_sk;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;

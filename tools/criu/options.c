@@ -7,7 +7,7 @@ G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
 /* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
-typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION } Setter;
+typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE } Setter;
 
 enum { D = CRIU_ACTION_DUMP, R = CRIU_ACTION_RESTORE, C = CRIU_ACTION_CHECK, ALL = D | R | C };
 
@@ -41,6 +41,10 @@ static const Option table[] = {
     {"shell-job", 'j', NO_ARG, FLAG, D | R, FIELD(shell_job), NULL,
         "the root's session may lie outside the tree; a restore joins the caller's"},
     {"file-locks", 'l', NO_ARG, FLAG, D | R, FIELD(file_locks), NULL, "keep file locks and leases, and take them again"},
+    {"link-remap", 0, NO_ARG, FLAG, D, FIELD(link_remap), NULL,
+        "files whose name is gone get one for the checkpoint (link_remap.N)"},
+    {"ghost-limit", 0, NEEDS_ARG, SIZE, D, FIELD(ghost_limit), "SIZE",
+        "larger deleted files refuse the dump; K, M, G may follow (default: 0, none is too large)"},
     {"libdir", 'L', NEEDS_ARG, STRING, D | R, FIELD(plugin_dir), "DIR", "where plugins are (root's alone)"},
     {"tcp-established", 0, NO_ARG, FLAG, D | R, FIELD(tcp_established), NULL, "keep TCP connections"},
     {"tcp-close", 0, NO_ARG, FLAG, D | R, FIELD(tcp_close), NULL, "TCP connections become closed sockets"},
@@ -88,11 +92,9 @@ static const Option table[] = {
     REFUSED("force-irmap", 0, NO_ARG),
     REFUSED("freeze-cgroup", 0, NEEDS_ARG),
     REFUSED("ghost-fiemap", 0, NO_ARG),
-    REFUSED("ghost-limit", 0, NEEDS_ARG),
     REFUSED("irmap-scan-path", 0, NEEDS_ARG),
     REFUSED("join-ns", 'J', NEEDS_ARG),
     REFUSED("lazy-pages", 0, NO_ARG),
-    REFUSED("link-remap", 0, NO_ARG),
     REFUSED("lsm-mount-context", 0, NEEDS_ARG),
     REFUSED("lsm-profile", 0, NEEDS_ARG),
     REFUSED("manage-cgroups", 0, MAY_HAVE_ARG),
@@ -257,6 +259,19 @@ static bool set_number(
   return true;
 }
 
+static bool set_size(const Option *option, const char *arg, uint64_t *field, GError **error) {
+  static const char units[] = "KMG";
+  size_t length = arg ? strlen(arg) : 0;
+  const char *unit = length ? strchr(units, g_ascii_toupper(arg[length - 1])) : NULL;
+  unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+  g_autofree char *digits = g_strndup(arg, unit ? length - 1 : length);
+  uint64_t value = 0;
+  if (!parse_number(digits, UINT64_MAX >> 31, &value))
+    return usage_error(error, "invalid argument for --%s: %s", option->name, arg);
+  *field = value << shift;
+  return true;
+}
+
 /* All of them are named at once, when everything has been read. */
 static void refuse(CriuOptions *options, const char *what, const char *name) {
   g_string_append_printf(options->refused, "%s%s%s", options->refused->len ? ", " : "", what, name);
@@ -363,6 +378,8 @@ static bool apply(CriuOptions *options, const Option *option, bool value, const 
     return set_inherit_fd(options, arg, error);
   case VALIDATION:
     return set_validation(options, arg, error);
+  case SIZE:
+    return set_size(option, arg, field, error);
   case NOT_YET:
   default:
     if (value) /* else: what we cannot do is certainly not done */

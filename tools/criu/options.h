@@ -46,6 +46,8 @@ typedef struct CriuOptions {
   bool skip_in_flight;
   char *network_lock; /* NULL, "nftables" or "skip" */
   bool file_locks;
+  bool link_remap;
+  uint64_t ghost_limit; /* bytes; 0: none */
   bool restore_detached;
   bool restore_sibling;
 
