@@ -248,6 +248,16 @@ static GPtrArray *swap_array(GPtrArray **a, GPtrArray **b) {
   return *a;
 }
 
+static bool load_sockets(Loader *l, GError **error) {
+  GPtrArray *from = l->manifest.sockets;
+  for (guint i = 0; i < from->len; i++) {
+    if (!verify_socket(l->checkpoint, from->pdata[i], error))
+      return false;
+    checkpoint_add_socket(l->checkpoint, g_steal_pointer(&from->pdata[i]));
+  }
+  return true;
+}
+
 /* Options of netlink sockets, locks of mapped files, files that lost their names. */
 static bool load_more(Loader *l, GError **error) {
   const GPtrArray *all = swap_array(&l->checkpoint->netlinks, &l->manifest.netlinks);
@@ -356,7 +366,7 @@ static bool load_all(Loader *l, GError **error) {
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
       return false;
-  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_more(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
+  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_more(l, error) && load_sockets(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
          content_check(l->source, l->checkpoint, error) &&
          manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }

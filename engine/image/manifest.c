@@ -16,6 +16,7 @@ void manifest_init(Manifest *m) {
       .netlinks = g_ptr_array_new_with_free_func(free_message),
       .mapped_locks = g_ptr_array_new_with_free_func(free_message),
       .linked_files = g_ptr_array_new_with_free_func(free_message),
+      .sockets = g_ptr_array_new_with_free_func(free_message),
       .plugins = g_ptr_array_new_with_free_func(free_message),
       .plugin_objects = g_ptr_array_new_with_free_func(free_message),
       .ttys = g_ptr_array_new_with_free_func(free_message),
@@ -31,6 +32,7 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->netlinks, g_ptr_array_unref);
   g_clear_pointer(&m->mapped_locks, g_ptr_array_unref);
   g_clear_pointer(&m->linked_files, g_ptr_array_unref);
+  g_clear_pointer(&m->sockets, g_ptr_array_unref);
   g_clear_pointer(&m->plugins, g_ptr_array_unref);
   g_clear_pointer(&m->plugin_objects, g_ptr_array_unref);
   g_clear_pointer(&m->ttys, g_ptr_array_unref);
@@ -76,7 +78,9 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
     g_ptr_array_add(m->mapped_locks, g_steal_pointer(&e->mapped_lock[i]));
   for (size_t i = 0; i < e->n_linked_file; i++)
     g_ptr_array_add(m->linked_files, g_steal_pointer(&e->linked_file[i]));
-  e->n_external = e->n_netlink = e->n_mapped_lock = e->n_linked_file = 0;
+  for (size_t i = 0; i < e->n_socket; i++)
+    g_ptr_array_add(m->sockets, g_steal_pointer(&e->socket[i]));
+  e->n_external = e->n_netlink = e->n_mapped_lock = e->n_linked_file = e->n_socket = 0;
   if (e->plugin)
     g_ptr_array_add(m->plugins, g_steal_pointer(&e->plugin));
   if (e->plugin_object)
@@ -306,7 +310,9 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   more.mapped_lock = (CkptMappedLock **)checkpoint->mapped_locks->pdata;
   more.n_linked_file = checkpoint->linked_files->len;
   more.linked_file = (CkptLinkedFile **)checkpoint->linked_files->pdata;
-  if ((more.n_netlink || more.n_mapped_lock || more.n_linked_file) && !store_entry(w, &more, error))
+  more.n_socket = checkpoint->sockets->len;
+  more.socket = (CkptSocket **)checkpoint->sockets->pdata;
+  if ((more.n_netlink || more.n_mapped_lock || more.n_linked_file || more.n_socket) && !store_entry(w, &more, error))
     return false;
   CkptEntry ttys = CKPT_ENTRY__INIT;
   ttys.n_tty = checkpoint->ttys->len;

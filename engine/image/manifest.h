@@ -25,6 +25,7 @@ typedef struct Manifest {
   GPtrArray *netlinks;  /* CkptNetlink, the same */
   GPtrArray *mapped_locks; /* CkptMappedLock, the same */
   GPtrArray *linked_files; /* CkptLinkedFile, the same */
+  GPtrArray *sockets;   /* CkptSocket, the same */
   GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GPtrArray *ttys;      /* CkptTty, the same */
   GHashTable *files;    /* name -> ManifestFile */

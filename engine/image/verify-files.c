@@ -2,6 +2,7 @@
 #include "memfd.pb-c.h"
 #include "remap-file-path.pb-c.h"
 #include "seccomp.pb-c.h"
+#include "sk-packet.pb-c.h"
 #include "tcp-stream.pb-c.h"
 #include "verify.h"
 
@@ -134,10 +135,23 @@ static bool verify_tcp_streams(const Checkpoint *c, GError **error) {
   return true;
 }
 
+/* Descriptors that are on their way in a queue. */
+static bool verify_queues(const Checkpoint *c, GError **error) {
+  const GPtrArray *records = c->records[RECORD_SK_QUEUES];
+  for (guint i = 0; i < records->len; i++) {
+    const SkPacketEntry *e = (const SkPacketEntry *)((const Record *)records->pdata[i])->message;
+    for (size_t k = 0; k < e->n_scm; k++)
+      for (size_t n = 0; n < e->scm[k]->n_rights; n++)
+        if (verify_file_type(c, e->scm[k]->rights[n]) == FD_TYPES__UND)
+          return image_invalid(error, IMAGE_SK_QUEUES, 0, "file id %u is not in files.img", e->scm[k]->rights[n]);
+  }
+  return true;
+}
+
 bool verify_files(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->files->len; i++)
     if (!verify_file(c->files->pdata[i], error))
       return false;
-  return verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error) &&
+  return verify_queues(c, error) && verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error) &&
          verify_tcp_streams(c, error) && verify_ttys(c, error);
 }

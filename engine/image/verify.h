@@ -19,5 +19,7 @@ bool verify_files(const Checkpoint *checkpoint, GError **error);
 bool verify_memory(const Checkpoint *checkpoint, const Task *task, GError **error);
 bool verify_ttys(const Checkpoint *checkpoint, GError **error);
 bool verify_shmem(const Checkpoint *checkpoint, GError **error);
+/* One that is not in the checkpoint yet. */
+bool verify_socket(const Checkpoint *checkpoint, const CkptSocket *socket, GError **error);
 /* Type of file id @id, FD_TYPES__UND if there is none. */
 FdTypes verify_file_type(const Checkpoint *checkpoint, guint32 id);

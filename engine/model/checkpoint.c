@@ -128,6 +128,8 @@ Checkpoint *checkpoint_new(void) {
   c->netlinks = g_ptr_array_new_with_free_func(message_free);
   c->mapped_locks = g_ptr_array_new_with_free_func(message_free);
   c->linked_files = g_ptr_array_new_with_free_func(message_free);
+  c->sockets = g_ptr_array_new_with_free_func(message_free);
+  c->sockets_by_id = g_hash_table_new(NULL, NULL);
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->ttys = g_ptr_array_new_with_free_func(message_free);
@@ -153,6 +155,8 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->netlinks);
   g_ptr_array_unref(c->mapped_locks);
   g_ptr_array_unref(c->linked_files);
+  g_ptr_array_unref(c->sockets);
+  g_hash_table_unref(c->sockets_by_id);
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
   g_ptr_array_unref(c->ttys);
@@ -208,6 +212,15 @@ void checkpoint_add_external(Checkpoint *c, CkptExternal *external) {
   g_ptr_array_add(c->externals, external);
   if (external->file_id)
     g_hash_table_insert(c->externals_by_id, GUINT_TO_POINTER(external->file_id), external);
+}
+
+void checkpoint_add_socket(Checkpoint *c, CkptSocket *socket) {
+  g_ptr_array_add(c->sockets, socket);
+  g_hash_table_insert(c->sockets_by_id, GUINT_TO_POINTER(socket->file_id), socket);
+}
+
+CkptSocket *checkpoint_find_socket(const Checkpoint *c, guint32 file_id) {
+  return g_hash_table_lookup(c->sockets_by_id, GUINT_TO_POINTER(file_id));
 }
 
 CkptExternal *checkpoint_find_external(const Checkpoint *c, guint32 file_id) {

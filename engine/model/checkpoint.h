@@ -133,6 +133,8 @@ typedef struct Checkpoint {
   GPtrArray *netlinks;           /* CkptNetlink */
   GPtrArray *mapped_locks;       /* CkptMappedLock */
   GPtrArray *linked_files;       /* CkptLinkedFile */
+  GPtrArray *sockets;            /* CkptSocket */
+  GHashTable *sockets_by_id;     /* GUINT_TO_POINTER(file id) -> CkptSocket, borrowed */
   GPtrArray *externals;          /* CkptExternal: objects whose other side is not here */
   GHashTable *externals_by_id;   /* GUINT_TO_POINTER(file id) -> CkptExternal, borrowed */
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */
@@ -158,6 +160,9 @@ FileEntry *checkpoint_find_file(const Checkpoint *checkpoint, guint32 id);
 void checkpoint_add_external(Checkpoint *checkpoint, CkptExternal *external);
 /* The record of an external object; NULL for file id 0 and where there is none. */
 CkptExternal *checkpoint_find_external(const Checkpoint *checkpoint, guint32 file_id);
+/* What files.img does not say about a socket; NULL where there is nothing. */
+void checkpoint_add_socket(Checkpoint *checkpoint, CkptSocket *socket);
+CkptSocket *checkpoint_find_socket(const Checkpoint *checkpoint, guint32 file_id);
 /* What is known about pseudo terminal @index, and the entry of tty-info.img with an id; NULL if there is none. */
 CkptTty *checkpoint_find_tty(const Checkpoint *checkpoint, guint32 index);
 TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *checkpoint, guint32 id);

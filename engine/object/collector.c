@@ -42,6 +42,8 @@ typedef struct Desc {
   char *kept_link;
   FdTypes type;
   const ObjectOps *ops;
+  pid_t carrier; /* in flight: the holder is this process, and it stays open */
+  int carrier_fd;
 } Desc;
 
 typedef struct DescGroup {
@@ -263,7 +265,8 @@ guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd) {
 
 guint32 collector_net_ns_of(const Collector *c, guint32 file_id) {
   const Desc *d = desc_of(c, file_id);
-  const VisitedTask *v = d ? g_hash_table_lookup(c->tasks, GINT_TO_POINTER(d->holder.pid)) : NULL;
+  pid_t pid = d && d->carrier ? d->carrier : d ? d->holder.pid : 0;
+  const VisitedTask *v = g_hash_table_lookup(c->tasks, GINT_TO_POINTER(pid));
   const TaskKobjIdsEntry *ids = v ? v->task->ids : NULL;
   return ids && ids->has_net_ns_id ? ids->net_ns_id : 0;
 }
@@ -279,7 +282,7 @@ int collector_local_of(const Collector *c, guint32 file_id) {
 
 void collector_drop_local(const Collector *c, guint32 file_id) {
   Desc *d = desc_of(c, file_id);
-  if (!d || d->kept < 0)
+  if (!d || d->kept < 0 || d->carrier)
     return;
   (void)close(d->kept);
   d->kept = -1;
@@ -294,6 +297,8 @@ bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe) {
   probe.comm = d->comm;
   probe.fd = d->holder.fd;
   probe.pidfd = d->pidfd;
+  probe.carrier = d->carrier;
+  probe.carrier_fd = d->carrier_fd;
   g_free(d->kept_link);
   d->kept_link = NULL;
   if (!looker_look(c->looker, &probe, false, &d->kept_link, NULL))
@@ -361,6 +366,8 @@ static Desc *desc_new(Collector *c, const FileProbe *probe) {
   d->holder = (FileHolder){.pid = probe->pid, .fd = probe->fd, .file_id = collector_new_file_id(c)};
   d->comm = probe->comm;
   d->pidfd = probe->pidfd;
+  d->carrier = probe->carrier;
+  d->carrier_fd = probe->carrier_fd;
   c->descs->pdata[d->holder.file_id - 1] = d;
   return d;
 }
@@ -547,7 +554,44 @@ bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, 
   return true;
 }
 
+/* What only its holders' tasks could make again. */
+static void block_unsendable(Collector *c, const Desc *d, const FileProbe *probe) {
+  if (d->ops == &epoll_ops)
+    collector_block(c, probe, "epoll", "it is in no descriptor table, and its numbers are those of one",
+        "try again when it has been received");
+  else if (d->ops == &pidfd_ops)
+    collector_block(c, probe, "pidfd", "it is in no descriptor table", "try again when it has been received");
+  else if (probe->owner.known && probe->owner.pid)
+    collector_block(c, probe, d->ops->name, "it sends signals (F_SETOWN) and is in no descriptor table",
+        "try again when it has been received");
+}
+
+guint32 collector_add_flight(Collector *c, const FileProbe *carrier, int fd, GError **error) {
+  FileProbe probe = {.pid = getpid(), .comm = carrier->comm, .fd = fd, .local = fd, .pidfd = carrier->pidfd};
+  probe.carrier = carrier->carrier ? carrier->carrier : carrier->pid;
+  probe.carrier_fd = carrier->carrier ? carrier->carrier_fd : carrier->fd;
+  g_autofree char *link = NULL;
+  bool is_new = false;
+  Desc *d = NULL;
+  if (looker_look(c->looker, &probe, false, &link, error)) {
+    probe_owner(&probe);
+    d = group_find(c, group_of(c, &probe), &probe, &is_new, error);
+  }
+  if (is_new)
+    d->kept = fd;
+  else
+    (void)close(fd);
+  if (!d || (is_new && !desc_collect(c, d, &probe, error)))
+    return 0;
+  if (is_new)
+    block_unsendable(c, d, &probe);
+  return d->holder.file_id;
+}
+
 bool collector_finish(Collector *c, GError **error) {
+  for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
+    if ((*ops)->collect_flight && !(*ops)->collect_flight(c, error))
+      return false;
   for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
     if ((*ops)->collect_finish && !(*ops)->collect_finish(c, error))
       return false;

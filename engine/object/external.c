@@ -53,9 +53,9 @@ ExternalObject external_of_probe(ExternalKind kind, const FileProbe *probe, guin
   return (ExternalObject){
       .kind = kind,
       .file_id = file_id,
-      .pid = probe->pid,
+      .pid = probe->carrier ? probe->carrier : probe->pid,
       .comm = probe->comm,
-      .fd = probe->fd,
+      .fd = probe->carrier ? probe->carrier_fd : probe->fd,
       .local = probe->local,
       .pidfd = probe->pidfd,
       .flags = probe->flags,

@@ -38,6 +38,8 @@ typedef struct FileProbe {
   off_t pos;         /* of regular files and directories, else 0 */
   bool path_checked; /* the link is a path, and leads to this inode */
   bool elsewhere;    /* a plugin has the mapping of it: only its path is noted, whatever it is */
+  pid_t carrier;     /* on its way in a socket that this task has: pid and fd are the engine's then; else 0 */
+  int carrier_fd;    /* and its number there */
   struct {           /* F_GETOWN_EX and F_GETSIG, if known */
     bool known;
     int type, signal;
@@ -119,6 +121,9 @@ guint collector_n_holders(const Collector *c, guint32 file_id);
  * be set. @flags: as for open(2). Returns its file id, 0 on error or when it was blocked (then *blocked is set). Same
  * (inode, path, flags) gives the same id. Takes regular files, directories, memfds and shared memory objects. */
 guint32 collector_add_path(Collector *c, const FileProbe *probe, bool *blocked, GError **error);
+/* A descriptor that lies in the queue of a socket (SCM_RIGHTS), which @carrier describes; @fd, our copy, is taken over. Returns
+ * the file id, 0 with error. Only before the collect_finish of the kinds. */
+guint32 collector_add_flight(Collector *c, const FileProbe *carrier, int fd, GError **error);
 /* Shared memory by inode: the shmid of a memfd or shared anonymous mapping; made at the first call. @size in bytes.
  * Content is read through @fd (a duplicate is kept) in the memory stage. */
 guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd);
@@ -225,7 +230,9 @@ typedef struct ObjectOps {
   bool (*claims)(const FileProbe *probe);
   /* @entry has id and type set; fill the sub-message (malloc'ed as protobuf-c does). */
   bool (*collect)(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error);
-  bool (*collect_finish)(Collector *c, GError **error); /* may be NULL */
+  /* Both may be NULL. collect_flight: once, before the first collect_finish, finds what no descriptor table has. */
+  bool (*collect_flight)(Collector *c, GError **error);
+  bool (*collect_finish)(Collector *c, GError **error);
   /* May be NULL. collector_seal() and collector_end(). */
   bool (*seal)(Collector *c, bool kill, GError **error);
   void (*end)(Collector *c, bool killed);
@@ -237,6 +244,9 @@ typedef struct ObjectOps {
   int (*open_late)(Restorer *r, const FileEntry *entry, GError **error);
   /* May be NULL. Runs once per description, for its first holder: @fd is its final number there. */
   bool (*program)(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error);
+  /* May be NULL. Once, when every description that some table has is open, and before any task exists: what needs several of
+   * them at a time (queues with descriptors in them). */
+  bool (*settle)(Restorer *r, GError **error);
   /* May be NULL. restorer_release(). */
   bool (*release)(Restorer *r, GError **error);
   /* May be NULL. Owner (F_SETOWN/F_SETSIG) of the description is restored from it in the holder's program. */

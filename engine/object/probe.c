@@ -75,6 +75,8 @@ bool probe_readlink(int fd, char *buffer, size_t size, GError **error) {
 }
 
 char *file_probe_name(const FileProbe *probe) {
+  if (probe->carrier)
+    return g_strdup_printf("pid %d (%s) fd %d, on its way in it", probe->carrier, probe->comm, probe->carrier_fd);
   if (probe->fd < 0)
     return g_strdup_printf("pid %d (%s)", probe->pid, probe->comm);
   return g_strdup_printf("pid %d (%s) fd %d", probe->pid, probe->comm, probe->fd);
@@ -83,7 +85,8 @@ char *file_probe_name(const FileProbe *probe) {
 void collector_block(Collector *c, const FileProbe *probe, const char *what, const char *reason, const char *cure) {
   g_autofree char *name = file_probe_name(probe);
   g_autofree char *object = g_strdup_printf("%s: %s", name, what);
-  job_block(collector_job(c), what, probe->pid, probe->fd, object, reason, cure);
+  job_block(collector_job(c), what, probe->carrier ? probe->carrier : probe->pid,
+      probe->carrier ? probe->carrier_fd : probe->fd, object, reason, cure);
 }
 
 FownEntry *fown_none(void) {

@@ -208,6 +208,9 @@ bool restorer_open_all(Restorer *r, GError **error) {
         return false;
     }
   }
+  for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
+    if ((*ops)->settle && !(*ops)->settle(r, error))
+      return false;
   (void)g_hash_table_foreach_remove(r->shared, is_spare, NULL);
   return tty_settle(r, error);
 }

@@ -46,6 +46,16 @@ static const IntOption tcp_options[] = {
     {IPPROTO_TCP, TCP_KEEPINTVL, FIELD(tcp_keepintvl), false, false, 0, -1},
 };
 
+CkptSocket *socket_extra(Checkpoint *checkpoint, guint32 file_id) {
+  CkptSocket *s = checkpoint_find_socket(checkpoint, file_id);
+  if (s)
+    return s;
+  s = MESSAGE_NEW(CkptSocket, ckpt_socket__init);
+  s->file_id = file_id;
+  checkpoint_add_socket(checkpoint, s);
+  return s;
+}
+
 int sockopt_get(int fd, int level, int option, int fallback) {
   int value = 0;
   socklen_t size = sizeof value;

@@ -10,6 +10,8 @@
 #define SO_BUF_LOCK 72
 #endif
 
+/* What checkpoint.img says about a socket, made at the first call. */
+CkptSocket *socket_extra(Checkpoint *checkpoint, guint32 file_id);
 /* One integer option; @fallback if the socket has none of that name. */
 int sockopt_get(int fd, int level, int option, int fallback);
 /* All options of a socket; the message is the caller's. NULL with error (a BPF filter cannot be read). */

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "unix-private.h"
+#include "internal.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -17,11 +18,11 @@
 
 /* What the child is told and what it answers, in memory that both see. The child allocates nothing. */
 typedef struct PrivateWork {
-  bool pair;
-  int type;
-  PrivateName server, client;
-  int fds[2];  /* in: the socket to bind; out: the pair */
-  int failure; /* errno */
+  PrivateName name;
+  int fd;
+  const char *root; /* a real directory that is to be the root; NULL: a new, empty file system */
+  int directory; /* out: of the file */
+  int failure;   /* errno */
   const char *step;
 } PrivateWork;
 
@@ -34,38 +35,57 @@ uint32_t unix_address(UnixAddress *address, const uint8_t *name, size_t size) {
   return (uint32_t)(offsetof(UnixAddress, path) + size);
 }
 
-/* Per thread, unlike the functions of the C library. */
-static bool become(uid_t uid, gid_t gid) {
-  return syscall(SYS_setresgid, -1, gid, -1) == 0 && syscall(SYS_setresuid, -1, uid, -1) == 0;
+static const char *last_name(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return slash ? slash + 1 : path;
 }
 
-static void become_again(uid_t uid, gid_t gid) {
-  if (syscall(SYS_setresuid, -1, uid, -1) < 0 || syscall(SYS_setresgid, -1, gid, -1) < 0)
-    abort(); /* going on with other rights than meant would be worse */
+uint32_t unix_address_at(UnixAddress *address, int directory, const uint8_t *name, size_t size) {
+  g_autofree char *path = g_strndup((const char *)name, size);
+  g_autofree char *at = g_strdup_printf("/proc/self/fd/%d/%s", directory, last_name(path));
+  return unix_address(address, (const uint8_t *)at, strlen(at) + 1);
 }
 
-bool unix_pair_as(int type, uid_t uid, gid_t gid, int ret_ends[2], GError **error) {
-  uid_t own_uid = geteuid();
-  gid_t own_gid = getegid();
-  bool other = uid != own_uid || gid != own_gid;
-  if (other && !become(uid, gid))
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot act as user %u", uid);
-  int r = socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ret_ends), reason = errno;
-  if (other)
-    become_again(own_uid, own_gid);
-  return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot make a pair of sockets");
+/* --- as somebody else --- */
+
+typedef struct Call {
+  int type, fd, backlog;
+  int *ends;
+  const void *address;
+  uint32_t size;
+} Call;
+
+static int do_pair(void *data) {
+  const Call *c = data;
+  return socketpair(AF_UNIX, c->type | SOCK_CLOEXEC, 0, c->ends) == 0 ? 0 : -errno;
 }
 
-bool unix_connect_as(int fd, const void *address, uint32_t size, uid_t uid, gid_t gid, GError **error) {
-  uid_t own_uid = geteuid();
-  gid_t own_gid = getegid();
-  bool other = uid != own_uid || gid != own_gid;
-  if (other && !become(uid, gid))
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot act as user %u", uid);
-  int r = connect(fd, address, size), reason = errno;
-  if (other)
-    become_again(own_uid, own_gid);
-  return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot connect as user %u", uid);
+static int do_listen(void *data) {
+  const Call *c = data;
+  return listen(c->fd, c->backlog) == 0 ? 0 : -errno;
+}
+
+static int do_connect(void *data) {
+  const Call *c = data;
+  return connect(c->fd, c->address, c->size) == 0 ? 0 : -errno;
+}
+
+bool unix_pair_as(int type, const AsWho *who, int ret_ends[2], GError **error) {
+  Call call = {.type = type, .ends = ret_ends};
+  int r = as_process(who, do_pair, &call, NULL);
+  return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "Cannot make a pair of sockets as user %u", who->uid);
+}
+
+bool unix_listen_as(int fd, int backlog, const AsWho *who, GError **error) {
+  Call call = {.fd = fd, .backlog = backlog};
+  int r = as_process(who, do_listen, &call, NULL);
+  return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "Cannot listen at a unix socket as user %u", who->uid);
+}
+
+bool unix_connect_as(int fd, const void *address, uint32_t size, const AsWho *who, GError **error) {
+  Call call = {.fd = fd, .address = address, .size = size};
+  int r = as_process(who, do_connect, &call, NULL);
+  return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "Cannot connect a unix socket as user %u", who->uid);
 }
 
 /* --- in the child --- */
@@ -100,90 +120,38 @@ static bool make_directories(const char *path, bool whole) {
   return true;
 }
 
-static bool prepare(const PrivateName *n) {
-  if (!n->name || n->name[0] == '\0')
-    return true;
+/* The directory that the path leads into, open; the working directory is where a relative one begins. */
+static int prepare(const PrivateName *n) {
   char name[128] = "";
   memcpy(name, n->name, MIN(n->size, sizeof name - 1));
   const char *directory = n->directory ? n->directory : "/";
-  return make_directories(directory, true) && chdir(directory) == 0 && make_directories(name, false);
-}
-
-static bool bind_as(PrivateWork *w, int fd, const PrivateName *n) {
-  UnixAddress address;
-  uint32_t size = unix_address(&address, n->name, n->size);
-  return step(w, "make the directory of a socket", prepare(n)) &&
-         step(w, "bind a socket", size && bind(fd, (const struct sockaddr *)&address, size) == 0);
-}
-
-static bool connect_to(PrivateWork *w, int fd, const PrivateName *n) {
-  UnixAddress address;
-  uint32_t size = unix_address(&address, n->name, n->size);
-  return step(w, "find the directory of a socket", prepare(n)) &&
-         step(w, "connect a socket", connect(fd, (const struct sockaddr *)&address, size) == 0);
-}
-
-/* Somebody else may connect to an abstract name before we do. */
-static int accept_own(int listener) {
-  for (;;) {
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    struct ucred peer = {0};
-    socklen_t size = sizeof peer;
-    if (fd < 0 || (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid == getpid()))
-      return fd;
-    (void)close(fd);
-  }
-}
-
-static void make_pair(PrivateWork *w) {
-  uid_t uid = geteuid();
-  gid_t gid = getegid();
-  int listener = socket(AF_UNIX, w->type | SOCK_CLOEXEC, 0), client = socket(AF_UNIX, w->type | SOCK_CLOEXEC, 0);
-  bool ok = step(w, "make a socket", listener >= 0 && client >= 0) && bind_as(w, listener, &w->server) &&
-            (!w->client.name || bind_as(w, client, &w->client));
-  if (ok && step(w, "act as the server's user", become(w->server.uid, w->server.gid))) {
-    ok = step(w, "listen", listen(listener, 8) == 0);
-    become_again(uid, gid);
-  }
-  if (ok && step(w, "act as the client's user", become(w->client.uid, w->client.gid))) {
-    ok = connect_to(w, client, &w->server);
-    become_again(uid, gid);
-  }
-  ok = ok && !w->step;
-  int server = ok ? accept_own(listener) : -1;
-  ok = ok && step(w, "accept a connection", server >= 0);
-  if (listener >= 0)
-    (void)close(listener);
-  if (!ok && client >= 0)
-    (void)close(client);
-  w->fds[0] = ok ? server : -1;
-  w->fds[1] = ok ? client : -1;
+  if (!make_directories(directory, true) || chdir(directory) < 0 || !make_directories(name, false))
+    return -1;
+  char *slash = strrchr(name, '/');
+  if (slash)
+    slash[slash == name] = '\0';
+  return open(slash ? name : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
 static void bind_one(PrivateWork *w) {
-  char name[128] = "";
-  memcpy(name, w->server.name, MIN(w->server.size, sizeof name - 1));
-  if (bind_as(w, w->fds[0], &w->server))
-    (void)unlink(name);
+  UnixAddress address;
+  uint32_t size = unix_address(&address, w->name.name, w->name.size);
+  int directory = prepare(&w->name);
+  if (step(w, "make the directory of a socket", directory >= 0))
+    (void)step(w, "bind a socket", size && bind(w->fd, (const struct sockaddr *)&address, size) == 0);
+  w->directory = directory;
 }
 
 __attribute__((noreturn)) static void child_main(PrivateWork *w) {
   (void)umask(0);
-  bool path = (w->server.name && w->server.name[0]) || (w->client.name && w->client.name[0]);
-  if (step(w, "make a private root", !path || own_root())) {
-    if (w->pair)
-      make_pair(w);
-    else
-      bind_one(w);
-  }
+  if (step(w, "make a private root", w->root ? chroot(w->root) == 0 && chdir("/") == 0 : own_root()))
+    bind_one(w);
   _exit(0);
 }
 
 /* --- in the engine --- */
 
 static bool run_child(PrivateWork *w, GError **error) {
-  w->step = NULL;
-  w->failure = 0;
   pid_t pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
   if (pid == 0)
     child_main(w);
@@ -195,35 +163,106 @@ static bool run_child(PrivateWork *w, GError **error) {
   return true;
 }
 
-static PrivateWork *work_new(GError **error) {
+static bool bind_in_child(int fd, const PrivateName *name, const char *root, int *ret_directory, GError **error) {
   PrivateWork *w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (w != MAP_FAILED)
-    return w;
-  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot map memory");
-  return NULL;
+  if (w == MAP_FAILED)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot map memory");
+  *w = (PrivateWork){.name = *name, .fd = fd, .root = root, .directory = -1};
+  bool ok = run_child(w, error);
+  if (w->directory >= 0 && (!ok || !ret_directory))
+    (void)close(w->directory);
+  else if (ret_directory)
+    *ret_directory = w->directory;
+  (void)munmap(w, sizeof *w);
+  return ok;
+}
+
+bool unix_private_bind(int fd, const PrivateName *name, int *ret_directory, GError **error) {
+  return bind_in_child(fd, name, NULL, ret_directory, error);
+}
+
+/* A directory and those in it on the way down to @name, which are empty. */
+static void remove_directories(const char *root, const char *name) {
+  g_autofree char *path = g_build_filename(root, name, NULL);
+  size_t length = strlen(root);
+  for (char *slash = strrchr(path, '/'); slash && (size_t)(slash - path) > length; slash = strrchr(path, '/')) {
+    *slash = '\0';
+    (void)rmdir(path);
+  }
+  (void)rmdir(root);
+}
+
+/* The file gets the name of its address first, below a directory of its own beside the place where it is to be: not in a file
+ * system that nobody else sees, or the kernel could not tell its path again. */
+bool unix_private_bind_at(int fd, const PrivateName *name, const char *path, GError **error) {
+  PrivateName here = *name;
+  here.directory = NULL;
+  g_autofree char *text = g_strndup((const char *)name->name, name->size);
+  g_auto(GStrv) parts = g_strsplit(text, "/", -1);
+  if (g_strv_contains((const char *const *)parts, ".."))
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+        "A socket whose address is %s and whose file is at %s cannot be bound again", text, path);
+  g_autofree char *directory = g_path_get_dirname(path);
+  g_autofree char *beside = g_strdup_printf("%s/.checkpointd-XXXXXX", directory);
+  if (!g_mkdtemp_full(beside, 0700))
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a directory in %s", directory);
+  g_autofree char *from = g_build_filename(beside, text, NULL);
+  bool ok = bind_in_child(fd, &here, beside, NULL, error);
+  if (ok && rename(from, path) < 0)
+    ok = engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot put a socket at %s", path);
+  if (!ok)
+    (void)unlink(from);
+  remove_directories(beside, text);
+  return ok;
+}
+
+/* Where a socket can be reached that has just got its name. */
+static uint32_t bind_end(int fd, const PrivateName *n, int *ret_directory, UnixAddress *address, GError **error) {
+  uint32_t size = unix_address(address, n->name, n->size);
+  if (size && n->name[0])
+    return unix_private_bind(fd, n, ret_directory, error) ? unix_address_at(address, *ret_directory, n->name, n->size) : 0;
+  if (size && bind(fd, (const struct sockaddr *)address, size) == 0)
+    return size;
+  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, size ? errno : ENAMETOOLONG, "Cannot bind a unix socket");
+  return 0;
+}
+
+/* Somebody else may connect to an abstract name before we do. */
+static int accept_own(int listener, int client) {
+  char mark[16], got[sizeof mark];
+  if (getrandom(mark, sizeof mark, 0) != sizeof mark || send(client, mark, sizeof mark, MSG_NOSIGNAL) != sizeof mark)
+    return -1;
+  for (;;) {
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0 || (recv(fd, got, sizeof got, MSG_DONTWAIT) == sizeof got && memcmp(got, mark, sizeof got) == 0))
+      return fd;
+    (void)close(fd);
+  }
+}
+
+static bool connect_ends(int listener, int client, const PrivateName *server, const PrivateName *peer, GError **error) {
+  UnixAddress address, own;
+  _cleanup_fd_ int at = -1;
+  _cleanup_fd_ int client_at = -1;
+  uint32_t size = bind_end(listener, server, &at, &address, error);
+  if (!size || (peer->name && !bind_end(client, peer, &client_at, &own, error)))
+    return false;
+  return unix_listen_as(listener, 8, &server->who, error) && unix_connect_as(client, &address, size, &peer->who, error);
 }
 
 bool unix_private_pair(
     int type, const PrivateName *server, const PrivateName *client, int *ret_server, int *ret_client, GError **error) {
-  PrivateWork *w = work_new(error);
-  if (!w)
+  _cleanup_fd_ int listener = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+  _cleanup_fd_ int connected = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+  if (listener < 0 || connected < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket");
+  if (!connect_ends(listener, connected, server, client, error))
     return false;
-  *w = (PrivateWork){.pair = true, .type = type, .server = *server, .client = *client, .fds = {-1, -1}};
-  bool ok = run_child(w, error);
-  if (ok) {
-    *ret_server = w->fds[0];
-    *ret_client = w->fds[1];
-  }
-  (void)munmap(w, sizeof *w);
-  return ok;
-}
-
-bool unix_private_bind(int fd, const PrivateName *name, GError **error) {
-  PrivateWork *w = work_new(error);
-  if (!w)
-    return false;
-  *w = (PrivateWork){.server = *name, .fds = {fd, -1}};
-  bool ok = run_child(w, error);
-  (void)munmap(w, sizeof *w);
-  return ok;
+  int accepted = accept_own(listener, connected);
+  if (accepted < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot accept a connection");
+  *ret_server = accepted;
+  *ret_client = connected;
+  connected = -1;
+  return true;
 }

@@ -1,21 +1,41 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* What is queued in a unix socket: read without taking it out, written again through the peer. */
+/* What is queued in a unix socket: read without taking it out, with the descriptors, credentials and addresses that came along;
+ * written again through the peer, or through sockets with the names of those who sent it. */
 
 #include "internal.h"
+#include "unix-private.h"
 
-typedef enum QueueResult {
-  QUEUE_ERROR, /* with error */
-  QUEUE_EMPTY,
-  QUEUE_DONE,   /* something was added */
-  QUEUE_RIGHTS, /* file descriptors are on the way in it */
-  QUEUE_SENDER, /* datagrams of a sender with an address of its own */
-} QueueResult;
+typedef struct UnixPacket {
+  GBytes *data;
+  GArray *rights; /* guint32: file ids, in their order; NULL: none */
+  bool has_cred;
+  pid_t pid; /* SCM_CREDENTIALS; only where the receiver asks for them (SO_PASSCRED) */
+  uid_t uid;
+  gid_t gid;
+  GBytes *sender; /* the address, as in sun_path; NULL: none, or a stream */
+} UnixPacket;
 
-/* Adds sk_packet records for what can be received at @fd, which belongs to @file_id. @type: SOCK_STREAM… @peer_name
- * (may be NULL): the address that datagrams may have come from. */
-QueueResult unix_queue_collect(Collector *c, guint32 file_id, int fd, int type, GBytes *peer_name, GError **error);
-/* Sends what was queued for @file_id into it. @fd: a socket that is connected to it, or @to (may be NULL) says where.
- */
-bool unix_queue_restore(Restorer *r, guint32 file_id, int fd, const void *to, guint32 to_size, GError **error);
+/* Whether there may be something to be read, or the end. */
+bool unix_queue_has_any(int fd);
+/* Reads all that can be received at @fd, which @carrier describes; @type: SOCK_STREAM…. Descriptors in it become files of the
+ * checkpoint. An array of UnixPacket, empty where nothing is queued; NULL with error. */
+GPtrArray *unix_queue_peek(Collector *c, const FileProbe *carrier, int fd, int type, GError **error);
+/* Whether a byte sent with MSG_OOB has not been read: it is in no queue that could be given back. */
+bool unix_queue_has_urgent(int fd);
+/* Adds them to the checkpoint as what is queued in @file_id. @sender: also who sent them. */
+void unix_queue_note(Collector *c, guint32 file_id, const GPtrArray *packets, bool sender);
+
+/* Whether a queue can only be filled when other files are open: descriptors are in it, or packets of which more is known than
+ * their bytes. */
+bool unix_queue_is_late(Restorer *r, guint32 file_id);
+/* Whether packets of it have senders with addresses. */
+bool unix_queue_has_senders(Restorer *r, guint32 file_id);
+bool unix_queue_is_empty(Restorer *r, guint32 file_id);
+/* A socket of the tree with an address that a packet came from; -1: there is none; -1 with error. */
+typedef int (*UnixSenderOf)(Restorer *r, const uint8_t *name, size_t size, GError **error);
+/* Sends what was queued for @file_id into it. @fd: a socket that is connected to it, or @to (may be NULL) says where; then
+ * @sender_of finds those who have an address. */
+bool unix_queue_restore(Restorer *r, guint32 file_id, int fd, const UnixAddress *to, guint32 to_size, UnixSenderOf sender_of,
+    GError **error);

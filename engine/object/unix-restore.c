@@ -34,17 +34,31 @@ static const UnixSkEntry *find_socket(Restorer *r, guint32 ino) {
   return ino ? g_hash_table_lookup(inodes, GUINT_TO_POINTER(ino)) : NULL;
 }
 
-/* Whom others see behind the socket: the user of its first holder. */
-static void owner_of(Restorer *r, const UnixSkEntry *u, uid_t *ret_uid, gid_t *ret_gid) {
+/* The user of its first holder. */
+static AsWho owner_of(Restorer *r, const UnixSkEntry *u) {
   const Task *task = u ? restorer_holder_of(r, u->id) : NULL;
   const CredsEntry *creds = task && task->core && task->core->thread_core ? task->core->thread_core->creds : NULL;
-  *ret_uid = creds ? creds->euid : geteuid();
-  *ret_gid = creds ? creds->egid : getegid();
+  return (AsWho){.pid = task ? task_pid(task) : 0, .uid = creds ? creds->euid : geteuid(), .gid = creds ? creds->egid : getegid()};
 }
 
-static PrivateName private_name(Restorer *r, const UnixSkEntry *u) {
-  PrivateName name = {0};
-  owner_of(r, u, &name.uid, &name.gid);
+/* Whom @u sees behind its other end (SO_PEERCRED): as it was; where that is not known, the one who has @other. From images of a
+ * caller's only processes of the images. */
+static AsWho who_behind(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *other) {
+  const CkptSocket *s = u ? checkpoint_find_socket(restorer_checkpoint(r), u->id) : NULL;
+  bool untrusted = job_options(restorer_job(r))->untrusted_images;
+  if (!s || !s->peer || (untrusted && !checkpoint_find_task(restorer_checkpoint(r), (pid_t)s->peer->pid)))
+    return owner_of(r, other ? other : u);
+  static const gid_t none;
+  AsWho who = {.pid = (pid_t)s->peer->pid, .uid = s->peer->uid, .gid = s->peer->gid};
+  if (!untrusted) {
+    who.groups = s->peer->n_group ? s->peer->group : &none;
+    who.n_groups = s->peer->n_group;
+  }
+  return who;
+}
+
+static PrivateName private_name(const UnixSkEntry *u, AsWho who) {
+  PrivateName name = {.who = who};
   if (u && u->name.len) {
     name.name = u->name.data;
     name.size = u->name.len;
@@ -84,14 +98,11 @@ static bool listens_at(Restorer *r, const UnixSkEntry *u) {
 /* ends[0] is @u's, ends[1] that of @v, which may be NULL (its holder has closed it). */
 static bool make_ends(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *v, int ends[2], GError **error) {
   bool u_named = u->name.len > 0, v_named = v && v->name.len > 0;
-  if (!is_connected_type(u) || (!u_named && !v_named)) {
-    uid_t uid;
-    gid_t gid;
-    owner_of(r, u, &uid, &gid);
-    return unix_pair_as((int)u->type, uid, gid, ends, error);
-  }
+  AsWho behind_u = who_behind(r, u, v), behind_v = who_behind(r, v && v->id ? v : NULL, u);
+  if (!is_connected_type(u) || (!u_named && !v_named))
+    return unix_pair_as((int)u->type, &behind_u, ends, error);
   bool u_serves = u_named && (!v_named || listens_at(r, u));
-  PrivateName u_name = private_name(r, u), v_name = private_name(r, v);
+  PrivateName u_name = private_name(u, behind_v), v_name = private_name(v, behind_u);
   return unix_private_pair((int)u->type, u_serves ? &u_name : &v_name, u_serves ? &v_name : &u_name,
       &ends[u_serves ? 0 : 1], &ends[u_serves ? 1 : 0], error);
 }
@@ -104,12 +115,59 @@ static bool shut_down(const UnixSkEntry *u, int fd, GError **error) {
 }
 
 static bool pair_finish(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *v, const int ends[2], GError **error) {
-  if (!unix_queue_restore(r, u->id, ends[1], NULL, 0, error))
+  if (!unix_queue_restore(r, u->id, ends[1], NULL, 0, NULL, error))
     return false;
   if (!v)
     return true;
-  return unix_queue_restore(r, v->id, ends[0], NULL, 0, error) && shut_down(u, ends[0], error) &&
+  return unix_queue_restore(r, v->id, ends[0], NULL, 0, NULL, error) && shut_down(u, ends[0], error) &&
          shut_down(v, ends[1], error);
+}
+
+/* --- what has to wait until everything is open --- */
+
+typedef struct Later {
+  const UnixSkEntry *u, *v; /* v: its other end, NULL where that is closed; then its descriptor is */
+  int closed;               /* this one, owned; or -1 */
+  bool pair;
+} Later;
+
+/* Where the file of a socket is that has none in the file system. */
+typedef struct Place {
+  const UnixSkEntry *u;
+  int directory;
+} Place;
+
+typedef struct Settling {
+  GArray *later;  /* Later */
+  GArray *places; /* Place */
+} Settling;
+
+static gpointer settling_new(void) {
+  Settling *s = g_new0(Settling, 1);
+  s->later = g_array_new(FALSE, FALSE, sizeof(Later));
+  s->places = g_array_new(FALSE, FALSE, sizeof(Place));
+  return s;
+}
+
+static void settling_free(gpointer data) {
+  Settling *s = data;
+  for (guint i = 0; i < s->later->len; i++)
+    fd_cleanup(&g_array_index(s->later, Later, i).closed);
+  for (guint i = 0; i < s->places->len; i++)
+    fd_cleanup(&g_array_index(s->places, Place, i).directory);
+  g_array_unref(s->later);
+  g_array_unref(s->places);
+  g_free(s);
+}
+
+static Settling *settling_of(Restorer *r) {
+  static const char key;
+  return restorer_state(r, &key, settling_new, settling_free);
+}
+
+static void finish_later(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *v, bool pair, int closed) {
+  Later later = {.u = u, .v = v, .pair = pair, .closed = closed};
+  g_array_append_val(settling_of(r)->later, later);
 }
 
 static bool bind_address(Restorer *r, const UnixSkEntry *u, int fd, GError **error);
@@ -129,7 +187,10 @@ static bool make_pair(
   if (u->type == SOCK_DGRAM && ((u->name.len && !bind_address(r, u, ends[0], error)) ||
                                    (v && v->name.len && !bind_address(r, v, ends[1], error))))
     return false;
-  return pair_finish(r, u, v, ends, error);
+  if (!unix_queue_is_late(r, u->id) && (!v || !unix_queue_is_late(r, v->id)))
+    return pair_finish(r, u, v, ends, error);
+  finish_later(r, u, v, true, fd_take(&closed));
+  return true;
 }
 
 /* --- names in the file system --- */
@@ -188,11 +249,23 @@ static int bind_in(const char *directory, int fd, const UnixAddress *address, ui
   return r;
 }
 
+/* Its file is gone, or not where its name says. */
+static bool bind_elsewhere(Restorer *r, const UnixSkEntry *u, const char *path, int fd, GError **error) {
+  PrivateName name = private_name(u, (AsWho){0});
+  if (path)
+    return clear_way(path, error) && unix_private_bind_at(fd, &name, path, error) && set_perms(u, path, error);
+  Place place = {.u = u, .directory = -1};
+  if (!unix_private_bind(fd, &name, &place.directory, error))
+    return false;
+  g_array_append_val(settling_of(r)->places, place);
+  return true;
+}
+
 static bool bind_path(Restorer *r, const UnixSkEntry *u, int fd, GError **error) {
-  if (u->has_deleted && u->deleted) {
-    PrivateName name = private_name(r, u);
-    return unix_private_bind(fd, &name, error);
-  }
+  const CkptSocket *extra = checkpoint_find_socket(restorer_checkpoint(r), u->id);
+  bool deleted = u->has_deleted && u->deleted;
+  if (deleted || (extra && extra->path))
+    return bind_elsewhere(r, u, deleted ? NULL : extra->path, fd, error);
   g_autofree char *name = g_strndup((const char *)u->name.data, u->name.len);
   bool relative = name[0] != '/';
   if (relative && !u->name_dir)
@@ -226,37 +299,49 @@ static bool bind_address(Restorer *r, const UnixSkEntry *u, int fd, GError **err
 
 /* --- sockets of their own --- */
 
-/* Datagrams that are queued in a bound socket come from a nameless one. */
-static bool fill_bound(Restorer *r, const UnixSkEntry *u, GError **error) {
-  UnixAddress address;
-  uint32_t size = unix_address(&address, u->name.data, u->name.len);
-  if (u->type != SOCK_DGRAM || !u->name.len || (u->has_deleted && u->deleted))
-    return true;
-  if (unix_has_path(u) && u->name.data[0] != '/')
-    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-        "Datagrams queued in a socket with a relative address cannot be restored yet");
-  _cleanup_fd_ int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  return unix_queue_restore(r, u->id, sender, &address, size, error);
+/* Where a bound socket can be reached, whatever lies at its path now. @ret_directory: to be closed after the use; -1: none. */
+static uint32_t address_of(Restorer *r, const UnixSkEntry *u, UnixAddress *address, int *ret_directory, GError **error) {
+  const CkptSocket *extra = checkpoint_find_socket(restorer_checkpoint(r), u->id);
+  const GArray *places = settling_of(r)->places;
+  *ret_directory = -1;
+  for (guint i = 0; i < places->len; i++)
+    if (g_array_index(places, Place, i).u == u)
+      return unix_address_at(address, g_array_index(places, Place, i).directory, u->name.data, u->name.len);
+  if (!unix_has_path(u) || (u->name.data[0] == '/' && !(extra && extra->path)))
+    return unix_address(address, u->name.data, u->name.len);
+  g_autofree char *name = g_strndup((const char *)u->name.data, u->name.len);
+  g_autofree char *path = extra && extra->path ? g_strdup(extra->path) : g_strdup_printf("%s/%s", u->name_dir ? u->name_dir : "", name);
+  g_autofree char *directory = g_path_get_dirname(path);
+  *ret_directory = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (*ret_directory >= 0)
+    return unix_address_at(address, *ret_directory, (const uint8_t *)path, strlen(path));
+  engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot open %s", directory);
+  return 0;
 }
 
-/* A datagram socket of the tree, which must be bound first. */
-static bool connect_to(Restorer *r, const UnixSkEntry *peer, int fd, GError **error) {
-  g_autofree char *text = unix_name_text(peer->name.data, peer->name.len);
+static int find_sender(Restorer *r, const uint8_t *name, size_t size, GError **error) {
+  const GPtrArray *files = restorer_checkpoint(r)->files;
+  for (guint i = 0; i < files->len; i++) {
+    const FileEntry *entry = files->pdata[i];
+    const UnixSkEntry *u = entry->usk;
+    if (u && u->type == SOCK_DGRAM && !(u->uflags & UNIX_EXTERNAL) && u->name.len == size &&
+        memcmp(u->name.data, name, size) == 0 && !(u->has_shutdown && u->shutdown & SK_SHUTDOWN__WRITE))
+      return restorer_fd_of(r, entry->id, error);
+  }
+  return -1;
+}
+
+/* Datagrams that are queued in a bound socket; those without a sender come from a nameless one. */
+static bool fill_bound(Restorer *r, const UnixSkEntry *u, GError **error) {
+  if (u->type != SOCK_DGRAM || !u->name.len || unix_queue_is_empty(r, u->id))
+    return true;
   UnixAddress address;
-  uint32_t size = unix_address(&address, peer->name.data, peer->name.len);
-  const FileEntry *entry = checkpoint_find_file(restorer_checkpoint(r), peer->id);
-  if (!entry)
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The socket %s has no file id", text);
-  if (restorer_fd_of(r, entry->id, error) < 0)
+  _cleanup_fd_ int directory = -1;
+  uint32_t size = address_of(r, u, &address, &directory, error);
+  if (!size)
     return false;
-  _cleanup_fd_ int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (peer->name_dir && (here < 0 || chdir(peer->name_dir) < 0))
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot enter %s", peer->name_dir);
-  int connected = connect(fd, (const struct sockaddr *)&address, size), reason = errno;
-  if (peer->name_dir && fchdir(here) < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot go back from %s", peer->name_dir);
-  return connected == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, reason,
-                               "Cannot connect a datagram socket to %s", text);
+  _cleanup_fd_ int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  return unix_queue_restore(r, u->id, sender, &address, size, find_sender, error);
 }
 
 static bool make_any(Restorer *r, const UnixSkEntry *u, int *ret_fd, GError **error);
@@ -280,6 +365,14 @@ static bool make_accepted(Restorer *r, const UnixSkEntry *listener, GError **err
   return true;
 }
 
+static bool listen_again(Restorer *r, const UnixSkEntry *u, int fd, GError **error) {
+  if (u->state != UNIX_LISTEN)
+    return true;
+  AsWho who = who_behind(r, u, u);
+  return unix_listen_as(fd, (int)u->backlog, &who, error);
+}
+
+/* A datagram socket may be connected to one that is still to be made, and may only be sent to by others before. */
 static bool make_single(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *peer, GError **error) {
   if (u->state == UNIX_LISTEN && u->name.len && !unix_has_path(u) && !make_accepted(r, u, error))
     return false;
@@ -287,13 +380,21 @@ static bool make_single(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *pe
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket of type %u", u->type);
   put_socket(r, u->ino, fd);
-  if (!bind_address(r, u, fd, error))
+  if (!bind_address(r, u, fd, error) || !listen_again(r, u, fd, error))
     return false;
-  if (u->state == UNIX_LISTEN && listen(fd, (int)u->backlog) < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot listen at a unix socket");
-  if (!fill_bound(r, u, error) || (peer && !connect_to(r, peer, fd, error)))
-    return false;
-  return shut_down(u, fd, error);
+  if (peer || unix_queue_is_late(r, u->id)) {
+    finish_later(r, u, peer, false, -1);
+    return true;
+  }
+  return fill_bound(r, u, error) && shut_down(u, fd, error);
+}
+
+static bool is_listed(Restorer *r, const UnixSkEntry *listener, guint32 id) {
+  const CkptSocket *extra = checkpoint_find_socket(restorer_checkpoint(r), listener->id);
+  for (size_t i = 0; extra && i < extra->n_waiting; i++)
+    if (extra->waiting[i] == id)
+      return true;
+  return false;
 }
 
 /* Connected to a listener of the tree that has not accepted yet. */
@@ -302,6 +403,8 @@ static bool make_waiting(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *l
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a unix socket of type %u", u->type);
   put_socket(r, u->ino, fd);
+  if (is_listed(r, listener, u->id))
+    return bind_address(r, u, fd, error); /* connected when all is open, in the order of the queue */
   if (listener->has_deleted && listener->deleted)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
         "A connection waits at a listening socket whose file is gone, that cannot be restored yet");
@@ -323,7 +426,9 @@ static bool make_group(Restorer *r, const UnixSkEntry *u, GError **error) {
         error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "Its peer (inode %u) is outside the checkpoint", u->peer);
   if (is_connected_type(u) && connected && peer && peer->state == UNIX_LISTEN)
     return make_waiting(r, u, peer, error);
-  if (peer && peer->peer == u->ino && peer != u && peer->type == u->type)
+  bool late = u->type == SOCK_DGRAM && peer && u->name.len && peer->name.len &&
+              (unix_queue_has_senders(r, u->id) || unix_queue_has_senders(r, peer->id));
+  if (peer && peer->peer == u->ino && peer != u && peer->type == u->type && !late)
     return make_pair(r, u, peer, NULL, error);
   if (is_connected_type(u) && connected && u->peer)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "Its peer (inode %u) is another's", u->peer);
@@ -433,10 +538,109 @@ int unix_open(Restorer *r, const FileEntry *entry, GError **error) {
 }
 
 bool unix_program(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error) {
-  if (entry->usk->state != UNIX_LISTEN)
+  const CkptSocket *extra = checkpoint_find_socket(restorer_checkpoint(r), entry->id);
+  if (entry->usk->state != UNIX_LISTEN || (extra && extra->peer))
     return true;
   /* Who listened last is whom clients see (SO_PEERCRED). */
   PROGRAM_CALL(p, "listen", SYS_listen, ARG(fd), ARG(entry->usk->backlog));
   program_expect(p, EXPECT_OK, 0);
+  return true;
+}
+
+/* --- when everything is open --- */
+
+static bool fill_one(Restorer *r, const Later *later, GError **error) {
+  const UnixSkEntry *u = later->u, *v = later->v;
+  int ends[2] = {restorer_fd_of(r, u->id, error), -1};
+  if (ends[0] < 0)
+    return false;
+  if (!later->pair)
+    return fill_bound(r, u, error);
+  ends[1] = v ? restorer_fd_of(r, v->id, error) : later->closed;
+  return ends[1] >= 0 && pair_finish(r, u, v, ends, error);
+}
+
+static bool connect_one(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *to, const AsWho *who, GError **error) {
+  int fd = restorer_fd_of(r, u->id, error), target = fd < 0 ? -1 : restorer_fd_of(r, to->id, error);
+  UnixAddress address;
+  _cleanup_fd_ int directory = -1;
+  uint32_t size = target < 0 ? 0 : address_of(r, to, &address, &directory, error);
+  if (!size)
+    return false;
+  g_autofree char *text = unix_name_text(to->name.data, to->name.len);
+  bool ok = unix_connect_as(fd, &address, size, who, error);
+  if (!ok)
+    g_prefix_error(error, "Socket address %s: ", text);
+  return ok;
+}
+
+/* A socket that is connected takes datagrams of its peer only, and lets nobody else connect: those come first. */
+static bool is_awaited(const GArray *later, const Later *one) {
+  for (guint i = 0; i < later->len; i++) {
+    const Later *l = &g_array_index(later, Later, i);
+    if (!l->pair && l->v == one->u && l->u != one->v && l->u != one->u)
+      return true;
+  }
+  return false;
+}
+
+static bool connect_datagrams(Restorer *r, GArray *later, GError **error) {
+  const AsWho self = {.uid = geteuid(), .gid = getegid()};
+  for (bool more = true; more;) {
+    more = false;
+    for (guint i = 0; i < later->len; i++) {
+      Later *l = &g_array_index(later, Later, i);
+      if (l->pair || !l->v || is_awaited(later, l))
+        continue;
+      if (!connect_one(r, l->u, l->v, &self, error))
+        return false;
+      l->v = NULL;
+      more = true;
+    }
+  }
+  return true;
+}
+
+/* Those that nobody had accepted, in the order in which they are going to be. */
+static bool connect_waiting(Restorer *r, GError **error) {
+  const GPtrArray *sockets = restorer_checkpoint(r)->sockets;
+  for (guint i = 0; i < sockets->len; i++) {
+    const CkptSocket *extra = sockets->pdata[i];
+    const FileEntry *listener = extra->n_waiting ? checkpoint_find_file(restorer_checkpoint(r), extra->file_id) : NULL;
+    for (size_t k = 0; listener && listener->usk && k < extra->n_waiting; k++) {
+      const FileEntry *client = checkpoint_find_file(restorer_checkpoint(r), extra->waiting[k]);
+      if (!client || !client->usk || client->usk->peer != listener->usk->ino)
+        return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A connection that waits is connected to another socket");
+      const AsWho who = owner_of(r, client->usk);
+      if (!connect_one(r, client->usk, listener->usk, &who, error) ||
+          !shut_down(client->usk, restorer_fd_of(r, client->id, NULL), error))
+        return false;
+    }
+  }
+  return true;
+}
+
+bool unix_settle(Restorer *r, GError **error) {
+  Settling *s = settling_of(r);
+  for (guint i = 0; i < s->later->len; i++) { /* grows */
+    const Later later = g_array_index(s->later, Later, i);
+    if (!fill_one(r, &later, error))
+      return false;
+  }
+  if (!connect_datagrams(r, s->later, error) || !connect_waiting(r, error))
+    return false;
+  for (guint i = 0; i < s->later->len; i++) {
+    const Later *l = &g_array_index(s->later, Later, i);
+    if (!l->pair && (l->v || !shut_down(l->u, restorer_fd_of(r, l->u->id, NULL), error)))
+      return l->v ? engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "Datagram sockets are connected in a circle") : false;
+    fd_cleanup(&g_array_index(s->later, Later, i).closed);
+    g_array_index(s->later, Later, i).closed = -1;
+  }
+  for (guint i = 0; i < s->places->len; i++) {
+    const Place *p = &g_array_index(s->places, Place, i);
+    g_autofree char *name = g_strndup((const char *)p->u->name.data, p->u->name.len);
+    const char *slash = strrchr(name, '/');
+    (void)unlinkat(p->directory, slash ? slash + 1 : name, 0);
+  }
   return true;
 }

@@ -28,6 +28,7 @@ typedef struct UnixSeen {
   GHashTable *by_ino;  /* inode -> file id */
   GHashTable *outside; /* the same for entries of sockets that are not in the tree */
   GArray *ids;        /* file ids in the order they were seen */
+  GHashTable *queues;  /* file id -> GPtrArray of UnixPacket */
 } UnixSeen;
 
 static gpointer seen_new(void) {
@@ -35,6 +36,7 @@ static gpointer seen_new(void) {
   s->by_ino = g_hash_table_new(NULL, NULL);
   s->outside = g_hash_table_new(NULL, NULL);
   s->ids = g_array_new(FALSE, FALSE, sizeof(guint32));
+  s->queues = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_ptr_array_unref);
   return s;
 }
 
@@ -44,6 +46,7 @@ static void seen_free(gpointer data) {
   g_hash_table_unref(s->by_ino);
   g_hash_table_unref(s->outside);
   g_array_unref(s->ids);
+  g_hash_table_unref(s->queues);
   g_free(s);
 }
 
@@ -66,8 +69,14 @@ static bool unix_claims(const FileProbe *probe) {
          sockopt_get(probe->local, SOL_SOCKET, SO_DOMAIN, -1) == AF_UNIX;
 }
 
-/* The file of a bound socket: its owner and mode, whether it is still there, and where a relative name began. */
-static void collect_file(UnixSkEntry *u, const FileProbe *probe) {
+/* An accepted connection has the name of the listener it came through, and no file of its own. */
+static bool has_own_file(const UnixSkEntry *u) {
+  return u->type == SOCK_DGRAM || u->state != UNIX_ESTABLISHED;
+}
+
+/* The file of a bound socket: its owner and mode, whether it is still there, where a relative name began, and where it is now if
+ * it was renamed, or its task sees another root. */
+static void collect_file(Collector *c, UnixSkEntry *u, const FileProbe *probe) {
   _cleanup_fd_ int fd = ioctl(probe->local, SIOCUNIXFILE);
   struct stat st;
   char link[4200];
@@ -83,10 +92,35 @@ static void collect_file(UnixSkEntry *u, const FileProbe *probe) {
   }
   g_autofree char *name = g_strndup((const char *)u->name.data, u->name.len);
   g_autofree char *tail = g_strdup_printf("/%s", g_str_has_prefix(name, "./") ? name + 2 : name);
-  if (name[0] == '/' || !g_str_has_suffix(link, tail))
+  if (name[0] != '/' && g_str_has_suffix(link, tail)) {
+    size_t length = strlen(link) - strlen(tail);
+    u->name_dir = length ? g_strndup(link, length) : g_strdup("/");
     return;
-  size_t length = strlen(link) - strlen(tail);
-  u->name_dir = length ? g_strndup(link, length) : g_strdup("/");
+  }
+  struct stat there;
+  bool as_named = name[0] == '/' && stat(name, &there) == 0 && there.st_dev == st.st_dev && there.st_ino == st.st_ino;
+  if (!as_named && !u->deleted && has_own_file(u))
+    socket_extra(collector_checkpoint(c), u->id)->path = g_strdup(link);
+}
+
+/* Who made the pair, connected or listened. */
+static void collect_peer(Collector *c, const UnixSkEntry *u, int fd) {
+  struct ucred cred = {0};
+  socklen_t size = sizeof cred;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0 || cred.pid <= 0)
+    return;
+  CkptCred *p = MESSAGE_NEW(CkptCred, ckpt_cred__init);
+  p->pid = (guint32)cred.pid;
+  p->uid = cred.uid;
+  p->gid = cred.gid;
+  gid_t none;
+  size = 0;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, &none, &size) < 0 && errno == ERANGE && size) {
+    p->group = g_malloc0(size);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, p->group, &size) == 0)
+      p->n_group = size / sizeof(gid_t);
+  }
+  socket_extra(collector_checkpoint(c), u->id)->peer = p;
 }
 
 static UnixSkEntry *entry_new(const FileProbe *probe, const UnixDiag *d, guint32 id) {
@@ -123,7 +157,8 @@ static bool unix_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   if (!entry->usk->opts)
     return false;
   if (unix_has_path(entry->usk))
-    collect_file(entry->usk, probe);
+    collect_file(c, entry->usk, probe);
+  collect_peer(c, entry->usk, probe->local);
   g_hash_table_insert(s->by_ino, GUINT_TO_POINTER(d->ino), GUINT_TO_POINTER(entry->id));
   g_array_append_val(s->ids, entry->id);
   return true;
@@ -269,10 +304,18 @@ static PeerState collect_outside(Collector *c, UnixSeen *s, UnixSkEntry *u, GErr
   return queue ? PEER_INSIDE : PEER_OUTSIDE;
 }
 
-/* Connected, and not accepted yet: the images have the listening socket as its peer. What was sent on it already lies in
- * a socket that nobody can look into. */
-static PeerState collect_waiting(Collector *c, UnixSeen *s, UnixSkEntry *u, guint32 listener, GError **error) {
+static bool leaves_out(Collector *c) {
+  return job_options(collector_job(c))->skip_in_flight;
+}
+
+/* Of a connection that nobody has accepted: what was sent lies in a socket that nobody can look into. */
+static bool has_sent(Collector *c, guint32 file_id) {
   int sent = 0;
+  return ioctl(collector_local_of(c, file_id), SIOCOUTQ, &sent) < 0 || sent > 0;
+}
+
+/* Connected, and not accepted yet: the images have the listening socket as its peer. */
+static PeerState collect_waiting(Collector *c, UnixSeen *s, UnixSkEntry *u, guint32 listener, GError **error) {
   if (!listener) {
     block(c, u, "its connection is in the middle of being made or ended", "try again in a moment");
     return PEER_BLOCKS;
@@ -280,11 +323,15 @@ static PeerState collect_waiting(Collector *c, UnixSeen *s, UnixSkEntry *u, guin
   u->peer = listener;
   if (!g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(listener)))
     return collect_outside(c, s, u, error);
-  if (ioctl(collector_local_of(c, u->id), SIOCOUTQ, &sent) < 0 || sent > 0) {
-    block(c, u, "it has sent data on a connection that the other side has not accepted yet", "try again in a moment");
-    return PEER_BLOCKS;
+  if (!has_sent(c, u->id))
+    return PEER_INSIDE;
+  if (leaves_out(c)) {
+    u->peer = 0; /* as if the other side had closed it */
+    return PEER_INSIDE;
   }
-  return PEER_INSIDE;
+  block(c, u, "it has sent data on a connection that the other side has not accepted yet",
+      "try again in a moment, or use the option skip-in-flight to have it closed");
+  return PEER_BLOCKS;
 }
 
 static PeerState check_peer(Collector *c, UnixSeen *s, UnixSkEntry *u, GError **error) {
@@ -297,54 +344,48 @@ static PeerState check_peer(Collector *c, UnixSeen *s, UnixSkEntry *u, GError **
   return collect_outside(c, s, u, error);
 }
 
-/* Clients of the tree connect again. What others have sent is lost with their connection. */
+/* Clients of the tree are connected again, in their order. What others have sent is lost with their connection. */
 static void check_waiting(Collector *c, const UnixSeen *s, const UnixSkEntry *u, const UnixDiag *d) {
   guint strange = d->waiting ? 0 : d->rqueue;
-  for (guint i = 0; d->waiting && i < d->waiting->len; i++)
-    strange += !g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(g_array_index(d->waiting, guint32, i)));
+  for (guint i = 0; d->waiting && i < d->waiting->len; i++) {
+    gpointer ino = GUINT_TO_POINTER(g_array_index(d->waiting, guint32, i));
+    guint32 id = GPOINTER_TO_UINT(g_hash_table_lookup(s->by_ino, ino));
+    strange += !id;
+    if (!id || has_sent(c, id)) /* its own blocker */
+      continue;
+    CkptSocket *extra = socket_extra(collector_checkpoint(c), u->id);
+    extra->waiting = g_renew(uint32_t, extra->waiting, extra->n_waiting + 1);
+    extra->waiting[extra->n_waiting++] = id;
+  }
   g_autofree char *reason =
       g_strdup_printf("%u connections from outside the tree, or closed again, wait to be accepted", strange);
-  if (strange)
-    block(c, u, reason, "try again in a moment");
-  else if (d->rqueue && u->deleted)
-    block(c, u, "connections wait to be accepted, and its file is gone", "try again in a moment");
+  if (strange && !leaves_out(c))
+    block(c, u, reason, "try again in a moment, or use the option skip-in-flight to leave them out");
 }
 
-/* Datagrams go back into a pair through its other end; into any other socket by its address, which must be one that can
- * be used then. */
-static void check_refill(
-    Collector *c, const UnixSeen *s, const UnixSkEntry *u, const UnixDiag *d, const UnixDiag *peer) {
-  bool inside = peer && g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(peer->ino));
-  bool pair = (inside && peer->peer == u->ino) || (d && d->peer && !u->peer); /* or it comes back closed */
-  if (u->type != SOCK_DGRAM || pair)
-    return;
-  if (u->deleted)
-    block(c, u, "datagrams are queued in it and its file is gone", "try again in a moment");
-  else if (!u->name.len)
-    block(c, u, "datagrams are queued in it, and it has no address to send them to again", "try again in a moment");
-  else if (unix_has_path(u) && u->name.data[0] != '/')
-    block(c, u, "datagrams are queued in it and its address is a relative path", "try again in a moment");
+static bool is_from(const UnixPacket *packet, GBytes *name) {
+  return !packet->sender || (name && g_bytes_equal(packet->sender, name));
 }
 
+/* Packets go back into a pair through its other end; into any other socket by its address. */
 static bool collect_queue(Collector *c, const UnixSeen *s, const UnixSkEntry *u, GError **error) {
   const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER(u->ino));
   const UnixDiag *peer = d && d->peer ? g_hash_table_lookup(s->diag, GUINT_TO_POINTER(d->peer)) : NULL;
-  int fd = collector_local_of(c, u->id);
-  switch (unix_queue_collect(c, u->id, fd, (int)u->type, peer ? peer->name : NULL, error)) {
-  case QUEUE_ERROR:
-    return false;
-  case QUEUE_RIGHTS:
-    block(c, u, "file descriptors are on the way in it", "try again in a moment");
-    break;
-  case QUEUE_SENDER:
+  const GPtrArray *packets = g_hash_table_lookup(s->queues, GUINT_TO_POINTER(u->id));
+  bool inside = peer && g_hash_table_contains(s->by_ino, GUINT_TO_POINTER(peer->ino));
+  bool mutual = inside && peer->peer == u->ino, closed = d && d->peer && !u->peer;
+  bool pair = u->type != SOCK_DGRAM || mutual || closed || (u->state == UNIX_ESTABLISHED && !u->peer && !u->name.len);
+  bool strangers = false;
+  for (guint i = 0; packets && i < packets->len; i++)
+    strangers |= !is_from(packets->pdata[i], peer ? peer->name : NULL);
+  if (!packets || !packets->len)
+    return true;
+  if (u->type == SOCK_DGRAM && !u->name.len && (!pair || strangers))
+    block(c, u, "datagrams are queued in it, and it has no address to send them to again", "try again in a moment");
+  else if (strangers && (closed || (mutual && !peer->name)))
     block(c, u, "datagrams of other named sockets are queued in it", "try again in a moment");
-    break;
-  case QUEUE_DONE:
-    check_refill(c, s, u, d, peer);
-    break;
-  default:
-    break;
-  }
+  else
+    unix_queue_note(c, u->id, packets, u->type == SOCK_DGRAM && (!pair || strangers));
   return true;
 }
 
@@ -362,6 +403,34 @@ static bool finish_one(Collector *c, UnixSeen *s, guint32 id, GError **error) {
   }
   PeerState state = check_peer(c, s, u, error);
   return state == PEER_INSIDE ? collect_queue(c, s, u, error) : state != PEER_ERROR;
+}
+
+/* What lies in the queues, and in those of sockets that lie in queues. */
+static bool unix_collect_flight(Collector *c, GError **error) {
+  UnixSeen *s = seen_of(c);
+  for (guint i = 0; i < s->ids->len; i++) { /* grows */
+    guint32 id = g_array_index(s->ids, guint32, i);
+    const FileEntry *entry = checkpoint_find_file(collector_checkpoint(c), id);
+    FileProbe probe;
+    if (!entry || !entry->usk || entry->usk->state == UNIX_LISTEN)
+      continue;
+    if (!unix_queue_has_any(collector_local_of(c, id))) {
+      collector_drop_local(c, id);
+      continue;
+    }
+    if (!collector_probe_of(c, id, &probe))
+      return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The unix socket of file id %u is gone", id);
+    GPtrArray *packets = unix_queue_peek(c, &probe, probe.local, (int)entry->usk->type, error);
+    if (!packets)
+      return false;
+    g_hash_table_insert(s->queues, GUINT_TO_POINTER(id), packets);
+    if (entry->usk->type == SOCK_STREAM && unix_queue_has_urgent(probe.local))
+      block(c, entry->usk, "urgent data (MSG_OOB) has not been read", "try again in a moment");
+    collector_drop_local(c, id);
+    if (i % 64 == 63 && !job_poll(collector_job(c), error))
+      return false;
+  }
+  return true;
 }
 
 static bool unix_collect_finish(Collector *c, GError **error) {
@@ -386,8 +455,10 @@ const ObjectOps unix_ops = {
     .type = FD_TYPES__UNIXSK,
     .claims = unix_claims,
     .collect = unix_collect,
+    .collect_flight = unix_collect_flight,
     .collect_finish = unix_collect_finish,
     .open = unix_open,
+    .settle = unix_settle,
     .program = unix_program,
     .fown = unix_fown,
 };

@@ -17,5 +17,7 @@ static inline bool unix_has_path(const UnixSkEntry *u) {
 /* The name for messages: "/run/x.sock", "@abstract" or "unnamed"; newly allocated. */
 char *unix_name_text(const uint8_t *name, size_t size);
 
+/* ObjectOps.settle: queues with descriptors in them, datagram sockets that are connected, connections that wait. */
+bool unix_settle(Restorer *r, GError **error);
 int unix_open(Restorer *r, const FileEntry *entry, GError **error);
 bool unix_program(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error);

@@ -174,7 +174,8 @@ static int connect_as(const guint8 *name, gsize size, uid_t uid, gid_t gid, GErr
   UnixAddress address;
   uint32_t length = size ? unix_address(&address, name, size) : 0;
   int fd = length ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) : -1;
-  if (fd >= 0 && unix_connect_as(fd, &address, length, uid, gid, error))
+  const AsWho who = {.uid = uid, .gid = gid};
+  if (fd >= 0 && unix_connect_as(fd, &address, length, &who, error))
     return fd;
   if (fd >= 0)
     (void)close(fd);

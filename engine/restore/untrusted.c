@@ -282,6 +282,28 @@ static bool check_inet(const char *name, const InetSkEntry *s, const UntrustedRi
   return check_sockopts(name, s->opts, error);
 }
 
+/* What is said to others about who made it. Pids of others are not taken from such images (unix-restore.c). */
+static bool check_cred(const char *name, const CkptCred *cred, const UntrustedRights *r, GError **error) {
+  if (cred && (cred->uid != r->uid || cred->gid != r->gid))
+    return refuse(error, "%s says that it came from user %u and group %u", name, cred->uid, cred->gid);
+  for (size_t i = 0; cred && i < cred->n_group; i++)
+    if (!is_my_group(r, cred->group[i]))
+      return refuse(error, "%s says that it came from a member of group %u", name, cred->group[i]);
+  return true;
+}
+
+static bool check_socket(const char *name, const Checkpoint *c, guint32 id, const UntrustedRights *r, GError **error) {
+  const CkptSocket *s = checkpoint_find_socket(c, id);
+  for (size_t i = 0; s && i < s->n_packet; i++) {
+    const CkptCred *cred = s->packet[i]->cred;
+    if (cred && !checkpoint_find_task(c, (pid_t)cred->pid))
+      return refuse(error, "%s has a packet in it of process %u, which is not one of its own", name, cred->pid);
+    if (!check_cred(name, cred, r, error))
+      return false;
+  }
+  return !s || check_cred(name, s->peer, r, error);
+}
+
 static bool check_unix(const char *name, const UnixSkEntry *s, const UntrustedRights *r, GError **error) {
   if (s->file_perms && (s->file_perms->uid != r->uid || !is_my_group(r, s->file_perms->gid)))
     return refuse(error, "%s is bound to a file of user %u and group %u", name, s->file_perms->uid, s->file_perms->gid);
@@ -316,7 +338,7 @@ static bool check_file(const Checkpoint *c, const FileEntry *e, const UntrustedR
       return false;
     break;
   case FD_TYPES__UNIXSK:
-    if (e->usk && !check_unix(name, e->usk, r, error))
+    if (e->usk && (!check_unix(name, e->usk, r, error) || !check_socket(name, c, e->id, r, error)))
       return false;
     break;
   case FD_TYPES__TIMERFD:

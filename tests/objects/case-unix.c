@@ -128,7 +128,22 @@ static const char *closed_verify(const char *dir) {
 
 /* --- names --- */
 
+/* Who listens is whom clients see; in another process, too, it is the one that did. */
+static bool note_creator(const char *dir) {
+  FILE *f = fopen(case_path(dir, "creator"), "w");
+  return f && fprintf(f, "%d", getpid()) > 0 && fclose(f) == 0;
+}
+
+static int creator(const char *dir) {
+  int pid = -1;
+  FILE *f = fopen(case_path(dir, "creator"), "r");
+  if (!f || fscanf(f, "%d", &pid) != 1 || fclose(f) != 0)
+    return -1;
+  return pid;
+}
+
 static const char *listen_setup(const char *dir) {
+  REQUIRE(note_creator(dir));
   const char *path = case_path(dir, "server");
   REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), 30) && bind_to(30, path) && listen(30, 7) == 0);
   REQUIRE(chmod(path, 0620) == 0 && chown(path, 12, 34) == 0);
@@ -143,7 +158,7 @@ static const char *listen_setup(const char *dir) {
   return NULL;
 }
 
-static bool serves(int listener, int type, const char *path) {
+static bool serves(const char *dir, int listener, int type, const char *path) {
   if (!case_final)
     return true;
   char c;
@@ -153,7 +168,7 @@ static bool serves(int listener, int type, const char *path) {
   ok = ok && server >= 0 && send(client, "x", 1, 0) == 1 && recv(server, &c, 1, 0) == 1;
   struct ucred peer = {0};
   socklen_t size = sizeof peer;
-  ok = ok && getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid == getpid();
+  ok = ok && getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid == creator(dir);
   (void)close(client);
   (void)close(server);
   return ok;
@@ -163,10 +178,10 @@ static const char *listen_verify(const char *dir) {
   struct stat st;
   const char *path = case_path(dir, "server");
   REQUIRE(named(30, false, path) && stat(path, &st) == 0 && S_ISSOCK(st.st_mode) && (st.st_mode & 07777) == 0620);
-  REQUIRE(st.st_uid == 12 && st.st_gid == 34 && serves(30, SOCK_STREAM, path));
+  REQUIRE(st.st_uid == 12 && st.st_gid == 34 && serves(dir, 30, SOCK_STREAM, path));
   REQUIRE(fcntl(30, F_GETFL) & O_NONBLOCK && option(30, SO_ACCEPTCONN) == 1 && accept(30, NULL, NULL) == -1);
-  REQUIRE(serves(31, SOCK_SEQPACKET, "@object case") && named(31, false, "@object case"));
-  REQUIRE(named(32, false, "relative") && serves(32, SOCK_STREAM, case_path(dir, "relative")));
+  REQUIRE(serves(dir, 31, SOCK_SEQPACKET, "@object case") && named(31, false, "@object case"));
+  REQUIRE(named(32, false, "relative") && serves(dir, 32, SOCK_STREAM, case_path(dir, "relative")));
   REQUIRE(option(33, SO_ACCEPTCONN) == 0 && named(33, false, ""));
   REQUIRE(named(34, false, case_path(dir, "bound")) && stat(case_path(dir, "bound"), &st) == 0);
   REQUIRE(named(35, false, case_path(dir, "gone")) && option(35, SO_ACCEPTCONN) == 1);
@@ -175,6 +190,7 @@ static const char *listen_verify(const char *dir) {
 }
 
 static const char *accepted_setup(const char *dir) {
+  REQUIRE(note_creator(dir));
   const char *path = case_path(dir, "server"), *client = case_path(dir, "client");
   REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 40) && bind_to(40, path) && listen(40, 5) == 0);
   REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 41) && connect_to(41, path));
@@ -197,7 +213,7 @@ static const char *accepted_verify(const char *dir) {
   REQUIRE(named(43, false, case_path(dir, "client")) && named(44, true, case_path(dir, "client")));
   REQUIRE(named(44, false, path) && holds(46, "bye") && named(46, false, path));
   REQUIRE(named(49, false, "@object case gone") && named(48, true, "@object case gone"));
-  REQUIRE(serves(40, SOCK_STREAM, path));
+  REQUIRE(serves(dir, 40, SOCK_STREAM, path));
   return NULL;
 }
 
@@ -364,6 +380,17 @@ static const char *rights_setup(const char *dir) {
   return NULL;
 }
 
+static const char *rights_verify(const char *dir) {
+  char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))), byte = 0;
+  struct iovec iov = {.iov_base = &byte, .iov_len = 1};
+  struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  int fd = -1, size = sizeof fd;
+  REQUIRE(recvmsg(65, &msg, MSG_PEEK | MSG_DONTWAIT) == 1 && byte == 1 && msg.msg_controllen >= CMSG_LEN(sizeof fd));
+  memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof fd);
+  REQUIRE(fd > 2 && case_link_is(fd, "/dev/null") && close(fd) == 0 && size == 4);
+  return NULL;
+}
+
 /* Somebody else listens there by the time of the restore. */
 static const char *taken_setup(const char *dir) {
   REQUIRE(case_place(socket(AF_UNIX, SOCK_STREAM, 0), 66) && bind_to(66, case_path(dir, "taken")));
@@ -397,7 +424,7 @@ const ObjectCase object_cases[] = {
     {"waiting", waiting_setup, waiting_verify},
     {"sent", sent_setup, .blocked = "has sent data on a connection"},
     {"left", left_setup, .blocked = "wait to be accepted"},
-    {"rights", rights_setup, .blocked = "file descriptors are on the way"},
+    {"rights", rights_setup, rights_verify},
     {"taken", taken_setup, .between = taken_between, .unrestorable = "is in use by another process"},
     {"covered", taken_setup, .between = covered_between, .unrestorable = "is another file now"},
     {0},

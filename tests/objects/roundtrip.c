@@ -165,6 +165,8 @@ static void pass_through_wire(Trip *trip) {
     g_ptr_array_add(trip->loaded->netlinks, recode(from->netlinks->pdata[i]));
   for (guint i = 0; i < from->linked_files->len; i++)
     g_ptr_array_add(trip->loaded->linked_files, recode(from->linked_files->pdata[i]));
+  for (guint i = 0; i < from->sockets->len; i++)
+    checkpoint_add_socket(trip->loaded, recode(from->sockets->pdata[i]));
   GHashTableIter iter;
   gpointer key, value;
   g_hash_table_iter_init(&iter, from->shmem);
