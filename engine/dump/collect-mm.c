@@ -202,6 +202,20 @@ static bool merge_vvar(MmEntry *mm, const VmaEntry *e) {
   return true;
 }
 
+/* Its content is the ring's (uring.c). */
+static bool fill_uring(VmaEntry *e, const ProcVma *v, Collector *collector) {
+  guint32 id = g_str_has_prefix(v->path, "anon_inode:[io_uring]") ? collector_uring_of(collector, v->inode) : 0;
+  if (!id)
+    return false;
+  e->status = VMA_AREA_REGULAR | VMA_FILE_SHARED;
+  e->flags = MAP_SHARED;
+  e->pgoff = v->offset;
+  e->shmid = id;
+  e->has_fdflags = true;
+  e->fdflags = O_RDWR;
+  return true;
+}
+
 /* Private huge pages have a file of the kernel behind them, but nobody else sees it. */
 static bool is_anonymous(const ProcVma *v) {
   bool huge = (v->flags & VMF_HUGETLB) && g_str_has_prefix(v->path, "/anon_hugepage");
@@ -283,7 +297,7 @@ static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collec
   MmEntry *mm = task->model->mm;
   VmaEntry *e = vma_new(v);
   const char *cure;
-  bool ok = true, special = fill_special(e, v);
+  bool ok = true, special = fill_special(e, v) || fill_uring(e, v, collector);
   const char *why = special ? NULL : refusal(v, &cure);
   bool taken = false, kept = true;
   if (why && may_be_external(v))

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 
 #define XSTATE_MAX 32768
+#define ASK_ROOM 16384 /* for further programs, one at a time */
 
 SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
   SignalQueueEntry *q = malloc(sizeof *q);
@@ -64,6 +65,7 @@ void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
     /* fall through */
   case SYS_epoll_pwait2:
   case SYS_io_getevents:
+  case SYS_io_uring_enter: /* which took nothing then: else it would tell how much */
   case SYS_semop:
   case SYS_rt_sigtimedwait:
     r->rax = r->orig_rax;
@@ -258,7 +260,7 @@ static size_t signals_room(const FrozenTask *task) {
 /* An agent in every thread, each with its program prepared before it starts. */
 static bool inject_task(FrozenTask *task, const Program *thread_program, const Program *process_program, GadgetCache *cache, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
-  size_t room = region_program_size(process_program) + 8192 + signals_room(task);
+  size_t room = region_program_size(process_program) + ASK_ROOM + signals_room(task);
   for (guint k = 0; k < task->threads->len; k++)
     room += region_program_size(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
   g_autofree InjectMap *maps = inject_maps(task);
@@ -353,6 +355,30 @@ static void block_parent_signals(Job *job, const FrozenTree *tree) {
       break;
     }
   }
+}
+
+bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *results, unsigned char *out, size_t size, GError **error) {
+  FrozenTask *task = frozen_tree_find(data, pid);
+  FrozenThread *thread = NULL;
+  for (guint k = 0; task && k < task->threads->len; k++)
+    if (g_array_index(task->threads, FrozenThread, k).state.tid == tid)
+      thread = &g_array_index(task->threads, FrozenThread, k);
+  if (!thread || !task->injection || !thread->in_agent)
+    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "tid %d cannot be asked", (int)tid);
+  Region *region = injection_region(task->injection);
+  size_t mark = region_mark(region);
+  LoadedProgram loaded;
+  if (!region_load(region, p, NULL, &loaded, error))
+    return false;
+  region_start(region, thread->lane, &loaded);
+  bool ok = region_wait(region, thread->lane, tid, error);
+  if (ok)
+    memcpy(results, loaded.results, program_n_ops(p) * sizeof *results);
+  if (ok && out)
+    memcpy(out, loaded.data, size);
+  if (ok)
+    region_release(region, mark);
+  return ok;
 }
 
 /* No task waits for the one before it. */

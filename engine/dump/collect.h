@@ -36,6 +36,8 @@ void undo_spurious_eintr(FrozenThread *thread, bool signal_pending);
 InjectMap *inject_maps(const FrozenTask *task);
 /* Injects agents and runs the programs. */
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error);
+/* A CollectorAsk; @data is the FrozenTree. */
+bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *results, unsigned char *out, size_t size, GError **error);
 /* From what /proc told about a task (its facts): ids, sessions, memory layout, cgroups, limits. Blockers go to the job. */
 bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
 /* Mappings of a task; files behind them go through the collector. */

@@ -113,6 +113,7 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
   if (!d->external)
     return false;
   external_stage_set_plugins(d->external, d->plugins);
+  collector_set_ask(d->collector, ask_thread, d->tree);
   if (!plugins_begin(d->plugins, 0, error))
     return false;
   for (guint i = 0; i < d->tree->tasks->len; i++) {

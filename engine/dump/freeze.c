@@ -185,7 +185,7 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
   for (guint i = 0; i < tids->len; i++) {
     FrozenThread thread = {.state.tid = g_array_index(tids, pid_t, i)};
     pid_t tid = thread.state.tid;
-    if ((before && have_thread(task, tid)) || (task->headless && tid == task->pid))
+    if ((before && have_thread(task, tid)) || (task->headless && tid == task->pid) || proc_is_kernel_worker(task->pid, tid))
       continue;
     sleep_observe(task->pid, &thread);
     int e = seize(task->pid, tid);

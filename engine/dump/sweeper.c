@@ -74,7 +74,7 @@ static bool others_are_home(const ProcVma *region, const FrozenTask *task) {
     return false;
   for (guint i = 0; i < tids->len; i++) {
     pid_t tid = g_array_index(tids, pid_t, i);
-    if (tid != task->pid && tid != task->view && !is_home(&a, task->pid, tid)) /* both are looked at elsewhere, or dead */
+    if (tid != task->pid && tid != task->view && !proc_is_kernel_worker(task->pid, tid) && !is_home(&a, task->pid, tid)) /* both are looked at elsewhere, or dead */
       return false;
   }
   return true;

@@ -258,8 +258,14 @@ static bool load_sockets(Loader *l, GError **error) {
   return true;
 }
 
+/* Rings; what is in them is checked by verify_events(). */
+static void load_events(Loader *l) {
+  (void)swap_array(&l->checkpoint->urings, &l->manifest.urings);
+}
+
 /* Options of netlink sockets, locks of mapped files, files that lost their names. */
 static bool load_more(Loader *l, GError **error) {
+  load_events(l);
   const GPtrArray *all = swap_array(&l->checkpoint->netlinks, &l->manifest.netlinks);
   for (guint i = 0; i < all->len; i++) {
     const CkptNetlink *n = all->pdata[i];

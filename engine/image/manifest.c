@@ -20,6 +20,7 @@ void manifest_init(Manifest *m) {
       .plugins = g_ptr_array_new_with_free_func(free_message),
       .plugin_objects = g_ptr_array_new_with_free_func(free_message),
       .ttys = g_ptr_array_new_with_free_func(free_message),
+      .urings = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
   };
 }
@@ -36,6 +37,7 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->plugins, g_ptr_array_unref);
   g_clear_pointer(&m->plugin_objects, g_ptr_array_unref);
   g_clear_pointer(&m->ttys, g_ptr_array_unref);
+  g_clear_pointer(&m->urings, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
 }
 
@@ -88,6 +90,8 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
   for (size_t i = 0; i < e->n_tty; i++)
     g_ptr_array_add(m->ttys, g_steal_pointer(&e->tty[i]));
   e->n_tty = 0;
+  if (e->uring)
+    g_ptr_array_add(m->urings, g_steal_pointer(&e->uring));
   return true;
 }
 
@@ -269,6 +273,16 @@ static bool store_digests(ImageWriter *w, GError **error) {
   return store_entry(w, &entry, error);
 }
 
+static bool store_events(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
+  for (guint i = 0; i < checkpoint->urings->len; i++) {
+    CkptEntry entry = CKPT_ENTRY__INIT;
+    entry.uring = checkpoint->urings->pdata[i];
+    if (!store_entry(w, &entry, error))
+      return false;
+  }
+  return true;
+}
+
 static bool store_plugins(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
   for (guint i = 0; i < checkpoint->plugins->len; i++) {
     CkptEntry entry = CKPT_ENTRY__INIT;
@@ -319,7 +333,7 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   ttys.tty = (CkptTty **)checkpoint->ttys->pdata;
   if (ttys.n_tty && !store_entry(w, &ttys, error))
     return false;
-  if (!store_plugins(w, checkpoint, error) || !store_digests(w, error))
+  if (!store_events(w, checkpoint, error) || !store_plugins(w, checkpoint, error) || !store_digests(w, error))
     return false;
   CkptEntry seal = CKPT_ENTRY__INIT;
   seal.has_seal = true;

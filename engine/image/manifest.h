@@ -28,6 +28,7 @@ typedef struct Manifest {
   GPtrArray *sockets;   /* CkptSocket, the same */
   GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GPtrArray *ttys;      /* CkptTty, the same */
+  GPtrArray *urings;    /* CkptUring, the same */
   GHashTable *files;    /* name -> ManifestFile */
 } Manifest;
 

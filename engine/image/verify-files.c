@@ -153,5 +153,5 @@ bool verify_files(const Checkpoint *c, GError **error) {
     if (!verify_file(c->files->pdata[i], error))
       return false;
   return verify_queues(c, error) && verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error) &&
-         verify_tcp_streams(c, error) && verify_ttys(c, error);
+         verify_tcp_streams(c, error) && verify_ttys(c, error) && verify_events(c, error);
 }

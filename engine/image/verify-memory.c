@@ -21,6 +21,8 @@ static bool verify_vma_file(const Checkpoint *c, guint64 pid, const VmaEntry *v,
   FdTypes type = v->shmid <= G_MAXUINT32 ? verify_file_type(c, (guint32)v->shmid) : FD_TYPES__UND;
   if (type == FD_TYPES__UND)
     return vma_fail(error, pid, v, "its file is not in files.img");
+  if (type == FD_TYPES__EXT && checkpoint_find_uring(c, (guint32)v->shmid))
+    return v->status == (VMA_AREA_REGULAR | VMA_FILE_SHARED) || vma_fail(error, pid, v, "it is a ring, and not mapped as one");
   if ((v->status & VMA_AREA_MEMFD) ? type != FD_TYPES__MEMFD : type != FD_TYPES__REG)
     return vma_fail(error, pid, v, "its file is of the wrong type");
   return true;

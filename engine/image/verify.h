@@ -17,6 +17,7 @@ bool verify_checkpoint(const Checkpoint *checkpoint, GError **error);
 bool verify_core(const Task *task, const Thread *thread, GError **error);
 bool verify_files(const Checkpoint *checkpoint, GError **error);
 bool verify_memory(const Checkpoint *checkpoint, const Task *task, GError **error);
+bool verify_events(const Checkpoint *checkpoint, GError **error);
 bool verify_ttys(const Checkpoint *checkpoint, GError **error);
 bool verify_shmem(const Checkpoint *checkpoint, GError **error);
 /* One that is not in the checkpoint yet. */

@@ -74,8 +74,8 @@ static const uint64_t *stat_fields(const char *after, char *state, uint64_t fiel
   return fields;
 }
 
-bool proc_stat(pid_t pid, ProcStat *ret, GError **error) {
-  g_autofree char *text = proc_read(pid, "stat", NULL, error);
+static bool read_stat(pid_t pid, const char *name, ProcStat *ret, GError **error) {
+  g_autofree char *text = proc_read(pid, name, NULL, error);
   if (!text)
     return false;
   char *open = strchr(text, '('), *close_paren = strrchr(text, ')');
@@ -106,6 +106,16 @@ bool proc_stat(pid_t pid, ProcStat *ret, GError **error) {
   s.exit_code = (int)f[49];
   *ret = s;
   return true;
+}
+
+bool proc_stat(pid_t pid, ProcStat *ret, GError **error) {
+  return read_stat(pid, "stat", ret, error);
+}
+
+bool proc_thread_stat(pid_t pid, pid_t tid, ProcStat *ret, GError **error) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/stat", (int)tid);
+  return read_stat(pid, name, ret, error);
 }
 
 static const char *status_line(const char *text, const char *key) {
@@ -184,6 +194,17 @@ bool proc_threads(pid_t pid, GArray *tids, GError **error) {
   (void)closedir(dir);
   g_array_sort(tids, compare_pids);
   return true;
+}
+
+bool proc_is_kernel_worker(pid_t pid, pid_t tid) {
+  char name[64];
+  ProcStat stat;
+  if (tid == pid)
+    return false;
+  g_snprintf(name, sizeof name, "task/%d/comm", (int)tid);
+  g_autofree char *comm = proc_read(pid, name, NULL, NULL);
+  return comm && g_str_has_prefix(comm, "iou-") && proc_thread_stat(pid, tid, &stat, NULL) &&
+         stat.flags & (PROC_PF_IO_WORKER | PROC_PF_USER_WORKER);
 }
 
 bool proc_children(pid_t pid, GArray *tids, GArray *children, GError **error) {

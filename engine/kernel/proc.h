@@ -28,10 +28,14 @@ typedef struct ProcStat {
   int exit_code; /* as wait(2) would give it: of a zombie, or of a stop (0: waited for) */
 } ProcStat;
 
+#define PROC_PF_IO_WORKER 0x00000010u
+#define PROC_PF_USER_WORKER 0x00004000u
 #define PROC_PF_KTHREAD 0x00200000u
 #define PROC_PF_FORKNOEXEC 0x00000040u
 
 bool proc_stat(pid_t pid, ProcStat *ret, GError **error);
+/* Of a thread. */
+bool proc_thread_stat(pid_t pid, pid_t tid, ProcStat *ret, GError **error);
 
 typedef struct ProcStatus {
   uid_t uid[4]; /* real, effective, saved, fs */
@@ -51,6 +55,8 @@ void proc_status_clear(ProcStatus *status);
 
 /* Appends the thread ids (pid_t), ascending. */
 bool proc_threads(pid_t pid, GArray *tids, GError **error);
+/* The kernel's own threads in a process (io_uring(7)): they have no registers, take no stop, and end with their rings. */
+bool proc_is_kernel_worker(pid_t pid, pid_t tid);
 /* Appends the children of every thread of @pid. */
 bool proc_children(pid_t pid, GArray *tids, GArray *children, GError **error);
 /* comm of a process into a buffer, "?" when it cannot be read. */

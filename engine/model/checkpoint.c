@@ -133,6 +133,7 @@ Checkpoint *checkpoint_new(void) {
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->ttys = g_ptr_array_new_with_free_func(message_free);
+  c->urings = g_ptr_array_new_with_free_func(message_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
   return c;
 }
@@ -160,6 +161,7 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
   g_ptr_array_unref(c->ttys);
+  g_ptr_array_unref(c->urings);
   g_hash_table_unref(c->shmem);
   g_free(c);
 }
@@ -242,6 +244,15 @@ TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *c, guint32 id) {
     TtyInfoEntry *info = (TtyInfoEntry *)((Record *)records->pdata[i])->message;
     if (info->id == id)
       return info;
+  }
+  return NULL;
+}
+
+CkptUring *checkpoint_find_uring(const Checkpoint *c, guint32 file_id) {
+  for (guint i = 0; i < c->urings->len; i++) {
+    CkptUring *u = c->urings->pdata[i];
+    if (u->file_id == file_id)
+      return u;
   }
   return NULL;
 }

@@ -140,6 +140,7 @@ typedef struct Checkpoint {
   GPtrArray *plugins;            /* CkptPlugin: who keeps something here */
   GPtrArray *plugin_objects;     /* CkptPluginObject: what they took */
   GPtrArray *ttys;               /* CkptTty, one a pseudo terminal */
+  GPtrArray *urings;             /* CkptUring */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);
@@ -165,6 +166,8 @@ void checkpoint_add_socket(Checkpoint *checkpoint, CkptSocket *socket);
 CkptSocket *checkpoint_find_socket(const Checkpoint *checkpoint, guint32 file_id);
 /* What is known about pseudo terminal @index, and the entry of tty-info.img with an id; NULL if there is none. */
 CkptTty *checkpoint_find_tty(const Checkpoint *checkpoint, guint32 index);
+/* The ring behind a file id; NULL if it is none. */
+CkptUring *checkpoint_find_uring(const Checkpoint *checkpoint, guint32 file_id);
 TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *checkpoint, guint32 id);
 /* Of the socket with that inode (InetSkEntry.ino); replaces an earlier one. */
 void checkpoint_add_tcp_stream(Checkpoint *checkpoint, guint32 ino, ProtobufCMessage *message, GBytes *extra);

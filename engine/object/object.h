@@ -132,6 +132,8 @@ void collector_shmem_with_id(Collector *c, guint64 shmid, dev_t dev, ino_t ino, 
 /* A mapping of a System V shared memory segment, described by @probe (local, st); @offset and @size of the mapping in bytes.
  * Notes the segment and its content; *ret_blocked when that cannot be. Its id is the inode's number. */
 bool collector_sysv(Collector *c, const FileProbe *probe, guint64 offset, guint64 size, bool *ret_blocked, GError **error);
+/* The file id of the ring (io_uring) with that inode; 0: no descriptor in the tree leads to it (yet). */
+guint32 collector_uring_of(Collector *c, guint64 ino);
 /* What the memory stage writes: every shared memory object, in the order of their shmids. @fd is readable and borrowed.
  */
 typedef struct CollectedShmem {
@@ -142,6 +144,14 @@ typedef struct CollectedShmem {
   int fd;
 } CollectedShmem;
 const CollectedShmem *collector_shmems(const Collector *c, size_t *ret_n);
+
+/* Runs a program in the agent of a thread of the tree, whatever its ops return: *@results are those, @data (may be NULL) the
+ * first @size bytes of its data afterwards. The tree lives on, perhaps, so it must not change anything the application sees. */
+typedef bool (*CollectorAsk)(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *results, unsigned char *out,
+    size_t size, GError **error);
+void collector_set_ask(Collector *c, CollectorAsk ask, void *data);
+bool collector_ask(Collector *c, pid_t pid, pid_t tid, const Program *p, gint64 *results, unsigned char *data, size_t size,
+    GError **error);
 
 /* "pid 812 (redis-server) fd 7", newly allocated. */
 char *file_probe_name(const FileProbe *probe);
@@ -257,5 +267,7 @@ typedef struct ObjectOps {
 const ObjectOps *object_claim(const FileProbe *probe);
 /* The kind of an image entry; NULL for types that nobody handles. */
 const ObjectOps *object_of_type(FdTypes type);
+/* The kind of an entry of a checkpoint; NULL as above. */
+const ObjectOps *object_of_entry(const Checkpoint *checkpoint, const FileEntry *entry);
 /* NULL-terminated. */
 const ObjectOps *const *object_registry(void);

@@ -13,6 +13,7 @@ static const ObjectOps *const registry[] = {
     &signalfd_ops,
     &inotify_ops,
     &pidfd_ops,
+    &uring_ops,
     &unix_ops,
     &inet_ops,
     &netlink_ops,
@@ -31,6 +32,12 @@ const ObjectOps *object_claim(const FileProbe *probe) {
   while (ops[1] && !(*ops)->claims(probe))
     ops++;
   return *ops;
+}
+
+const ObjectOps *object_of_entry(const Checkpoint *checkpoint, const FileEntry *entry) {
+  if (entry->type == FD_TYPES__EXT && checkpoint_find_uring(checkpoint, entry->id))
+    return &uring_ops;
+  return object_of_type(entry->type);
 }
 
 const ObjectOps *object_of_type(FdTypes type) {

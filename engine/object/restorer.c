@@ -155,7 +155,7 @@ char *file_entry_name(const FileEntry *entry) {
 }
 
 static int entry_open(Restorer *r, const FileEntry *entry, GError **error) {
-  const ObjectOps *ops = object_of_type(entry->type);
+  const ObjectOps *ops = object_of_entry(r->checkpoint, entry);
   if (!ops || !ops->open) {
     const ProtobufCEnumValue *type = protobuf_c_enum_descriptor_get_value(&fd_types__descriptor, (int)entry->type);
     engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "File id %u is of type %s, which cannot be restored yet",
@@ -248,7 +248,7 @@ int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **er
 
 int restorer_late_fd(Restorer *r, guint32 file_id, GError **error) {
   const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
-  const ObjectOps *ops = entry ? object_of_type(entry->type) : NULL;
+  const ObjectOps *ops = entry ? object_of_entry(r->checkpoint, entry) : NULL;
   if (!ops || !ops->is_late || !ops->is_late(entry))
     return -1;
   int known = restorer_shared_get(r, entry->type, file_id);

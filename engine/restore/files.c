@@ -178,7 +178,7 @@ static bool build_bound(Restore *r, PlanTask *t, Program *p, GError **error) {
   for (guint i = 0; i < t->task->fds->len; i++) {
     const FdinfoEntry *fd = t->task->fds->pdata[i];
     const FileEntry *entry = checkpoint_find_file(r->checkpoint, fd->id);
-    const ObjectOps *ops = entry ? object_of_type(entry->type) : NULL;
+    const ObjectOps *ops = entry ? object_of_entry(r->checkpoint, entry) : NULL;
     const FownEntry *fown = ops && ops->fown ? ops->fown(entry) : NULL;
     bool owned = fown && (fown->pid || fown->signum);
     if (!ops || (!ops->program && !owned) || !is_first_holder(r, t, fd))

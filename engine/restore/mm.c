@@ -223,7 +223,7 @@ static bool build_fresh(Restore *r, PlanTask *t, Program *p, GError **error) {
   }
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
-    if (!is_special(v) && !build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error))
+    if (!is_special(v) && !ring_is_map(r, v) && !build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error))
       return false;
   }
   build_vdso(t, p);
@@ -354,6 +354,8 @@ static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error)
   guint at = 0;
   for (size_t i = 0; ok && i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
+    if (ring_is_map(r, v))
+      continue;
     if (!is_special(v) && !same_in_parent(v, parent))
       ok = build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error);
     else if (!is_special(v) && has_pages(t->task, v, &at) && !(v->prot & PROT_WRITE))
@@ -375,7 +377,7 @@ static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error)
 }
 
 bool mm_build(Restore *r, PlanTask *t, Program *p, GError **error) {
-  return (t->late ? build_inherited(r, t, p, error) : build_fresh(r, t, p, error)) &&
+  return (t->late ? build_inherited(r, t, p, error) : build_fresh(r, t, p, error)) && ring_maps_build(r, t, p, error) &&
          plugin_return_build(r->plugin_return, t->task, t->late, p, error);
 }
 

@@ -80,6 +80,15 @@ bool locks_take(Restore *r, GError **error);
 /* A task's own, when its descriptors are final: closing any descriptor of a file gives them back. */
 void locks_build(Restore *r, const PlanTask *task, Program *p);
 
+/* --- ring-map.c --- */
+bool ring_is_map(const Restore *r, const VmaEntry *vma);
+/* The mappings of rings, when all others are made. */
+bool ring_maps_build(Restore *r, PlanTask *task, Program *p, GError **error);
+
+/* --- rings.c --- */
+/* When every thread has an agent, and before it has its credentials. */
+bool rings_run(Restore *r, GError **error);
+
 /* --- attributes.c --- */
 bool attributes_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* What can only be written to /proc by this process. */

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "verify.h"
+
+/* Rings of io_uring(7). */
+
+#define SQ_MAX 32768u /* the kernel's own limits */
+#define CQ_MAX 65536u
+#define FILES_MAX 1048576u
+#define BUFFERS_MAX 16384u
+#define INDEXES_MAX 16u
+#define RINGS_MAX ((64u << 10) + CQ_MAX * 32 + SQ_MAX * 4)
+
+static bool is_power(guint32 n, guint32 max) {
+  return n && !(n & (n - 1)) && n <= max;
+}
+
+static bool uring_fail(GError **error, const CkptUring *u, const char *reason) {
+  return image_invalid(error, IMAGE_CHECKPOINT, 0, "io_uring of file id %u: %s", u->file_id, reason);
+}
+
+static bool verify_registered(const CkptUring *u, GError **error) {
+  guint32 n_files = u->has_n_files ? u->n_files : 0, n_buffers = u->has_n_buffers ? u->n_buffers : 0;
+  if (n_files > FILES_MAX || n_buffers > BUFFERS_MAX)
+    return uring_fail(error, u, "it has more files or buffers than a ring can have");
+  for (size_t i = 0; i < u->n_file; i++)
+    if (u->file[i]->index >= n_files || u->file[i]->fd > G_MAXINT32)
+      return uring_fail(error, u, "one of its files is out of range");
+  for (size_t i = 0; i < u->n_buffer; i++)
+    if (u->buffer[i]->index >= n_buffers)
+      return uring_fail(error, u, "one of its buffers is out of range");
+  for (size_t i = 0; i < u->n_registered; i++)
+    if (u->registered[i]->index >= INDEXES_MAX)
+      return uring_fail(error, u, "it is registered under an impossible number");
+  return true;
+}
+
+static bool verify_uring(const Checkpoint *c, const CkptUring *u, GError **error) {
+  if (verify_file_type(c, u->file_id) != FD_TYPES__EXT)
+    return uring_fail(error, u, "it is not in files.img");
+  if (!is_power(u->sq_entries, SQ_MAX) || !is_power(u->cq_entries, CQ_MAX))
+    return uring_fail(error, u, "its size is impossible");
+  if (u->rings.len > RINGS_MAX || u->sqes.len > (gsize)SQ_MAX * 128 || u->array_at > u->rings.len)
+    return uring_fail(error, u, "its content is too large");
+  if (u->rings.len < 4096 || u->sqes.len < (gsize)u->sq_entries * 64 || u->array_at % 4)
+    return uring_fail(error, u, "its content is not complete");
+  if (u->sq_tail - u->sq_head > u->sq_entries || u->cq_tail - u->cq_head > u->cq_entries || u->cq_tail > u->sq_head)
+    return uring_fail(error, u, "its counters contradict each other");
+  return verify_registered(u, error);
+}
+
+bool verify_events(const Checkpoint *c, GError **error) {
+  for (guint i = 0; i < c->urings->len; i++) {
+    const CkptUring *u = c->urings->pdata[i];
+    if (checkpoint_find_uring(c, u->file_id) != u)
+      return uring_fail(error, u, "it is described twice");
+    if (!verify_uring(c, u, error))
+      return false;
+  }
+  return true;
+}

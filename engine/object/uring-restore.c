@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Rings again. One that belongs to a thread is made switched off, and becomes that thread's when it switches it on. */
+
+#include "internal.h"
+#include "uring.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+static bool fail_ring(const CkptUring *u, int e, const char *what, GError **error) {
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "The io_uring of file id %u: %s", u->file_id, what);
+}
+
+/* Both counters, by requests that do nothing. */
+static bool advance(int fd, UringMap *map, const CkptUring *u, GError **error) {
+  guint32 silent = u->sq_head - u->cq_tail;
+  for (guint32 done = 0; done < u->sq_head;) {
+    bool quiet = done < silent;
+    guint32 n = uring_fill(map, (quiet ? silent : u->sq_head) - done, quiet);
+    int e = uring_enter(fd, n, 0, 0);
+    if (e <= 0)
+      return fail_ring(u, e ? -e : EIO, "its counters cannot be set", error);
+    uring_reap(map);
+    done += (guint32)e;
+  }
+  return true;
+}
+
+static int make(const CkptUring *u, struct io_uring_params *p) {
+  const guint32 base = IORING_SETUP_CQSIZE | (u->flags & URING_KNOWN_FLAGS & ~(guint32)(IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF)) |
+                       (u->flags & URING_SINGLE_ISSUER ? IORING_SETUP_R_DISABLED : 0u) |
+                       (u->flags & URING_DEFER_TASKRUN ? URING_TASKRUN_FLAG : 0u);
+  *p = (struct io_uring_params){.flags = base | IORING_SETUP_SUBMIT_ALL, .cq_entries = u->cq_entries};
+  int fd = uring_setup(u->sq_entries, p);
+  if (fd != -EINVAL)
+    return fd;
+  *p = (struct io_uring_params){.flags = base, .cq_entries = u->cq_entries}; /* before 5.18 */
+  return uring_setup(u->sq_entries, p);
+}
+
+static bool fits(const CkptUring *u, const UringMap *m, GError **error) {
+  if ((m->p.sq_off.array != u->array_at && u->array_at != u->rings.len) || u->sqes.len > m->sqes_size || m->p.cq_off.cqes != 64 ||
+      m->p.sq_off.array + (gsize)u->sq_entries * 4 > m->rings_size)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+        "The io_uring of file id %u: this kernel lays rings out in another way", u->file_id);
+  return true;
+}
+
+static bool map_as(int fd, const CkptUring *u, const struct io_uring_params *p, UringMap *ret, GError **error) {
+  *ret = (UringMap){0};
+  int e = uring_map(fd, p, ret);
+  return e == 0 ? fits(u, ret, error) : fail_ring(u, -e, "it cannot be mapped", error);
+}
+
+bool uring_map_restored(int fd, const CkptUring *u, UringMap *ret, GError **error) {
+  struct io_uring_params p;
+  int like = make(u, &p);
+  if (like < 0)
+    return fail_ring(u, -like, "it cannot be made", error);
+  (void)close(like);
+  return map_as(fd, u, &p, ret, error);
+}
+
+/* Its content follows when it is in use (engine/restore/rings.c). The counters of one that belongs to a thread are that thread's
+ * business. */
+static bool count(int fd, const CkptUring *u, const struct io_uring_params *p, GError **error) {
+  UringMap map;
+  bool ok = map_as(fd, u, p, &map, error);
+  if (ok && !(u->flags & URING_SINGLE_ISSUER))
+    ok = advance(fd, &map, u, error);
+  uring_unmap(&map);
+  return ok;
+}
+
+int uring_open(Restorer *r, const FileEntry *entry, GError **error) {
+  const CkptUring *u = checkpoint_find_uring(restorer_checkpoint(r), entry->id);
+  struct io_uring_params p;
+  if (u->flags & ~(guint32)URING_KNOWN_FLAGS || u->sq_head > URING_REQUESTS_MAX) {
+    engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u has impossible flags or counters", entry->id);
+    return -1;
+  }
+  _cleanup_fd_ int fd = make(u, &p);
+  if (fd < 0) {
+    fail_ring(u, -fd, fd == -EPERM ? "it cannot be made (is kernel.io_uring_disabled set?)" : "it cannot be made", error);
+    return -1;
+  }
+  return count(fd, u, &p, error) ? fd_take(&fd) : -1;
+}

@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* io_uring(7). A ring is memory that a program and the kernel share, and two counters that the kernel keeps for itself: of
+ * requests it has taken and of completions it has made. A new ring begins at zero, so at the restore as many requests are
+ * made to do nothing until both are what they were, and the memory is filled then.
+ *
+ * What the kernel is still busy with cannot be brought back. It does not tell how much that is, but each request ends with
+ * one completion, so the counters do, unless requests with several completions (or none) were ever used.
+ *
+ * How a ring was set up is asked by calls that must fail in one way or another. What makes no difference that anybody can
+ * see (IORING_SETUP_COOP_TASKRUN) is left out; what only adds something (SUBMIT_ALL, TASKRUN_FLAG) is always set. */
+
+#include "internal.h"
+#include "uring.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+
+#define PATIENCE_USEC (1000 * 1000)
+#define PAUSE_USEC 2000
+#define N_INDEXES 16
+#define N_GROUPS 64 /* of provided buffers that are asked for */
+#define RESTRICTED (-EACCES)
+
+typedef struct Ring {
+  guint64 ino;
+  CkptUring *u; /* borrowed */
+} Ring;
+
+/* What fdinfo says now. */
+typedef struct UringFacts {
+  guint64 sq_mask, sq_head, cached_sq_head, sq_tail, cq_mask, cq_head, cached_cq_tail;
+  gint64 sq_thread;
+  guint n_polls, n_overflow;
+  guint poll_op;
+  bool personalities;
+} UringFacts;
+
+static gpointer rings_new(void) {
+  return g_array_new(FALSE, FALSE, sizeof(Ring));
+}
+
+static GArray *rings_of(Collector *c) {
+  return collector_state(c, &uring_ops, rings_new, (GDestroyNotify)g_array_unref);
+}
+
+guint32 collector_uring_of(Collector *c, guint64 ino) {
+  const GArray *rings = rings_of(c);
+  for (guint i = 0; i < rings->len; i++)
+    if (g_array_index(rings, Ring, i).ino == ino)
+      return g_array_index(rings, Ring, i).u->file_id;
+  return 0;
+}
+
+static bool uring_claims(const FileProbe *probe) {
+  return probe_is_anon(probe, "io_uring");
+}
+
+static bool uring_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
+  entry->type = FD_TYPES__EXT;
+  entry->ext = MESSAGE_NEW(ExtFileEntry, ext_file_entry__init);
+  entry->ext->id = entry->id;
+  entry->ext->fown = collector_fown(probe);
+  CkptUring *u = MESSAGE_NEW(CkptUring, ckpt_uring__init);
+  u->file_id = entry->id;
+  g_ptr_array_add(collector_checkpoint(c)->urings, u);
+  Ring ring = {probe->st.st_ino, u};
+  g_array_append_val(rings_of(c), ring);
+  return true;
+}
+
+/* --- what the kernel shows --- */
+
+static guint count_lines(const char *text, const char *from, const char *prefix) {
+  guint n = 0;
+  const char *p = strstr(text, from);
+  for (p = p ? strchr(p, '\n') : NULL; p && g_str_has_prefix(p + 1, prefix); p = strchr(p + 1, '\n'))
+    n++;
+  return n;
+}
+
+static bool read_facts(const char *text, UringFacts *ret) {
+  UringFacts f = {.sq_thread = -1};
+  const char *thread = fdinfo_value(text, "SqThread"), *poll = strstr(text, "\nPollList:\n  op=");
+  if (!fdinfo_number(text, "SqMask", 16, &f.sq_mask) || !fdinfo_number(text, "SqHead", 10, &f.sq_head) ||
+      !fdinfo_number(text, "CachedSqHead", 10, &f.cached_sq_head) || !fdinfo_number(text, "SqTail", 10, &f.sq_tail) ||
+      !fdinfo_number(text, "CqMask", 16, &f.cq_mask) || !fdinfo_number(text, "CqHead", 10, &f.cq_head) ||
+      !fdinfo_number(text, "CachedCqTail", 10, &f.cached_cq_tail))
+    return false;
+  if (thread)
+    f.sq_thread = g_ascii_strtoll(thread, NULL, 10);
+  f.n_polls = count_lines(text, "\nPollList:", "  op=");
+  f.n_overflow = count_lines(text, "\nCqOverflowList:", "  user_data=");
+  f.poll_op = poll ? (guint)atoi(poll + strlen("\nPollList:\n  op=")) : 0;
+  f.personalities = strstr(text, "\nPersonalities:") != NULL;
+  *ret = f;
+  return true;
+}
+
+static bool look(const FileProbe *probe, UringFacts *ret, char **ret_text, GError **error) {
+  g_autofree char *text = file_probe_fdinfo(probe, error);
+  if (!text)
+    return false;
+  if (!read_facts(text, ret))
+    return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, "The kernel does not show the state of an io_uring");
+  if (ret_text)
+    *ret_text = g_steal_pointer(&text);
+  return true;
+}
+
+/* --- asking --- */
+
+/* The one ring under work. */
+typedef struct Look {
+  Collector *c;
+  CkptUring *u;
+  FileProbe probe;
+  UringFacts facts;
+  UringMap map;
+  char *text; /* of fdinfo */
+  pid_t pid, tid; /* who may use it */
+  const Task *task;
+} Look;
+
+static gint64 ask_call(const Look *l, pid_t pid, pid_t tid, long nr, const gint64 args[static 6], void *data, size_t size) {
+  g_autoptr(Program) p = program_new();
+  size_t at = program_data(p, data, size ? size : 8);
+  Arg a[6];
+  gint64 result = -ESRCH;
+  for (int i = 0; i < 6; i++)
+    a[i] = args[i] == G_MAXINT64 ? ARG_DATA(at) : ARG(args[i]);
+  (void)program_add(p, "io_uring", nr, a, 6);
+  program_expect(p, EXPECT_ANY, 0);
+  if (!collector_ask(l->c, pid, tid, p, &result, data, size, NULL))
+    return -ESRCH;
+  return result;
+}
+
+#define HERE G_MAXINT64 /* the address of the data */
+
+static gint64 ask_register(const Look *l, pid_t tid, guint opcode, void *data, size_t size, guint n) {
+  return ask_call(l, l->pid, tid, SYS_io_uring_register,
+      (gint64[6]){l->probe.fd, opcode, data ? HERE : 0, n}, data, size);
+}
+
+static gint64 ask_enter(const Look *l, guint wait, gint64 signals, gint64 signals_size) {
+  return ask_call(l, l->pid, l->tid, SYS_io_uring_enter,
+      (gint64[6]){l->probe.fd, 0, wait, IORING_ENTER_GETEVENTS, signals, signals_size}, NULL, 0);
+}
+
+static void block(const Look *l, const char *reason, const char *cure) {
+  collector_block(l->c, &l->probe, "io_uring", reason, cure);
+}
+
+/* Of rings that belong to one thread only that one may ask. */
+static bool find_owner(Look *l) {
+  l->tid = l->pid;
+  int e = uring_register(l->probe.local, IORING_REGISTER_RESTRICTIONS, NULL, 0);
+  if (e == -EEXIST)
+    l->u->flags |= URING_SINGLE_ISSUER;
+  for (guint k = 0; e == -EEXIST && k < l->task->threads->len; k++) {
+    l->tid = ((Thread *)l->task->threads->pdata[k])->tid;
+    e = (int)ask_register(l, l->tid, IORING_REGISTER_RESTRICTIONS, NULL, 0, 0);
+  }
+  l->u->owner = (guint32)l->tid;
+  if (e == -EBADFD)
+    return true;
+  block(l,
+      e == RESTRICTED || e == -EBUSY ? "its requests are restricted, and the kernel does not tell to which"
+      : e == -EINVAL                 ? "it is not enabled yet, and cannot be looked into"
+      : e == -EEXIST                 ? "the thread that it belongs to has ended, or is in another process"
+                                     : "it does not answer",
+      "let the program close it before the dump");
+  return false;
+}
+
+static void find_flags(Look *l) {
+  CkptUring *u = l->u;
+  if (uring_enter(l->probe.local, 0, 0, IORING_ENTER_GETEVENTS) == -EEXIST)
+    u->flags |= URING_DEFER_TASKRUN;
+  /* A signal set of a wrong size is an error, but not to those that poll devices instead of waiting. */
+  bool full = (guint32)(l->facts.cached_cq_tail - l->facts.cq_head) > l->facts.cq_mask;
+  if (!full && ask_enter(l, u->cq_entries, HERE, 1) == 0)
+    u->flags |= IORING_SETUP_IOPOLL;
+  if (l->facts.sq_thread < 0)
+    return;
+  cpu_set_t cpus;
+  u->flags |= IORING_SETUP_SQPOLL;
+  if (sched_getaffinity((pid_t)l->facts.sq_thread, sizeof cpus, &cpus) < 0 || CPU_COUNT(&cpus) != 1)
+    return;
+  for (guint32 i = 0; i < CPU_SETSIZE; i++)
+    if (CPU_ISSET(i, &cpus))
+      u->cpu = i;
+  u->flags |= IORING_SETUP_SQ_AFF;
+  u->has_cpu = true;
+}
+
+static bool any_bytes(const unsigned char *p, size_t from, size_t end) {
+  for (size_t i = from; i < end; i++)
+    if (p[i])
+      return true;
+  return false;
+}
+
+/* Larger entries need more pages, or were written where smaller ones are not. */
+static void find_sizes(Look *l) {
+  UringMap *m = &l->map;
+  size_t sqes = (size_t)l->u->sq_entries * 64, array_end = m->p.sq_off.array + (size_t)l->u->sq_entries * 4;
+  if (m->sqes_size - sqes >= 4096 || any_bytes(m->sqes, sqes, m->sqes_size))
+    l->u->flags |= IORING_SETUP_SQE128;
+  size_t small = (array_end + 4095) & ~(size_t)4095;
+  if (m->rings_size > small || (array_end < m->rings_size && any_bytes(m->rings, array_end, m->rings_size)))
+    l->u->flags |= IORING_SETUP_CQE32;
+}
+
+/* Once its entries are known: where things are in such a ring. */
+static void find_offsets(Look *l) {
+  struct io_uring_params p = {.flags = IORING_SETUP_CQSIZE | (l->u->flags & (guint32)(IORING_SETUP_SQE128 | IORING_SETUP_CQE32)),
+      .cq_entries = l->u->cq_entries};
+  int like = uring_setup(l->u->sq_entries, &p);
+  if (like < 0)
+    return;
+  (void)close(like);
+  l->map.p = p;
+}
+
+/* --- in flight --- */
+
+static gint32 in_flight(const Look *l) {
+  guint32 dropped = *uring_word(&l->map, l->map.p.sq_off.dropped);
+  return (gint32)((guint32)l->facts.cached_sq_head - dropped - (guint32)l->facts.cached_cq_tail - l->facts.n_overflow);
+}
+
+static bool is_settled(const Look *l) {
+  bool taken = l->facts.sq_thread < 0 || l->facts.sq_head == l->facts.sq_tail;
+  return taken && !l->facts.n_overflow && !l->facts.n_polls && in_flight(l) == 0;
+}
+
+/* What is nearly done (a read of a file) gets the time to end: completions are made by the thread that asked for them. */
+static bool settle(Look *l, GError **error) {
+  gint64 until = g_get_monotonic_time() + PATIENCE_USEC;
+  for (;;) {
+    g_clear_pointer(&l->text, g_free);
+    if (!look(&l->probe, &l->facts, &l->text, error))
+      return false;
+    if (is_settled(l) || l->facts.n_polls || g_get_monotonic_time() > until)
+      return true;
+    (void)ask_enter(l, 0, 0, 0);
+    g_usleep(PAUSE_USEC);
+  }
+}
+
+static const char *op_name(guint op) {
+  static const char *const names[] = {[1] = "a read", [2] = "a write", [6] = "a poll", [9] = "a sendmsg", [10] = "a recvmsg",
+      [13] = "an accept", [16] = "a connect", [22] = "a read", [23] = "a write", [26] = "a send", [27] = "a recv",
+      [29] = "an epoll_ctl", [30] = "a splice", [47] = "a sendmsg", [51] = "a futex wait"};
+  return op < G_N_ELEMENTS(names) && names[op] ? names[op] : "a request";
+}
+
+static void block_in_flight(const Look *l) {
+  const char *cure = "let the program cancel it, or use epoll instead (UV_USE_IO_URING=0 for node and libuv)";
+  g_autofree char *reason = NULL;
+  if (l->facts.n_polls)
+    reason = g_strdup_printf("%u requests are in flight that wait for files to be ready: %s (operation %u)%s", l->facts.n_polls,
+        op_name(l->facts.poll_op), l->facts.poll_op, l->facts.n_polls > 1 ? " and others" : "");
+  else if (l->facts.n_overflow)
+    reason = g_strdup_printf("%u completions did not fit in its queue", l->facts.n_overflow), cure = "try again when the program has read some";
+  else if (in_flight(l) > 0)
+    reason = g_strdup_printf("%d requests are in flight (a timeout, a futex, a device), or had no completion (IOSQE_CQE_SKIP_SUCCESS)", in_flight(l));
+  else if (in_flight(l) < 0)
+    reason = g_strdup("it was used for requests with several completions (multishot): the kernel does not tell whether any is in flight");
+  else
+    reason = g_strdup("its submitting thread does not come to an end"), cure = "try again";
+  block(l, reason, cure);
+}
+
+static bool check_counters(const Look *l) {
+  if ((guint32)l->facts.cached_sq_head <= URING_REQUESTS_MAX)
+    return true;
+  g_autofree char *reason = g_strdup_printf("it has taken %u requests; more than %u cannot be made again in a bearable time",
+      (guint32)l->facts.cached_sq_head, URING_REQUESTS_MAX);
+  block(l, reason, "let the program close it and make a new one");
+  return false;
+}
+
+/* --- registrations --- */
+
+static gint64 eventfd_is_there(const Look *l) {
+  return ask_register(l, l->tid, IORING_REGISTER_EVENTFD, NULL, 0, 1);
+}
+
+static bool check_hidden(const Look *l) {
+  struct {
+    guint64 address;
+    guint32 entries;
+    guint16 group, flags;
+    guint64 reserved[3];
+  } buffers = {.address = 4096, .entries = 2};
+  if (l->facts.personalities) {
+    block(l, "it has credentials registered (IORING_REGISTER_PERSONALITY)", "let the program unregister them before the dump");
+    return false;
+  }
+  if (eventfd_is_there(l) == -EBUSY) {
+    block(l, "it has an eventfd registered, and the kernel does not tell which", "let the program unregister it before the dump");
+    return false;
+  }
+  for (guint16 group = 0; group < N_GROUPS; group++) {
+    buffers.group = group;
+    if (ask_register(l, l->tid, 22 /* PBUF_RING */, &buffers, sizeof buffers, 1) != -EEXIST)
+      continue;
+    block(l, "it has buffers to choose from (IORING_REGISTER_PBUF_RING), and the kernel does not tell where",
+        "let the program unregister them before the dump");
+    return false;
+  }
+  return true;
+}
+
+static bool read_workers(Look *l) {
+  guint32 limits[2] = {0, 0};
+  if (ask_register(l, l->tid, IORING_REGISTER_IOWQ_MAX_WORKERS, limits, sizeof limits, 2) < 0)
+    return false;
+  l->u->has_bounded = l->u->has_unbounded = true;
+  l->u->bounded = limits[0], l->u->unbounded = limits[1];
+  return true;
+}
+
+static void add_index(CkptUring *u, pid_t tid, guint32 index) {
+  CkptUringIndex *x = MESSAGE_NEW(CkptUringIndex, ckpt_uring_index__init);
+  x->tid = (guint32)tid, x->index = index;
+  u->registered = g_renew(CkptUringIndex *, u->registered, u->n_registered + 1);
+  u->registered[u->n_registered++] = x;
+}
+
+static guint rings_in(Collector *c, const Task *task) {
+  g_autoptr(GHashTable) ids = g_hash_table_new(NULL, NULL);
+  for (guint i = 0; i < task->fds->len; i++) {
+    const FdinfoEntry *e = task->fds->pdata[i];
+    if (e->type == FD_TYPES__EXT && checkpoint_find_uring(collector_checkpoint(c), e->id))
+      g_hash_table_add(ids, GUINT_TO_POINTER(e->id));
+  }
+  return g_hash_table_size(ids);
+}
+
+/* Threads may have given rings numbers of their own. */
+static bool find_indexes(const Look *l) {
+  for (guint k = 0; k < l->task->threads->len; k++) {
+    pid_t tid = ((Thread *)l->task->threads->pdata[k])->tid;
+    for (guint32 i = 0; i < N_INDEXES; i++) {
+      gint64 e = ask_call(l, l->pid, tid, SYS_io_uring_enter, (gint64[6]){i, 0, 0, URING_REGISTERED_RING}, NULL, 0);
+      if (e == -EINVAL)
+        break; /* has used no ring */
+      if (e == 0)
+        add_index(l->u, tid, i);
+    }
+  }
+  if (!l->u->n_registered || rings_in(l->c, l->task) == 1)
+    return true;
+  block(l, "its process has several rings and has registered their descriptors (IORING_REGISTER_RING_FDS): the kernel does not tell which is which",
+      "let the program unregister them before the dump");
+  return false;
+}
+
+/* A descriptor of the task whose file has this name; -1: none, -2: several files. */
+static int find_named(const Task *task, pid_t pid, const char *name) {
+  guint32 id = 0;
+  int fd = -1;
+  for (guint i = 0; i < task->fds->len; i++) {
+    const FdinfoEntry *e = task->fds->pdata[i];
+    char path[64], link[PATH_MAX];
+    (void)snprintf(path, sizeof path, "/proc/%d/fd/%u", (int)pid, e->fd);
+    ssize_t n = readlink(path, link, sizeof link - 1);
+    if (n < 0 || (id && e->id == id))
+      continue;
+    link[n] = '\0';
+    const char *base = strrchr(link, '/'); /* older kernels show nothing more */
+    if (strcmp(link, name) != 0 && !(base && strcmp(base + 1, name) == 0))
+      continue;
+    if (id)
+      return -2;
+    id = e->id;
+    fd = (int)e->fd;
+  }
+  return fd;
+}
+
+static bool add_file(const Look *l, guint32 index, const char *name) {
+  int fd = find_named(l->task, l->pid, name);
+  if (fd < 0) {
+    g_autofree char *reason = g_strdup_printf("its registered file %u (%s) is %s", index, name,
+        fd == -1 ? "open there only" : "one of several open files of that name, and the kernel does not tell which");
+    block(l, reason, "let the program unregister its files before the dump");
+    return false;
+  }
+  CkptUringFile *f = MESSAGE_NEW(CkptUringFile, ckpt_uring_file__init);
+  f->index = index, f->fd = (guint32)fd;
+  l->u->file = g_renew(CkptUringFile *, l->u->file, l->u->n_file + 1);
+  l->u->file[l->u->n_file++] = f;
+  return true;
+}
+
+static void add_buffer(CkptUring *u, guint32 index, guint64 address, guint64 size) {
+  CkptUringBuffer *b = MESSAGE_NEW(CkptUringBuffer, ckpt_uring_buffer__init);
+  b->index = index, b->address = address, b->size = size;
+  u->buffer = g_renew(CkptUringBuffer *, u->buffer, u->n_buffer + 1);
+  u->buffer[u->n_buffer++] = b;
+}
+
+static bool read_registered(const Look *l) {
+  guint64 n_files = 0, n_buffers = 0, index;
+  (void)fdinfo_number(l->text, "UserFiles", 10, &n_files);
+  (void)fdinfo_number(l->text, "UserBufs", 10, &n_buffers);
+  l->u->has_n_files = n_files > 0, l->u->n_files = (guint32)n_files;
+  l->u->has_n_buffers = n_buffers > 0, l->u->n_buffers = (guint32)n_buffers;
+  const char *line = strstr(l->text, "\nUserFiles:");
+  for (line = line ? strchr(line + 1, '\n') : NULL; line && line[1] == ' '; line = strchr(line + 1, '\n')) {
+    char name[PATH_MAX]; /* some kernels leave the empty ones out */
+    if (sscanf(line, " %" G_GUINT64_FORMAT ": %4095[^\n]", &index, name) == 2 && index < n_files && strcmp(name, "<none>") != 0 &&
+        !add_file(l, (guint32)index, name))
+      return false;
+  }
+  line = strstr(l->text, "\nUserBufs:");
+  for (line = line ? strchr(line + 1, '\n') : NULL; line && line[1] == ' '; line = strchr(line + 1, '\n')) {
+    guint64 address, size;
+    if (sscanf(line, " %" G_GUINT64_FORMAT ": 0x%" G_GINT64_MODIFIER "x/%" G_GUINT64_FORMAT, &index, &address, &size) == 3 &&
+        index < n_buffers && address)
+      add_buffer(l->u, (guint32)index, address, size);
+  }
+  return true;
+}
+
+/* --- a ring --- */
+
+static bool map_ring(Look *l) {
+  struct io_uring_params p = {.flags = IORING_SETUP_CQSIZE, .cq_entries = l->u->cq_entries};
+  int like = uring_setup(l->u->sq_entries, &p); /* tells where things are */
+  if (like >= 0)
+    (void)close(like);
+  int e = like < 0 ? like : uring_map(l->probe.local, &p, &l->map);
+  if (e == 0)
+    return true;
+  block(l, e == -EINVAL ? "its memory is the program's own (IORING_SETUP_NO_MMAP), and the kernel does not tell where" : "it cannot be mapped",
+      "let the program close it before the dump");
+  return false;
+}
+
+static void save(const Look *l) {
+  CkptUring *u = l->u;
+  u->sq_head = (guint32)l->facts.cached_sq_head;
+  u->sq_tail = (guint32)l->facts.sq_tail;
+  u->cq_head = (guint32)l->facts.cq_head;
+  u->cq_tail = (guint32)l->facts.cached_cq_tail;
+  u->array_at = (guint32)MIN(l->map.p.sq_off.array, l->map.rings_size);
+  u->rings.len = l->map.rings_size;
+  u->rings.data = g_memdup2(l->map.rings, l->map.rings_size);
+  u->sqes.len = l->map.sqes_size;
+  u->sqes.data = g_memdup2(l->map.sqes, l->map.sqes_size);
+}
+
+static bool check_thread(const Look *l) {
+  if (l->facts.sq_thread < 0)
+    return true;
+  block(l, "it has a submitting thread (IORING_SETUP_SQPOLL), which cannot be made again yet",
+      "let the program use epoll instead (UV_USE_IO_URING=0 for node and libuv)");
+  return false;
+}
+
+static bool look_into(Look *l, GError **error) {
+  if (!look(&l->probe, &l->facts, NULL, error))
+    return false;
+  l->u->sq_entries = (guint32)l->facts.sq_mask + 1;
+  l->u->cq_entries = (guint32)l->facts.cq_mask + 1;
+  if (!map_ring(l) || !check_thread(l) || !find_owner(l))
+    return true;
+  if (!settle(l, error))
+    return false;
+  if (!is_settled(l)) {
+    block_in_flight(l);
+    return true;
+  }
+  find_flags(l);
+  find_sizes(l);
+  find_offsets(l);
+  if (check_counters(l) && check_hidden(l) && read_workers(l) && find_indexes(l) && read_registered(l))
+    save(l);
+  return true;
+}
+
+static bool uring_collect_finish(Collector *c, GError **error) {
+  const GArray *rings = rings_of(c);
+  for (guint i = 0; i < rings->len; i++) {
+    Look l = {.c = c, .u = g_array_index(rings, Ring, i).u};
+    if (!collector_probe_of(c, l.u->file_id, &l.probe))
+      continue;
+    l.pid = l.probe.pid;
+    l.task = checkpoint_find_task(collector_checkpoint(c), l.pid);
+    bool ok = look_into(&l, error);
+    uring_unmap(&l.map);
+    g_free(l.text);
+    if (!ok || !job_poll(collector_job(c), error))
+      return false;
+  }
+  return true;
+}
+
+static const FownEntry *uring_fown(const FileEntry *entry) {
+  return entry->ext ? entry->ext->fown : NULL;
+}
+
+const ObjectOps uring_ops = {
+    .name = "io_uring",
+    .type = FD_TYPES__UND, /* found by its record: object_of_entry() */
+    .claims = uring_claims,
+    .collect = uring_collect,
+    .collect_finish = uring_collect_finish,
+    .open = uring_open,
+    .fown = uring_fown,
+};

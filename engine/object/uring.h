@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* A ring of io_uring(7), as its memory shows it to whoever has its descriptor. */
+
+#include "object.h"
+#include <linux/io_uring.h>
+
+#ifndef IORING_SETUP_SUBMIT_ALL
+#define IORING_SETUP_SUBMIT_ALL (1u << 7)
+#endif
+#define URING_SINGLE_ISSUER (1u << 12) /* since 6.0 */
+#define URING_DEFER_TASKRUN (1u << 13) /* since 6.1 */
+#define URING_TASKRUN_FLAG (1u << 9)
+#define URING_REGISTERED_RING (1u << 4) /* of io_uring_enter(2) */
+/* What a ring can be made of. The rest are hints that nobody can see, or makes a ring that nobody can look into. */
+#define URING_KNOWN_FLAGS                                                                                              \
+  (IORING_SETUP_IOPOLL | IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF | IORING_SETUP_SQE128 | IORING_SETUP_CQE32 |        \
+      URING_SINGLE_ISSUER | URING_DEFER_TASKRUN)
+/* As many requests are made to do nothing, until the counters of a new ring are those of the old one. */
+#define URING_REQUESTS_MAX (1u << 28)
+
+typedef struct UringMap {
+  unsigned char *rings, *sqes; /* shared with the ring */
+  size_t rings_size, sqes_size;
+  struct io_uring_params p; /* sizes, and where things are */
+} UringMap;
+
+/* Maps what is there. @p: of this ring, or of one that is like it. Whatever the size of its entries. 0 or a negative errno:
+ * -EINVAL for a ring whose memory is the program's own. */
+int uring_map(int fd, const struct io_uring_params *p, UringMap *ret);
+void uring_unmap(UringMap *map);
+guint32 *uring_word(const UringMap *map, guint32 offset);
+
+int uring_setup(guint32 entries, struct io_uring_params *p); /* descriptor or negative errno */
+int uring_enter(int fd, guint32 submit, guint32 wait, guint32 flags);
+int uring_register(int fd, guint32 opcode, const void *arg, guint32 n);
+
+/* The next batch of requests that do nothing, in place and ready to be taken: at most @want, at most what the ring holds
+ * and its completions have room for. Those without a completion if @silent. Returns how many. */
+guint32 uring_fill(UringMap *map, guint32 want, bool silent);
+/* All completions are taken. */
+void uring_reap(UringMap *map);
+/* A map of a ring that was just made for @u (uring_open), as it was made. False with error. */
+bool uring_map_restored(int fd, const CkptUring *u, UringMap *ret, GError **error);
+/* The content that was saved, in a ring whose counters are right already. */
+void uring_put(UringMap *map, const CkptUring *u);

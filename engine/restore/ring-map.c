@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Mappings of rings (io_uring(7)). The kernel wants to choose their address itself, so it is left no choice: all that is free
+ * in the address space is taken for a moment, but the one hole. */
+#include "stages.h"
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#define LOWEST 0x10000ull
+#define HIGHEST 0x7ffffffff000ull
+
+bool ring_is_map(const Restore *r, const VmaEntry *v) {
+  return v->status & VMA_FILE_SHARED && !(v->status & VMA_EXT_PLUGIN) && r->checkpoint->urings->len &&
+         checkpoint_find_uring(r->checkpoint, (guint32)v->shmid);
+}
+
+static void fill(Program *p, guint64 start, guint64 end) {
+  PROGRAM_CALL(p, "mmap to fill a gap", SYS_mmap, ARG(start), ARG(end - start), ARG(PROT_NONE),
+      ARG(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE), ARG(-1), ARG(0));
+  program_expect(p, EXPECT_EQUAL, (gint64)start);
+}
+
+static void empty(Program *p, guint64 start, guint64 end) {
+  PROGRAM_CALL(p, "munmap a filled gap", SYS_munmap, ARG(start), ARG(end - start));
+}
+
+typedef void (*GapFunc)(Program *p, guint64 start, guint64 end);
+
+/* What lies between the mappings of the image, and the agents' region. */
+static void each_gap(const Restore *r, const MmEntry *mm, Program *p, GapFunc func) {
+  guint64 at = LOWEST, region = r->plan->region_start, after = region + r->plan->region_size;
+  for (size_t i = 0; i <= mm->n_vmas; i++) {
+    const VmaEntry *v = i < mm->n_vmas ? mm->vmas[i] : NULL;
+    guint64 start = v ? MIN(v->start, HIGHEST) : HIGHEST;
+    if (region >= at && region < start) {
+      if (region > at)
+        func(p, at, region);
+      at = after;
+    }
+    if (start > at)
+      func(p, at, start);
+    at = MAX(at, v ? v->end : HIGHEST);
+  }
+}
+
+bool ring_maps_build(Restore *r, PlanTask *t, Program *p, GError **error) {
+  const MmEntry *mm = t->task->mm;
+  size_t n = 0;
+  for (size_t i = 0; i < mm->n_vmas; i++)
+    n += ring_is_map(r, mm->vmas[i]);
+  if (!n)
+    return true;
+  each_gap(r, mm, p, fill);
+  for (size_t i = 0; i < mm->n_vmas; i++)
+    if (ring_is_map(r, mm->vmas[i]))
+      fill(p, mm->vmas[i]->start, mm->vmas[i]->end);
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    if (!ring_is_map(r, v))
+      continue;
+    int fd = restore_fd(r, (guint32)v->shmid, error);
+    if (fd < 0)
+      return false;
+    empty(p, v->start, v->end);
+    PROGRAM_CALL(p, "mmap a ring", SYS_mmap, ARG(0), ARG(v->end - v->start), ARG(v->prot), ARG(MAP_SHARED), ARG(fd), ARG(v->pgoff));
+    program_expect(p, EXPECT_EQUAL, (gint64)v->start);
+  }
+  each_gap(r, mm, p, empty);
+  return true;
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Rings of io_uring(7): what only the threads that use them can do. They exist already (uring-restore.c); those of one
+ * thread are switched on by it and then brought to their counters, all get their files, buffers and limits. */
+#include "stages.h"
+#include "uring.h"
+#include <errno.h>
+#include <sys/syscall.h>
+
+#define REGISTER_SPARSE 1u
+#define REGISTER_RING_FDS_ 20
+
+struct resource_register {
+  guint32 n, flags;
+  guint64 reserved, data, tags;
+};
+
+struct resource_update {
+  guint32 offset, reserved;
+  guint64 data, tags;
+  guint32 n, reserved2;
+};
+
+typedef struct RingUser {
+  const CkptUring *u;
+  const PlanTask *task;
+  const PlanThread *thread;
+  int fd; /* there */
+} RingUser;
+
+static bool run(Restore *r, const PlanThread *th, const Program *p, GError **error) {
+  size_t mark = region_mark(r->region);
+  LoadedProgram loaded;
+  g_autofree char *who = g_strdup_printf("tid %d (io_uring)", (int)th->thread->tid);
+  if (!region_load(r->region, p, NULL, &loaded, error))
+    return false;
+  region_start(r->region, th->lane, &loaded);
+  if (!region_wait(r->region, th->lane, th->thread->tid, error) || !region_check(th->lane, &loaded, who, error))
+    return false;
+  region_release(r->region, mark);
+  return true;
+}
+
+static int fd_in(const Task *task, guint32 file_id) {
+  for (guint i = 0; i < task->fds->len; i++) {
+    const FdinfoEntry *e = task->fds->pdata[i];
+    if (e->id == file_id)
+      return (int)e->fd;
+  }
+  return -1;
+}
+
+static bool find_user(const Restore *r, const CkptUring *u, pid_t tid, RingUser *ret) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = 0; t->task && !t->zombie && k < t->threads->len; k++) {
+      const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+      if (th->thread->tid != tid)
+        continue;
+      *ret = (RingUser){u, t, th, fd_in(t->task, u->file_id)};
+      return ret->fd >= 0;
+    }
+  }
+  return false;
+}
+
+static void add_register(const RingUser *x, guint32 opcode, const void *data, size_t size, guint32 n, Program *p) {
+  size_t at = data ? program_data(p, data, size) : 0;
+  PROGRAM_CALL(p, "io_uring_register", SYS_io_uring_register, ARG(x->fd), ARG(opcode), data ? ARG_DATA(at) : ARG(0), ARG(n));
+  program_expect(p, EXPECT_OK, 0);
+}
+
+static void add_files(const RingUser *x, Program *p) {
+  const struct resource_register all = {.n = x->u->n_files, .flags = REGISTER_SPARSE};
+  add_register(x, IORING_REGISTER_FILES2, &all, sizeof all, sizeof all, p);
+  for (size_t i = 0; i < x->u->n_file; i++) {
+    gint32 fd = (gint32)x->u->file[i]->fd;
+    struct resource_update one = {.offset = x->u->file[i]->index};
+    size_t value = program_data(p, &fd, sizeof fd), at = program_data(p, &one, sizeof one);
+    program_data_pointer(p, at + offsetof(struct resource_update, data), value);
+    PROGRAM_CALL(p, "io_uring_register a file", SYS_io_uring_register, ARG(x->fd), ARG(IORING_REGISTER_FILES_UPDATE), ARG_DATA(at), ARG(1));
+    program_expect(p, EXPECT_EQUAL, 1);
+  }
+}
+
+static void add_buffers(const RingUser *x, Program *p) {
+  const struct resource_register all = {.n = x->u->n_buffers, .flags = REGISTER_SPARSE};
+  add_register(x, IORING_REGISTER_BUFFERS2, &all, sizeof all, sizeof all, p);
+  for (size_t i = 0; i < x->u->n_buffer; i++) {
+    const CkptUringBuffer *b = x->u->buffer[i];
+    const guint64 iov[2] = {b->address, b->size};
+    struct resource_update one = {.offset = b->index, .n = 1};
+    size_t value = program_data(p, iov, sizeof iov), at = program_data(p, &one, sizeof one);
+    program_data_pointer(p, at + offsetof(struct resource_update, data), value);
+    PROGRAM_CALL(p, "io_uring_register a buffer", SYS_io_uring_register, ARG(x->fd), ARG(IORING_REGISTER_BUFFERS_UPDATE), ARG_DATA(at), ARG(sizeof one));
+    program_expect(p, EXPECT_EQUAL, 1);
+  }
+}
+
+static bool run_setup(Restore *r, const RingUser *x, GError **error) {
+  const CkptUring *u = x->u;
+  g_autoptr(Program) p = program_new();
+  const guint32 limits[2] = {u->bounded, u->unbounded};
+  if (u->flags & URING_SINGLE_ISSUER)
+    add_register(x, IORING_REGISTER_ENABLE_RINGS, NULL, 0, 0, p);
+  PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(1), ARG(0), ARG(0), ARG(0), ARG(0)); /* its first use */
+  program_expect(p, EXPECT_EQUAL, 0);
+  if (u->has_n_files && u->n_files)
+    add_files(x, p);
+  if (u->has_n_buffers && u->n_buffers)
+    add_buffers(x, p);
+  if (u->has_bounded && u->has_unbounded)
+    add_register(x, IORING_REGISTER_IOWQ_MAX_WORKERS, limits, sizeof limits, 2, p);
+  return run(r, x->thread, p, error);
+}
+
+/* The thread takes the requests, we give them and take the completions. */
+static bool run_requests(Restore *r, const RingUser *x, UringMap *map, GError **error) {
+  guint32 silent = x->u->sq_head - x->u->cq_tail;
+  for (guint32 done = 0; done < x->u->sq_head;) {
+    g_autoptr(Program) p = program_new();
+    bool quiet = done < silent;
+    guint32 n = uring_fill(map, (quiet ? silent : x->u->sq_head) - done, quiet);
+    PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(n), ARG(0), ARG(0), ARG(0), ARG(0));
+    program_expect(p, EXPECT_EQUAL, n);
+    if (!run(r, x->thread, p, error) || !job_poll(r->job, error))
+      return false;
+    uring_reap(map);
+    done += n;
+  }
+  return true;
+}
+
+static bool run_content(Restore *r, const RingUser *x, GError **error) {
+  UringMap map = {0};
+  int fd = restorer_fd_of(r->restorer, x->u->file_id, error);
+  bool ok = fd >= 0 && uring_map_restored(fd, x->u, &map, error) &&
+            (!(x->u->flags & URING_SINGLE_ISSUER) || run_requests(r, x, &map, error));
+  if (ok)
+    uring_put(&map, x->u);
+  uring_unmap(&map);
+  return ok;
+}
+
+static bool run_index(Restore *r, const CkptUring *u, const CkptUringIndex *index, GError **error) {
+  RingUser x;
+  if (!find_user(r, u, (pid_t)index->tid, &x))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u is registered by tid %u, which does not have it",
+        u->file_id, index->tid);
+  struct resource_update one = {.offset = index->index, .data = (guint64)x.fd};
+  g_autoptr(Program) p = program_new();
+  size_t at = program_data(p, &one, sizeof one);
+  PROGRAM_CALL(p, "io_uring_register its number", SYS_io_uring_register, ARG(x.fd), ARG(REGISTER_RING_FDS_), ARG_DATA(at), ARG(1));
+  program_expect(p, EXPECT_EQUAL, 1);
+  return run(r, x.thread, p, error);
+}
+
+static bool run_ring(Restore *r, const CkptUring *u, GError **error) {
+  RingUser x;
+  if (!find_user(r, u, (pid_t)u->owner, &x))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u belongs to tid %u, which does not have it",
+        u->file_id, u->owner);
+  if (!run_setup(r, &x, error) || !run_content(r, &x, error))
+    return false;
+  for (size_t i = 0; i < u->n_registered; i++)
+    if (!run_index(r, u, u->registered[i], error))
+      return false;
+  return true;
+}
+
+bool rings_run(Restore *r, GError **error) {
+  for (guint i = 0; i < r->checkpoint->urings->len; i++)
+    if (!run_ring(r, r->checkpoint->urings->pdata[i], error))
+      return false;
+  return true;
+}
