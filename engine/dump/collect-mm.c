@@ -14,6 +14,7 @@
 #ifndef MAP_HUGE_SHIFT
 #define MAP_HUGE_SHIFT 26
 #endif
+#define MAP_DROPPABLE_ 8u /* a type, like MAP_PRIVATE; since 6.11 */
 
 static void block_vma(Job *job, const FrozenTask *task, const ProcVma *v, const char *reason, const char *cure) {
   g_autofree char *object = g_strdup_printf("pid %d (%s) mapping %" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x%s%s", (int)task->pid,
@@ -21,28 +22,49 @@ static void block_vma(Job *job, const FrozenTask *task, const ProcVma *v, const 
   job_block(job, "vma", task->pid, -1, object, reason, cure);
 }
 
+/* Memory that belongs to a kernel object: what its file is called. */
+static const struct {
+  const char *path, *reason, *cure;
+} kernel_objects[] = {
+    {"/[aio]", "it is an AIO ring", "let the program call io_destroy(2) first"},
+    {"/secretmem", "it is secret memory (memfd_secret(2)), which nobody but the process may read", "unmap it first"},
+    {"anon_inode:[perf_event]", "it is the ring buffer of a perf event", "close the event first"},
+    {"anon_inode:[io_uring]", "it is a ring of io_uring", "close the ring first"},
+    {"anon_inode:", "it maps a kernel object", "unmap it first"},
+    {"socket:", "it is a ring of a socket (PACKET_MMAP and the like)", "close the socket first"},
+    {"[uprobes]", "somebody traces it with uprobes: there are breakpoints in its code", "end the tracer (perf, bpftrace, SystemTap) first"},
+};
+
 /* Things about a mapping that cannot be made again, whatever lies behind it. */
+static const struct {
+  guint32 flags;
+  const char *reason, *cure;
+} refused_flags[] = {
+    {VMF_UFFD_MISSING | VMF_UFFD_WP | VMF_UFFD_MINOR, "it is registered with userfaultfd",
+        "let the program unregister it (UFFDIO_UNREGISTER) or close the userfaultfd first"},
+    {VMF_SHADOW_STACK, "it is a shadow stack", "start the program without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"},
+    {VMF_SYNC, "it is mapped with MAP_SYNC from persistent memory", "unmap it first"},
+    {VMF_IO | VMF_PFNMAP | VMF_MIXEDMAP, "it maps a device", "unmap it first"},
+};
+
+static bool is_hugetlb_file(const ProcVma *v) {
+  return (v->flags & VMF_HUGETLB) && !g_str_has_prefix(v->path, "/anon_hugepage") && !g_str_has_prefix(v->path, "/memfd:") &&
+         !g_str_has_prefix(v->path, "/SYSV");
+}
+
 static const char *refusal(const ProcVma *v, const char **cure) {
-  *cure = "this kind of memory is not supported yet; release it before the checkpoint";
-  if (v->flags & (VMF_UFFD_MISSING | VMF_UFFD_WP | VMF_UFFD_MINOR))
-    return "it is registered with userfaultfd";
-  if (v->flags & VMF_SHADOW_STACK)
-    return "it is a shadow stack";
-  if (v->flags & VMF_SEALED)
-    return "it is sealed by mseal(2)";
-  if (v->flags & VMF_DROPPABLE)
-    return "it is droppable memory";
-  if (v->flags & (VMF_IO | VMF_PFNMAP | VMF_MIXEDMAP))
-    return "it maps a device";
-  if (v->pkey > 0)
-    return "it has a memory protection key";
-  if (g_str_has_prefix(v->path, "/[aio]"))
-    return "it is an AIO ring";
-  if (g_str_has_prefix(v->path, "anon_inode:") || g_str_has_prefix(v->path, "socket:"))
-    return "it maps a kernel object";
-  if ((v->flags & VMF_HUGETLB) && !g_str_has_prefix(v->path, "/anon_hugepage") && !g_str_has_prefix(v->path, "/memfd:"))
-    return "it maps a hugetlbfs file";
-  return NULL;
+  for (size_t i = 0; i < G_N_ELEMENTS(kernel_objects); i++)
+    if (g_str_has_prefix(v->path, kernel_objects[i].path)) {
+      *cure = kernel_objects[i].cure;
+      return kernel_objects[i].reason;
+    }
+  for (size_t i = 0; i < G_N_ELEMENTS(refused_flags); i++)
+    if (v->flags & refused_flags[i].flags) {
+      *cure = refused_flags[i].cure;
+      return refused_flags[i].reason;
+    }
+  *cure = "unmap it first";
+  return is_hugetlb_file(v) ? "it maps a file on hugetlbfs" : NULL;
 }
 
 static guint64 madvise_bits(guint32 flags) {
@@ -71,7 +93,7 @@ static VmaEntry *vma_new(const ProcVma *v) {
 
 static void fill_anonymous(VmaEntry *e, const ProcVma *v, const MmEntry *mm) {
   e->status = VMA_AREA_REGULAR | VMA_ANON_PRIVATE;
-  e->flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  e->flags = (v->flags & VMF_DROPPABLE ? MAP_DROPPABLE_ : MAP_PRIVATE) | MAP_ANONYMOUS;
   if (strcmp(v->path, "[heap]") == 0 || (v->start >= mm->mm_start_brk && v->start < mm->mm_brk && mm->mm_brk > mm->mm_start_brk))
     e->status |= VMA_AREA_HEAP;
   if (v->flags & VMF_GROWSDOWN)
@@ -329,6 +351,30 @@ static void note_lock_on_fault(FrozenTask *task, const ProcVma *v) {
   r->nr_pages = (v->end - v->start) / 4096;
 }
 
+/* "[anon:NAME]", "[anon_shmem:NAME]": NAME; else NULL. */
+static char *given_name(const ProcVma *v) {
+  const char *name = g_str_has_prefix(v->path, "[anon:") ? v->path + 6 : g_str_has_prefix(v->path, "[anon_shmem:") ? v->path + 12 : NULL;
+  size_t length = name ? strlen(name) : 0;
+  return length && name[length - 1] == ']' ? strndup(name, length - 1) : NULL;
+}
+
+/* What goes into checkpoint.img about a mapping; @policy may be NULL and is taken over. */
+static void note_details(FrozenTask *task, const ProcVma *v, CkptMempolicy *policy) {
+  char *name = given_name(v);
+  if (!name && !policy && !(v->flags & VMF_SEALED) && v->pkey <= 0)
+    return;
+  CkptMemory *m = task_memory(task);
+  m->vmas = realloc(m->vmas, (m->n_vmas + 1) * sizeof *m->vmas);
+  CkptVma *x = m->vmas[m->n_vmas++] = malloc(sizeof *x);
+  ckpt_vma__init(x);
+  x->start = v->start;
+  x->name = name;
+  x->policy = policy;
+  x->has_sealed = x->sealed = v->flags & VMF_SEALED;
+  x->has_pkey = v->pkey > 0;
+  x->pkey = v->pkey > 0 ? (guint32)v->pkey : 0;
+}
+
 static gpointer new_seen(void) {
   return g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
 }
@@ -343,6 +389,9 @@ bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError *
     note_lock_on_fault(task, v);
     if (!collect_mapping(job, task, v, collector, seen, error))
       return false;
+    const VmaEntry *last = mm->n_vmas ? mm->vmas[mm->n_vmas - 1] : NULL;
+    if (last && last->start == v->start && !(last->status & (VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL)))
+      note_details(task, v, task->policies ? g_steal_pointer(&task->policies->pdata[i]) : NULL);
   }
   return job_poll(job, error);
 }

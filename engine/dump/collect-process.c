@@ -89,6 +89,7 @@ ProcessProgram *process_program_new(const FrozenTask *task) {
   program_expect(p, EXPECT_ANY, 0);
   pp->keepcaps = PROGRAM_CALL(p, "prctl GET_KEEPCAPS", SYS_prctl, ARG(PR_GET_KEEPCAPS));
   pp->brk = PROGRAM_CALL(p, "brk", SYS_brk, ARG(0));
+  memory_ops_add(&pp->memory, task, p);
   pp->fds = program_n_ops(p);
   for (guint i = 0; i < pp->fd_numbers->len; i++) {
     PROGRAM_CALL(p, "fcntl F_GETFD", SYS_fcntl, ARG(g_array_index(pp->fd_numbers, int, i)), ARG(1 /* F_GETFD */));
@@ -205,8 +206,12 @@ bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **
   mm->dumpable = (int)l->results[p->dumpable];
   mm->has_thp_disabled = true;
   mm->thp_disabled = l->results[p->thp] > 0;
+  if (l->results[p->thp] > 1) { /* since 6.18: what it is disabled for */
+    task_memory(task)->has_thp_flags = true;
+    task_memory(task)->thp_flags = (guint32)l->results[p->thp] & ~1u;
+  }
   mm->mm_brk = (guint64)l->results[p->brk];
   task->model->extra->has_keepcaps = l->results[p->keepcaps] != 0;
   task->model->extra->keepcaps = l->results[p->keepcaps] != 0;
-  return true;
+  return memory_ops_decode(&p->memory, task, error);
 }

@@ -300,6 +300,7 @@ static bool wait_task(FrozenTask *task, const ThreadProgram *tp, GError **error)
 static bool start_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
   Region *region = injection_region(task->injection);
+  memory_ops_set_region(&pp->memory, pp->program, region_remote(region));
   if (!region_load(region, pp->program, NULL, &task->leader_loaded, error))
     return false;
   region_start(region, leader->lane, &task->leader_loaded);

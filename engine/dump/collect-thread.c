@@ -29,7 +29,7 @@ struct sched_attributes {
 
 struct ThreadProgram {
   Program *program;
-  size_t sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
+  size_t policy, sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
   size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_ambient, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
       op_robust, op_sched, op_nice;
 };
@@ -68,6 +68,9 @@ static void add_scheduling(ThreadProgram *t, Program *p) {
   program_expect(p, EXPECT_ANY, 0);
   t->op_ioprio = PROGRAM_CALL(p, "ioprio_get", SYS_ioprio_get, ARG(IOPRIO_WHO_PROCESS), ARG(0));
   program_expect(p, EXPECT_ANY, 0);
+  t->policy = program_data(p, NULL, mempolicy_size());
+  if (mempolicy_max_nodes())
+    PROGRAM_CALL(p, "get_mempolicy", SYS_get_mempolicy, ARG_DATA(t->policy), ARG_DATA(t->policy + 8), ARG(mempolicy_max_nodes()), ARG(0), ARG(0));
   t->op_slack = PROGRAM_CALL(p, "prctl GET_TIMERSLACK", SYS_prctl, ARG(PR_GET_TIMERSLACK));
 }
 
@@ -199,6 +202,7 @@ static void decode_scheduling(const ThreadProgram *p, const FrozenThread *t, Thr
   }
   x->has_ioprio = t->loaded.results[p->op_ioprio] >= 0;
   x->ioprio = (uint32_t)t->loaded.results[p->op_ioprio];
+  x->mempolicy = mempolicy_decode(t->loaded.data + p->policy);
   x->has_timer_slack_nsec = true;
   x->timer_slack_nsec = (guint64)t->loaded.results[p->op_slack];
 }

@@ -15,10 +15,28 @@ const Program *thread_program_get(const ThreadProgram *p);
 /* Fills the thread's core entry and extra from what came back. */
 bool thread_program_decode(const ThreadProgram *p, FrozenThread *thread, bool leader, GError **error);
 
+/* What a process is asked about its memory (collect-policy.c). */
+typedef struct MemoryOps {
+  size_t future, mdwe, merge, pkeys; /* ops */
+  size_t policies;                   /* data */
+  size_t n_policies;
+} MemoryOps;
+void memory_ops_add(MemoryOps *m, const FrozenTask *task, Program *p);
+/* When the region is there: one of the questions is about it. */
+void memory_ops_set_region(const MemoryOps *m, Program *p, uint64_t address);
+bool memory_ops_decode(const MemoryOps *m, FrozenTask *task, GError **error);
+/* The policy a thread has set, NULL: the default; from data of mempolicy_size() bytes that get_mempolicy(2) has filled. */
+size_t mempolicy_size(void);
+CkptMempolicy *mempolicy_decode(const unsigned char *data);
+/* 0 where the kernel has none. */
+guint mempolicy_max_nodes(void);
+CkptMemory *task_memory(FrozenTask *task);
+
 /* Asked once per process, by its leader. */
 typedef struct ProcessProgram {
   Program *program;
   size_t sigactions, itimers, rlimits, dumpable, subreaper, thp, brk, keepcaps, fds, timers;
+  MemoryOps memory;
   GArray *timer_infos; /* PosixTimerInfo */
   GArray *fd_numbers;  /* int */
 } ProcessProgram;

@@ -30,6 +30,7 @@ static void frozen_task_free(void *p) {
   g_array_unref(t->threads);
   g_clear_pointer(&t->provided, g_hash_table_unref);
   g_clear_pointer(&t->overruns, g_array_unref);
+  g_clear_pointer(&t->policies, g_ptr_array_unref);
   g_free(t);
 }
 

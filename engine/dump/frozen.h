@@ -43,6 +43,7 @@ typedef struct FrozenTask {
   TaskFacts facts; /* once collected */
   GArray *fds;     /* CollectedFd, ascending */
   uint64_t region_at; /* where its agents' region is, or is going to be; 0: wherever the kernel puts it */
+  GPtrArray *policies; /* CkptMempolicy, one a mapping of the facts, NULL for the default; NULL: all have that */
   GHashTable *provided; /* guint64* start of mappings whose content a plugin has; NULL: none */
   gint64 timers_at;     /* g_get_monotonic_time() when its timers were read */
   GArray *overruns;     /* TimerFirst: whose pending signals were put back; NULL: none */

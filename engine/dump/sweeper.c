@@ -16,7 +16,7 @@
 #define TRIES 600 /* a minute: a task stopped by job control goes home when it is continued */
 #define PAUSE_USEC 1000
 #define PAUSE_USEC_MAX 100000
-#define MAP_FLAGS (VMF_READ | VMF_WRITE | VMF_EXEC | VMF_SHARED)
+#define CODE_FLAGS (VMF_READ | VMF_EXEC | VMF_SHARED)
 
 struct Sweeper {
   pid_t pid;
@@ -58,23 +58,28 @@ static bool is_home(const Abroad *a, pid_t pid, pid_t tid) {
   return home;
 }
 
-static const ProcVma *find_region(const FrozenTask *task, const GArray *vmas) {
+/* One mapping, or two: code and the rest (see inject.c). */
+static bool find_region(const FrozenTask *task, const GArray *vmas, Abroad *ret) {
   for (guint i = 0; vmas && i < vmas->len; i++) {
     const ProcVma *v = &g_array_index(vmas, ProcVma, i);
-    if (v->start == task->region_at && (v->flags & MAP_FLAGS) == MAP_FLAGS)
-      return v;
+    if (v->start != task->region_at || (v->flags & CODE_FLAGS) != CODE_FLAGS)
+      continue;
+    *ret = (Abroad){.start = v->start, .end = v->end};
+    const ProcVma *rest = i + 1 < vmas->len ? v + 1 : NULL;
+    if (!(v->flags & VMF_WRITE) && rest && rest->start == v->end && rest->inode == v->inode && rest->flags & VMF_SHARED)
+      ret->end = rest->end;
+    return true;
   }
-  return NULL;
+  return false;
 }
 
-static bool others_are_home(const ProcVma *region, const FrozenTask *task) {
-  const Abroad a = {.start = region->start, .end = region->end};
+static bool others_are_home(const Abroad *region, const FrozenTask *task) {
   g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
   if (!proc_threads(task->pid, tids, NULL))
     return false;
   for (guint i = 0; i < tids->len; i++) {
     pid_t tid = g_array_index(tids, pid_t, i);
-    if (tid != task->pid && tid != task->view && !proc_is_kernel_worker(task->pid, tid) && !is_home(&a, task->pid, tid)) /* both are looked at elsewhere, or dead */
+    if (tid != task->pid && tid != task->view && !proc_is_kernel_worker(task->pid, tid) && !is_home(region, task->pid, tid)) /* both are looked at elsewhere, or dead */
       return false;
   }
   return true;
@@ -94,13 +99,13 @@ static bool sweep_stopped(const FrozenTask *task, const Abroad *abroad, StoppedT
   undo_spurious_eintr(&thread, tracee_peek_signals(leader->tid, false, 0, &info, 1) > 0 ||
                                    tracee_peek_signals(leader->tid, true, 0, &info, 1) > 0);
   g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
-  const ProcVma *region = find_region(task, vmas);
-  if (!region)
+  Abroad region;
+  if (!find_region(task, vmas, &region))
     return tracee_set_regs(leader->tid, &thread.state.regs) == 0;
   const FrozenTask now = {.pid = task->pid, .view = task->view, .facts.vmas = vmas};
   g_autofree InjectMap *maps = inject_maps(&now);
-  return others_are_home(region, task) &&
-         inject_unmap(&thread.state, maps, vmas->len, region->start, region->end - region->start, NULL);
+  return others_are_home(&region, task) &&
+         inject_unmap(&thread.state, maps, vmas->len, region.start, region.end - region.start, NULL);
 }
 
 /* True when there is nothing (more) to do. The leader maps the region: before it is home, one may be yet to come. */
@@ -116,11 +121,11 @@ static bool sweep(const FrozenTask *task) {
   if (!is_home(&abroad, task->pid, leader.tid))
     return false;
   g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
-  const ProcVma *region = find_region(task, vmas);
-  if (!region)
+  Abroad region;
+  if (!find_region(task, vmas, &region))
     return true;
   int stop_signal = 0;
-  if (!others_are_home(region, task) || freeze_thread(leader.tid, &stop_signal) < 0)
+  if (!others_are_home(&region, task) || freeze_thread(leader.tid, &stop_signal) < 0)
     return false;
   bool ok = sweep_stopped(task, &abroad, &leader);
   (void)tracee_detach(leader.tid);

@@ -106,10 +106,25 @@ static bool verify_mapped(guint64 pid, const MmEntry *mm, guint64 start, guint64
   return true;
 }
 
+/* In address order, each where a mapping begins. */
+static bool verify_details(guint64 pid, const MmEntry *mm, const CkptMemory *m, GError **error) {
+  size_t at = 0;
+  for (size_t i = 0; m && i < m->n_vmas; i++, at++) {
+    const CkptVma *x = m->vmas[i];
+    while (at < mm->n_vmas && mm->vmas[at]->start < x->start)
+      at++;
+    if (at == mm->n_vmas || mm->vmas[at]->start != x->start)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "process %" PRIu64 ": no mapping begins at %" PRIx64, pid, x->start);
+    if (x->pkey > 15 || (x->policy && x->policy->n_nodes > 64))
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "process %" PRIu64 ": mapping %" PRIx64 " has an impossible key or policy", pid, x->start);
+  }
+  return !m || m->pkeys <= 0xffff || image_invalid(error, IMAGE_CHECKPOINT, 0, "process %" PRIu64 ": protection keys %x", pid, m->pkeys);
+}
+
 bool verify_memory(const Checkpoint *c, const Task *t, GError **error) {
   guint64 pid = t->pstree->pid, floor = 0;
   size_t at = 0;
-  if (!verify_mm(c, pid, t->mm, error))
+  if (!verify_mm(c, pid, t->mm, error) || !verify_details(pid, t->mm, t->extra ? t->extra->memory : NULL, error))
     return false;
   for (guint i = 0; i < t->pages->entries->len; i++) {
     const PagemapEntry *e = t->pages->entries->pdata[i];

@@ -31,6 +31,7 @@ struct Injection {
   Region *region;
   Lane *leader_lane;
   uint64_t syscall_ret, sigreturn, leader_frame;
+  bool split; /* the region: its code cannot be written by the process, the rest not run */
 };
 
 static guint gadget_key_hash(gconstpointer p) {
@@ -217,9 +218,22 @@ static int restore_thread(const StoppedThread *t) {
   return e < 0 ? e : tracee_set_regs(t->tid, &t->regs);
 }
 
-static void *map_region(pid_t pid, uint64_t address, size_t size, GError **error) {
+/* What keeps a process from getting a mapping more. */
+static bool fail_region(pid_t pid, size_t size, int e, GError **error) {
+  const char *cure = "";
+  if (e == -ENOMEM)
+    cure = ": it has as many mappings as vm.max_map_count allows, reaches its limit of address space (RLIMIT_AS), or no memory may "
+           "be promised any more (vm.overcommit_memory); raise what is too low (prlimit(1), sysctl(8)) and try again";
+  else if (e == -EAGAIN)
+    cure = ": it has all future mappings locked (mlockall(2)) and reaches its limit of locked memory (RLIMIT_MEMLOCK); raise that "
+           "(prlimit(1)) and try again";
+  return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "pid %d: cannot map %zu bytes in it: %s%s", (int)pid, size, strerror(-e), cure);
+}
+
+static void *map_region(pid_t pid, uint64_t address, size_t size, bool split, GError **error) {
   char path[96];
-  g_snprintf(path, sizeof path, "/proc/%d/map_files/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", (int)pid, address, address + size);
+  g_snprintf(path, sizeof path, "/proc/%d/map_files/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", (int)pid, address,
+      address + (split ? REGION_CODE_SIZE : size));
   int fd = open(path, O_RDWR | O_CLOEXEC);
   void *p = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
   int err = errno;
@@ -258,7 +272,7 @@ static int enter_agent(Injection *in, const StoppedThread *t, Lane *lane) {
 }
 
 static bool start_leader(Injection *in, const StoppedThread *leader, size_t n_threads, uint64_t address, size_t size, GError **error) {
-  void *local = map_region(in->pid, address, size, error);
+  void *local = map_region(in->pid, address, size, in->split, error);
   if (!local)
     return false;
   in->region = region_new(local, address, size);
@@ -273,6 +287,26 @@ static bool start_leader(Injection *in, const StoppedThread *leader, size_t n_th
   return true;
 }
 
+/* Code that can be written is refused to a process under PR_SET_MDWE: then what is written to is no code. Sets *ret_address
+ * to what is mapped even where the rest fails. */
+static int borrow_region(Injection *in, const StoppedThread *leader, uint64_t at, size_t size, int64_t *ret_address) {
+  uint64_t args[6] = {at, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, (uint64_t)-1, 0};
+  int64_t address = 0, result = 0;
+  int e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
+  if (e == 0 && address == -EACCES) {
+    in->split = true;
+    args[2] = PROT_READ | PROT_EXEC;
+    e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
+  }
+  if (e < 0 || address <= 0)
+    return e < 0 ? e : (int)address;
+  *ret_address = address;
+  uint64_t protect[6] = {(uint64_t)address + REGION_CODE_SIZE, size - REGION_CODE_SIZE, PROT_READ | PROT_WRITE};
+  if (in->split)
+    e = borrow_syscall(in, &leader->regs, SYS_mprotect, protect, &result);
+  return e < 0 ? e : (int)result;
+}
+
 Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
     GadgetCache *cache, GError **error) {
   Injection *in = g_new0(Injection, 1);
@@ -283,18 +317,14 @@ Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_
   }
   size_t size = (room + 4 * PAGE + PAGE - 1) & ~(size_t)(PAGE - 1);
   int64_t address = 0;
-  uint64_t args[6] = {at, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, (uint64_t)-1, 0};
-  int e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
-  bool mapped = e == 0 && (address > 0);
-  if (e == 0 && !mapped)
-    e = (int)address;
-  if (mapped && start_leader(in, leader, n_threads, (uint64_t)address, size, error))
+  int e = borrow_region(in, leader, at, size, &address);
+  if (e == 0 && start_leader(in, leader, n_threads, (uint64_t)address, size, error))
     return in;
-  if (!mapped)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: cannot map %zu bytes in it", (int)in->pid, size);
+  if (e < 0)
+    (void)fail_region(in->pid, size, e, error);
   int64_t ignored;
   uint64_t undo[6] = {(uint64_t)address, size};
-  if (mapped)
+  if (address > 0)
     (void)borrow_syscall(in, &leader->regs, SYS_munmap, undo, &ignored);
   (void)restore_thread(leader);
   injection_free(in);

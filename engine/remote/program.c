@@ -59,6 +59,10 @@ size_t program_add(Program *p, const char *what, long nr, const Arg *args, size_
   return p->ops->len - 1;
 }
 
+void program_set_arg(Program *p, size_t op, size_t arg, uint64_t value) {
+  g_array_index(p->ops, Op, op).args[arg] = value;
+}
+
 void program_expect(Program *p, Expect expect, int64_t value) {
   OpInfo *info = &g_array_index(p->infos, OpInfo, p->infos->len - 1);
   Op *op = &g_array_index(p->ops, Op, p->ops->len - 1);

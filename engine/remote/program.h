@@ -47,6 +47,8 @@ void program_data_pointer(Program *p, size_t at, size_t target);
 size_t program_add(Program *p, const char *what, long nr, const Arg *args, size_t n_args);
 #define PROGRAM_CALL(p, what, nr, ...) \
   program_add((p), (what), (nr), (const Arg[]){__VA_ARGS__}, sizeof((const Arg[]){__VA_ARGS__}) / sizeof(Arg))
+/* Changes a plain value among the arguments of an op. */
+void program_set_arg(Program *p, size_t op, size_t arg, uint64_t value);
 /* Of the op added last. */
 void program_expect(Program *p, Expect expect, int64_t value);
 

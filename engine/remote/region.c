@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CODE_SIZE 4096
+#define CODE_SIZE REGION_CODE_SIZE
 #define FUTEX2_SHARED_U32 2 /* FUTEX2_SIZE_U32 of linux/futex.h */
 
 struct Region {

@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#define REGION_CODE_SIZE 4096 /* the agent's page, to which no agent writes */
+
 typedef struct Region Region;
 
 /* Takes a MAP_SHARED mapping of @size bytes at @local over; @remote is its address in the tasks. Writes the agent and takes

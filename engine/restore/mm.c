@@ -20,7 +20,8 @@
 #define MADV_GUARD_INSTALL_ 102
 #define READ_MAX (64ull << 20)
 #define IOV_BATCH 1024u
-#define KEPT_MAP_FLAGS (MAP_PRIVATE | MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | (0x3fu << 26))
+#define MAP_DROPPABLE_ 8 /* since 6.11 */
+#define KEPT_MAP_FLAGS (MAP_PRIVATE | MAP_SHARED | MAP_DROPPABLE_ | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | (0x3fu << 26))
 
 bool mm_open_pages(Restore *r, GError **error) {
   for (guint i = 0; i < r->checkpoint->tasks->len; i++) {
@@ -100,6 +101,7 @@ static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool wri
   guint32 flags = (v->flags & KEPT_MAP_FLAGS & (fd < 0 ? ~0u : ~(guint32)MAP_ANONYMOUS)) | MAP_FIXED_NOREPLACE;
   PROGRAM_CALL(p, "mmap", SYS_mmap, ARG(v->start), ARG(v->end - v->start), ARG(prot), ARG(flags), ARG((gint64)fd), ARG(pgoff));
   program_expect(p, EXPECT_EQUAL, (gint64)v->start);
+  details_build_policy(r, t, v, p); /* before there are pages */
   return true;
 }
 
@@ -419,8 +421,10 @@ static bool build_mm_map(Restore *r, PlanTask *t, Program *p, GError **error) {
   size_t at = program_data(p, &map, sizeof map);
   program_data_pointer(p, at + offsetof(struct prctl_mm_map, auxv), auxv);
   PROGRAM_CALL(p, "prctl SET_MM_MAP", SYS_prctl, ARG(PR_SET_MM), ARG(PR_SET_MM_MAP), ARG_DATA(at), ARG(sizeof map), ARG(0));
-  if (mm->has_thp_disabled && mm->thp_disabled)
-    PROGRAM_CALL(p, "prctl SET_THP_DISABLE", SYS_prctl, ARG(PR_SET_THP_DISABLE), ARG(1), ARG(0), ARG(0), ARG(0));
+  if (mm->has_thp_disabled && mm->thp_disabled) {
+    const CkptMemory *x = t->task->extra ? t->task->extra->memory : NULL;
+    PROGRAM_CALL(p, "prctl SET_THP_DISABLE", SYS_prctl, ARG(PR_SET_THP_DISABLE), ARG(1), ARG(x ? x->thp_flags : 0), ARG(0), ARG(0));
+  }
   return true;
 }
 
@@ -437,5 +441,8 @@ bool mm_build_finish(Restore *r, PlanTask *t, Program *p, GError **error) {
     const CkptRange *g = t->task->extra->guard[i];
     PROGRAM_CALL(p, "madvise GUARD_INSTALL", SYS_madvise, ARG(g->vaddr), ARG(g->nr_pages * PAGE), ARG(MADV_GUARD_INSTALL_));
   }
-  return build_mm_map(r, t, p, error);
+  if (!build_mm_map(r, t, p, error))
+    return false;
+  details_build(r, t, p);
+  return true;
 }

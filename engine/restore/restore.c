@@ -121,6 +121,8 @@ static bool restore_load(Restore *r, GError **error) {
     if (!untrusted_check(r->checkpoint, rights, error))
       return false;
   }
+  if (!details_check(r->checkpoint, error))
+    return false;
   EngineOptions options = *job_options(r->job);
   if (restorer_needs_session(r->job))
     options.shell_job = false; /* the session of the caller is not on the terminal that was given */

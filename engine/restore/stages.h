@@ -65,6 +65,16 @@ bool mm_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Protections, advice, locks, guards, the mm fields: when nobody inherits from it any more. */
 bool mm_build_finish(Restore *r, PlanTask *task, Program *p, GError **error);
 
+/* --- mm-details.c --- */
+/* Whether this machine has what the mappings need (protection keys, mseal); before anything is made. */
+bool details_check(const Checkpoint *checkpoint, GError **error);
+/* Where the pages of a mapping are to come from. */
+void details_build_policy(const Restore *r, const PlanTask *task, const VmaEntry *vma, Program *p);
+/* The rest of what vma_entry and mm_entry have no field for; seals last. */
+void details_build(const Restore *r, const PlanTask *task, Program *p);
+/* The same for a thread's own policy. */
+void details_build_thread(const Restore *r, const Thread *thread, Program *p);
+
 /* --- files.c --- */
 bool files_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Descriptors by number, each from where it is now; moves in an order that loses none. Exposed for tests. */

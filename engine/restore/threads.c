@@ -124,6 +124,7 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   PROGRAM_CALL(p, "prctl SET_NAME", SYS_prctl, ARG(PR_SET_NAME), ARG_DATA(name));
   build_areas(core, tc, p);
   build_scheduling(tc, th->thread->extra, p);
+  details_build_thread(r, th->thread, p);
   timers_build_taken(t, th->thread->tid, p);
   if (!timers_queue_signals(t, th, tc->signals_p, p, error))
     return false;

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the kernel keeps about mappings beyond mmap(2)'s arguments and madvise(2)'s flags: policies of NUMA, names,
+ * protection keys, seals, and what becomes of mappings to come. */
+#include "stages.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SYS_mseal_ 462
+#define PR_SET_VMA_ 0x53564d61
+#define PR_SET_VMA_ANON_NAME_ 0
+#define PR_SET_MDWE_ 65
+#define PR_SET_MEMORY_MERGE_ 67
+#define N_PKEYS 16
+
+static const CkptMemory *memory_of(const Task *t) {
+  return t->extra ? t->extra->memory : NULL;
+}
+
+static int compare_start(const void *key, const void *element) {
+  guint64 start = *(const guint64 *)key, there = (*(CkptVma *const *)element)->start;
+  return start < there ? -1 : start > there;
+}
+
+/* They are in address order. */
+static const CkptVma *find_details(const Task *t, const VmaEntry *v) {
+  const CkptMemory *m = memory_of(t);
+  CkptVma **found = m && m->n_vmas ? bsearch(&v->start, m->vmas, m->n_vmas, sizeof *m->vmas, compare_start) : NULL;
+  return found ? *found : NULL;
+}
+
+static bool has_pkeys(void) {
+  long key = syscall(SYS_pkey_alloc, 0, 0);
+  if (key > 0)
+    (void)syscall(SYS_pkey_free, key);
+  return key > 0;
+}
+
+static bool has_mseal(void) {
+  return syscall(SYS_mseal_, 0, 0, 0) == 0 || errno != ENOSYS;
+}
+
+bool details_check(const Checkpoint *c, GError **error) {
+  for (guint i = 0; i < c->tasks->len; i++) {
+    const Task *t = c->tasks->pdata[i];
+    const CkptMemory *m = memory_of(t);
+    bool sealed = false;
+    for (size_t k = 0; m && k < m->n_vmas; k++)
+      sealed |= m->vmas[k]->sealed;
+    if (m && m->pkeys && !has_pkeys())
+      return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
+          "process %d uses memory protection keys (pkey_alloc(2)), which this processor or kernel has not", (int)task_pid(t));
+    if (sealed && !has_mseal())
+      return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
+          "process %d has sealed memory (mseal(2)), and this kernel has no such thing", (int)task_pid(t));
+  }
+  return true;
+}
+
+/* Another machine may have other nodes: memory comes from anywhere then, as it does without a policy. */
+static bool nodes_are_here(const Restore *r, const CkptMempolicy *policy, const char *who) {
+  unsigned long mode = policy->mode, max = policy->n_nodes * 64 + 1;
+  void *page = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED)
+    return false;
+  bool ok = syscall(SYS_mbind, page, 4096ul, mode, policy->n_nodes ? policy->nodes : NULL, max, 0) == 0;
+  if (!ok)
+    job_log(r->job, 4, "%s: its memory policy (mode 0x%x) cannot be set here: %s", who, policy->mode, strerror(errno));
+  (void)munmap(page, 4096);
+  return ok;
+}
+
+static size_t add_nodes(const CkptMempolicy *policy, Program *p) {
+  static const guint64 none;
+  return program_data(p, policy->n_nodes ? policy->nodes : &none, MAX(policy->n_nodes, 1) * sizeof none);
+}
+
+void details_build_policy(const Restore *r, const PlanTask *t, const VmaEntry *v, Program *p) {
+  const CkptVma *x = find_details(t->task, v);
+  g_autofree char *who = x && x->policy ? g_strdup_printf("pid %d, mapping %" G_GINT64_MODIFIER "x", (int)t->pid, v->start) : NULL;
+  if (!who || !nodes_are_here(r, x->policy, who))
+    return;
+  size_t nodes = add_nodes(x->policy, p);
+  PROGRAM_CALL(p, "mbind", SYS_mbind, ARG(v->start), ARG(v->end - v->start), ARG(x->policy->mode), ARG_DATA(nodes),
+      ARG(x->policy->n_nodes * 64 + 1), ARG(0));
+}
+
+void details_build_thread(const Restore *r, const Thread *th, Program *p) {
+  const CkptMempolicy *policy = th->extra ? th->extra->mempolicy : NULL;
+  g_autofree char *who = policy ? g_strdup_printf("tid %d", (int)th->tid) : NULL;
+  if (!policy || !nodes_are_here(r, policy, who))
+    return;
+  size_t nodes = add_nodes(policy, p);
+  PROGRAM_CALL(p, "set_mempolicy", SYS_set_mempolicy, ARG(policy->mode), ARG_DATA(nodes), ARG(policy->n_nodes * 64 + 1));
+}
+
+/* The lowest free one is what pkey_alloc(2) gives: all up to the last, then those between are given back. */
+static void build_pkeys(const CkptMemory *m, Program *p) {
+  for (int key = 1; key < N_PKEYS && m->pkeys >> key; key++) {
+    PROGRAM_CALL(p, "pkey_alloc", SYS_pkey_alloc, ARG(0), ARG(0));
+    program_expect(p, EXPECT_EQUAL, key);
+  }
+  for (int key = 1; key < N_PKEYS && m->pkeys >> key; key++)
+    if (!(m->pkeys & 1u << key))
+      PROGRAM_CALL(p, "pkey_free", SYS_pkey_free, ARG(key));
+}
+
+static void build_vma(const PlanTask *t, const VmaEntry *v, const CkptVma *x, Program *p) {
+  if (x->name) {
+    size_t name = program_string(p, x->name);
+    PROGRAM_CALL(p, "prctl SET_VMA", SYS_prctl, ARG(PR_SET_VMA_), ARG(PR_SET_VMA_ANON_NAME_), ARG(v->start), ARG(v->end - v->start),
+        ARG_DATA(name));
+    program_expect(p, EXPECT_ANY, 0); /* for people; not every kernel keeps them */
+  }
+  if (x->pkey)
+    PROGRAM_CALL(p, "pkey_mprotect", SYS_pkey_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot), ARG(x->pkey));
+}
+
+/* Of all anonymous memory, but not what the program has taken out of it. */
+static void build_merge(const MmEntry *mm, Program *p) {
+  PROGRAM_CALL(p, "prctl SET_MEMORY_MERGE", SYS_prctl, ARG(PR_SET_MEMORY_MERGE_), ARG(1), ARG(0), ARG(0), ARG(0));
+  program_expect(p, EXPECT_ANY, 0); /* as advice is */
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    bool special = v->status & (VMA_AREA_VSYSCALL | VMA_AREA_VDSO | VMA_AREA_VVAR);
+    if (special || (v->has_madv && v->madv & (1ull << MADV_MERGEABLE)))
+      continue;
+    PROGRAM_CALL(p, "madvise UNMERGEABLE", SYS_madvise, ARG(v->start), ARG(v->end - v->start), ARG(MADV_UNMERGEABLE));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+}
+
+void details_build(const Restore *r, const PlanTask *t, Program *p) {
+  const CkptMemory *m = memory_of(t->task);
+  const MmEntry *mm = t->task->mm;
+  if (!m)
+    return;
+  build_pkeys(m, p);
+  if (m->merge)
+    build_merge(mm, p);
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const CkptVma *x = find_details(t->task, mm->vmas[i]);
+    if (x)
+      build_vma(t, mm->vmas[i], x, p);
+    if (x && t->late)
+      details_build_policy(r, t, mm->vmas[i], p); /* its parent's may be another one */
+  }
+  if (m->mlock_future)
+    PROGRAM_CALL(p, "mlockall", SYS_mlockall, ARG(m->mlock_future & (MCL_FUTURE | MCL_ONFAULT)));
+  if (m->mdwe)
+    PROGRAM_CALL(p, "prctl SET_MDWE", SYS_prctl, ARG(PR_SET_MDWE_), ARG(m->mdwe), ARG(0), ARG(0), ARG(0));
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const CkptVma *x = find_details(t->task, mm->vmas[i]);
+    if (x && x->sealed)
+      PROGRAM_CALL(p, "mseal", SYS_mseal_, ARG(mm->vmas[i]->start), ARG(mm->vmas[i]->end - mm->vmas[i]->start), ARG(0));
+  }
+}
