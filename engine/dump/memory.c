@@ -54,6 +54,12 @@ static void add_pages(TaskMemory *m, const VmaEntry *v, const PageRange *r) {
   g_array_append_val(m->ranges, d);
 }
 
+/* The code of this kernel's vdso, for the case that the restore happens under another one. */
+static void add_vdso(TaskMemory *m, const VmaEntry *v) {
+  DumpRange d = {v->start, v->end, false, (v->prot & 1) != 0};
+  g_array_append_val(m->ranges, d);
+}
+
 /* The mappings [@first, @end), scanned in one go. */
 static bool scan_span(TaskMemory *m, Pagemap *pagemap, VmaEntry **vmas, size_t first, size_t end, GArray *scratch, GError **error) {
   g_array_set_size(scratch, 0);
@@ -90,6 +96,8 @@ static TaskMemory *scan_task(FrozenTask *task, GError **error) {
   bool ok = true;
   for (size_t i = 0, end; ok && i < mm->n_vmas; i = end) {
     end = span_end(mm->vmas, mm->n_vmas, i);
+    if (mm->vmas[i]->status & VMA_AREA_VDSO)
+      add_vdso(m, mm->vmas[i]);
     ok = !has_own_pages(mm->vmas[i]) || scan_span(m, pagemap, mm->vmas, i, end, scratch, error);
   }
   if (!ok)

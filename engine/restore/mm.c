@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #define PAGE 4096ull
-#define TASK_SIZE 0x7ffffffff000ull
 #define ARCH_MAP_VDSO_64 0x2003
 #define MADV_GUARD_INSTALL_ 102
 #define READ_MAX (64ull << 20)
@@ -38,6 +37,19 @@ bool mm_open_pages(Restore *r, GError **error) {
 
 static int pages_fd(const Restore *r, const PageSet *pages) {
   return GPOINTER_TO_INT(g_hash_table_lookup(r->pages_fds, GUINT_TO_POINTER(pages->pages_id))) - 1;
+}
+
+/* With five levels of page tables mappings may lie above 47 bits, if a program asks for it. */
+guint64 mm_task_size(void) {
+  static guint64 known;
+  if (!known) {
+    void *wish = (void *)(uintptr_t)(1ull << 48); /* NOLINT(performance-no-int-to-ptr) */
+    void *high = mmap(wish, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    known = (high != MAP_FAILED && (uintptr_t)high >= 1ull << 47 ? 1ull << 56 : 1ull << 47) - PAGE;
+    if (high != MAP_FAILED)
+      (void)munmap(high, PAGE);
+  }
+  return known;
 }
 
 int mm_file_fd(Restore *r, const Task *task, const VmaEntry *v, guint64 *ret_pgoff, GError **error) {
@@ -106,8 +118,12 @@ static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool wri
 }
 
 /* vvar and vdso, where they were. */
-static void build_vdso(const PlanTask *t, Program *p) {
+static void build_vdso(const Restore *r, const PlanTask *t, Program *p) {
   const MmEntry *mm = t->task->mm;
+  if (foreign_vdso_has(r->foreign_vdso, t->task)) {
+    foreign_vdso_build(r, t, p);
+    return;
+  }
   guint64 start = 0;
   for (size_t i = 0; i < mm->n_vmas; i++)
     if (mm->vmas[i]->status & (VMA_AREA_VVAR | VMA_AREA_VDSO)) {
@@ -220,15 +236,15 @@ static bool build_fresh(Restore *r, PlanTask *t, Program *p, GError **error) {
   guint at = 0;
   if (t->parent) { /* forked from a parent that has memory already */
     guint64 end = r->plan->region_start + r->plan->region_size;
-    PROGRAM_CALL(p, "munmap below", SYS_munmap, ARG(0x10000), ARG(r->plan->region_start - 0x10000));
-    PROGRAM_CALL(p, "munmap above", SYS_munmap, ARG(end), ARG(TASK_SIZE - end));
+    PROGRAM_CALL(p, "munmap below", SYS_munmap, ARG(0), ARG(r->plan->region_start));
+    PROGRAM_CALL(p, "munmap above", SYS_munmap, ARG(end), ARG(mm_task_size() - end));
   }
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
     if (!is_special(v) && !ring_is_map(r, v) && !build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error))
       return false;
   }
-  build_vdso(t, p);
+  build_vdso(r, t, p);
   return build_reads(r, t, p, error);
 }
 
@@ -312,8 +328,11 @@ static const VmaEntry *same_in_parent(const VmaEntry *v, const MmEntry *parent) 
   return i < parent->n_vmas && !is_special(v) && plan_vma_shared(v, parent->vmas[i]) ? parent->vmas[i] : NULL;
 }
 
-static bool same_vdso(const MmEntry *a, const MmEntry *b) {
+static bool same_vdso(const Restore *r, const Task *task, const Task *parent) {
+  const MmEntry *a = task->mm, *b = parent->mm;
   guint64 x = 0, y = 0;
+  if (foreign_vdso_has(r->foreign_vdso, task) || foreign_vdso_has(r->foreign_vdso, parent))
+    return false;
   for (size_t i = 0; i < a->n_vmas && !x; i++)
     x = a->vmas[i]->status & (VMA_AREA_VVAR | VMA_AREA_VDSO) ? a->vmas[i]->start : 0;
   for (size_t i = 0; i < b->n_vmas && !y; i++)
@@ -322,13 +341,13 @@ static bool same_vdso(const MmEntry *a, const MmEntry *b) {
 }
 
 /* Unmaps everything that is not kept from the parent: the gaps between the kept mappings and the region. */
-static void build_unmap(const Restore *r, const PlanTask *t, const MmEntry *parent, Program *p) {
-  const MmEntry *mm = t->task->mm;
-  guint64 at = 0x10000;
-  bool vdso = same_vdso(mm, parent), region_done = false;
+static void build_unmap(const Restore *r, const PlanTask *t, Program *p) {
+  const MmEntry *mm = t->task->mm, *parent = t->parent->task->mm;
+  guint64 at = 0;
+  bool vdso = same_vdso(r, t->task, t->parent->task), region_done = false;
   for (size_t i = 0; i <= mm->n_vmas; i++) {
     const VmaEntry *v = i < mm->n_vmas ? mm->vmas[i] : NULL;
-    guint64 start = v ? v->start : TASK_SIZE, end = v ? v->end : TASK_SIZE;
+    guint64 start = v ? v->start : mm_task_size(), end = v ? v->end : mm_task_size();
     bool kept = !v || same_in_parent(v, parent) || (vdso && is_special(v));
     if (!region_done && start >= r->plan->region_start) {
       region_done = true;
@@ -336,7 +355,7 @@ static void build_unmap(const Restore *r, const PlanTask *t, const MmEntry *pare
         PROGRAM_CALL(p, "munmap", SYS_munmap, ARG(at), ARG(r->plan->region_start - at));
       at = r->plan->region_start + r->plan->region_size;
     }
-    if (!kept || start > TASK_SIZE)
+    if (!kept || start > mm_task_size())
       continue;
     if (start > at)
       PROGRAM_CALL(p, "munmap", SYS_munmap, ARG(at), ARG(start - at));
@@ -347,9 +366,9 @@ static void build_unmap(const Restore *r, const PlanTask *t, const MmEntry *pare
 static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error) {
   const MmEntry *mm = t->task->mm, *parent = t->parent->task->mm;
   PageCursor child, theirs;
-  build_unmap(r, t, parent, p);
-  if (!same_vdso(mm, parent))
-    build_vdso(t, p);
+  build_unmap(r, t, p);
+  if (!same_vdso(r, t->task, t->parent->task))
+    build_vdso(r, t, p);
   if (!cursor_open(&child, r, t->task->pages, error))
     return false;
   bool ok = cursor_open(&theirs, r, t->parent->task->pages, error);

@@ -232,7 +232,7 @@ static int compare_ranges(gconstpointer a, gconstpointer b) {
 }
 
 /* A hole in every address space of the tree, and in ours, through which the tasks are made. */
-static bool find_hole(Plan *plan, GError **error) {
+static bool find_hole(Plan *plan, guint64 behind, GError **error) {
   g_autoptr(GArray) used = g_array_new(FALSE, FALSE, sizeof(Span));
   g_autoptr(GArray) ours = proc_vmas(getpid(), error);
   if (!ours)
@@ -253,9 +253,10 @@ static bool find_hole(Plan *plan, GError **error) {
   uint64_t at = GAP_LOW;
   for (guint i = 0; i <= used->len; i++) {
     uint64_t start = i < used->len ? g_array_index(used, Span, i).start : GAP_HIGH;
-    if (start > at && start - at >= plan->region_size + (2 << 20)) {
+    if (start > at && start - at >= plan->region_size + behind + (2 << 20)) {
       plan->region_start = (at + (1 << 20)) & ~0xffffull;
-      return plan->region_start + plan->region_size < GAP_HIGH;
+      plan->behind_start = plan->region_start + plan->region_size;
+      return plan->behind_start + behind < GAP_HIGH;
     }
     if (i < used->len)
       at = MAX(at, g_array_index(used, Span, i).end);
@@ -264,7 +265,7 @@ static bool find_hole(Plan *plan, GError **error) {
       plan->region_size);
 }
 
-Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, GError **error) {
+Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, guint64 behind, GError **error) {
   g_autoptr(Plan) plan = g_new0(Plan, 1);
   plan->checkpoint = checkpoint;
   plan->tasks = g_ptr_array_new_with_free_func(plan_task_free);
@@ -281,7 +282,7 @@ Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, GErro
   add_helpers(plan);
   add_foreground_helpers(plan);
   plan->region_size = estimate_region(plan);
-  if (!find_hole(plan, error))
+  if (!find_hole(plan, behind, error))
     return NULL;
   return g_steal_pointer(&plan);
 }

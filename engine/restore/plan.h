@@ -11,6 +11,7 @@ typedef struct PlanThread {
   const Thread *thread;
   Lane *lane;
   LoadedProgram loaded;
+  guint64 ip_shift; /* it goes on so much further on (foreign-vdso.c) */
   long op_sleep; /* index of the op that re-arms an interrupted sleep; -1: none */
 } PlanThread;
 
@@ -34,11 +35,12 @@ typedef struct Plan {
   const Checkpoint *checkpoint;
   GPtrArray *tasks; /* PlanTask; parents before children; helpers last */
   uint64_t region_start, region_size; /* free in every task and in this process */
+  uint64_t behind_start;              /* room that follows the region, for good */
   bool foreign_session;               /* the root's session leader is outside: it gets a session of its own */
 } Plan;
 
-/* IMAGE_INVALID or NOT_SUPPORTED for trees that cannot be built. */
-Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, GError **error);
+/* IMAGE_INVALID or NOT_SUPPORTED for trees that cannot be built. @behind: bytes of room to keep free behind the region. */
+Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, guint64 behind, GError **error);
 void plan_free(Plan *plan);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Plan, plan_free)
 /* The same private mapping in both, so that pages may be shared copy-on-write. */

@@ -80,6 +80,7 @@ static bool set_state(const PlanThread *th, const struct user_regs_struct *now, 
     return false;
   }
   finish_syscall(th, now, &regs);
+  regs.rip += th->ip_shift;
   uint64_t mask = core->thread_core->has_blk_sigset ? core->thread_core->blk_sigset : core->tc ? core->tc->blk_sigset : 0;
   int e = tracee_set_xstate(th->thread->tid, xstate, (size_t)size);
   if (e < 0)

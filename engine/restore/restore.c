@@ -26,6 +26,7 @@ static void close_all(GHashTable *fds) {
 static void restore_clear(Restore *r) {
   (void)verifier_join(r->verifier, NULL); /* there is an error already */
   region_free(r->region);
+  foreign_vdso_free(r->foreign_vdso);
   plan_free(r->plan);
   restorer_free(r->restorer);
   external_return_free(r->external);
@@ -121,13 +122,13 @@ static bool restore_load(Restore *r, GError **error) {
     if (!untrusted_check(r->checkpoint, rights, error))
       return false;
   }
-  if (!details_check(r->checkpoint, error))
+  if (!details_check(r->checkpoint, error) || !foreign_vdso_look(r, error))
     return false;
   EngineOptions options = *job_options(r->job);
   if (restorer_needs_session(r->job))
     options.shell_job = false; /* the session of the caller is not on the terminal that was given */
-  r->plan = plan_new(r->checkpoint, &options, error);
-  return r->plan != NULL;
+  r->plan = plan_new(r->checkpoint, &options, foreign_vdso_room(r->foreign_vdso), error);
+  return r->plan && foreign_vdso_prepare(r, error);
 }
 
 static guint64 total_bytes(const Checkpoint *c) {

@@ -15,7 +15,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define TASK_SIZE 0x7ffffffff000ull
 #define MASK_ALL_BUT_CHLD (~(1ull << (SIGCHLD - 1)))
 
 #define REAP_PATIENCE_USEC (5 * G_USEC_PER_SEC)
@@ -121,8 +120,8 @@ static void build_reset(const Restore *r, Program *p) {
   }
 #endif
   uint64_t start = r->plan->region_start, end = start + r->plan->region_size;
-  PROGRAM_CALL(p, "munmap below", SYS_munmap, ARG(0x10000), ARG(start - 0x10000));
-  PROGRAM_CALL(p, "munmap above", SYS_munmap, ARG(end), ARG(TASK_SIZE - end));
+  PROGRAM_CALL(p, "munmap below", SYS_munmap, ARG(0), ARG(start));
+  PROGRAM_CALL(p, "munmap above", SYS_munmap, ARG(end), ARG(mm_task_size() - end));
   uint64_t action[4] = {0};
   size_t at = program_data(p, action, sizeof action);
   for (int s = 1; s <= 64; s++)

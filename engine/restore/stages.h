@@ -6,6 +6,8 @@
 #include "external-restore.h"
 #include "plan.h"
 
+typedef struct ForeignVdso ForeignVdso;
+
 typedef struct Restore {
   Job *job;
   Checkpoint *checkpoint;
@@ -21,6 +23,7 @@ typedef struct Restore {
   GPtrArray *programs;  /* Program: those of threads, until the end */
   struct Guardian *guardian;
   struct Verifier *verifier;
+  ForeignVdso *foreign_vdso;
 } Restore;
 
 /* Not a result of any system call: the op has not run yet. */
@@ -57,6 +60,8 @@ void terminals_build_control(Restore *r, PlanTask *task, Program *p);
 bool terminals_build(Restore *r, PlanTask *task, Program *p, GError **error);
 
 /* --- mm.c --- */
+/* Where addresses of programs end. */
+guint64 mm_task_size(void);
 bool mm_open_pages(Restore *r, GError **error);
 /* The descriptor to map a file mapping from, with the rights it needs; opened at the first call. -1 with error.
  * *ret_pgoff: where in it. */
@@ -64,6 +69,17 @@ int mm_file_fd(Restore *r, const Task *task, const VmaEntry *vma, guint64 *ret_p
 bool mm_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Protections, advice, locks, guards, the mm fields: when nobody inherits from it any more. */
 bool mm_build_finish(Restore *r, PlanTask *task, Program *p, GError **error);
+
+/* --- foreign-vdso.c --- */
+/* Which tasks have the vdso of another kernel. IMAGE_INCOMPATIBLE when such a one cannot be helped. */
+bool foreign_vdso_look(Restore *r, GError **error);
+void foreign_vdso_free(ForeignVdso *vdso);
+/* Bytes that it needs behind the region, for good. */
+guint64 foreign_vdso_room(const ForeignVdso *vdso);
+/* With the plan: what goes into the tasks. */
+bool foreign_vdso_prepare(Restore *r, GError **error);
+bool foreign_vdso_has(const ForeignVdso *vdso, const Task *task);
+void foreign_vdso_build(const Restore *r, const PlanTask *task, Program *p);
 
 /* --- mm-details.c --- */
 /* Whether this machine has what the mappings need (protection keys, mseal); before anything is made. */

@@ -103,7 +103,8 @@ static void put_jump(unsigned char *at, guint64 target) {
 
 void vdso_redirect(unsigned char *object, size_t size, const unsigned char *present, size_t present_size, guint64 present_at,
     GArray *ret_patched) {
-  g_autoptr(GArray) theirs = vdso_symbols(object, size), ours = vdso_symbols(present, present_size);
+  g_autofree unsigned char *before = g_memdup2(object, size); /* names are read from it meanwhile */
+  g_autoptr(GArray) theirs = vdso_symbols(before, size), ours = vdso_symbols(present, present_size);
   for (guint i = 0; theirs && ours && i < theirs->len; i++) {
     const VdsoSymbol *s = &g_array_index(theirs, VdsoSymbol, i);
     const VdsoSymbol *now = g_str_has_prefix(s->name, "__vdso_") ? find_symbol(ours, s->name) : NULL;

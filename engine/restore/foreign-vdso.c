@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A process from another kernel. It has addresses in the vdso of that one, which fits neither this kernel's [vvar] pages nor
+ * its own place any more. So it gets this kernel's vdso somewhere else, and at the old place the old one from the image, as
+ * plain memory, with a jump to the present function over the beginning of each. Its [vvar] is a page of zeroes: to every
+ * kernel's vdso that says that the clock cannot be read here, so code that stood in the middle of a function falls back to
+ * the system call. A thread that stands in bytes that are a jump now goes on in an untouched copy. */
+#include "image.h"
+#include "proc.h"
+#include "stages.h"
+#include "vdso.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE 4096ull
+#define MAX_SIZE (1u << 20)
+#define ARCH_MAP_VDSO_64 0x2003
+
+/* This kernel's, in this process. */
+typedef struct Present {
+  const unsigned char *object;
+  size_t size, vvar_size;
+} Present;
+
+typedef struct OldVdso {
+  const Task *task;
+  guint64 start, size; /* of the object */
+  guint64 vvar_start;  /* == start: none */
+  unsigned char *object;
+  off_t at, at_copy; /* of the object in the file, and of the untouched one */
+} OldVdso;
+
+struct ForeignVdso {
+  Present present;
+  GArray *old;       /* OldVdso */
+  guint64 copy_size; /* of the largest old one with its vvar */
+  int fd;            /* what goes into the tasks */
+};
+
+static void old_clear(void *p) {
+  g_free(((OldVdso *)p)->object);
+}
+
+void foreign_vdso_free(ForeignVdso *f) {
+  if (!f)
+    return;
+  g_array_unref(f->old);
+  if (f->fd >= 0)
+    (void)close(f->fd);
+  g_free(f);
+}
+
+static bool find_present(Present *ret, GError **error) {
+  g_autofree char *text = proc_read(getpid(), "maps", NULL, error);
+  if (!text)
+    return false;
+  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+  *ret = (Present){.object = (const unsigned char *)(uintptr_t)getauxval(AT_SYSINFO_EHDR)}; /* NOLINT(performance-no-int-to-ptr) */
+  for (char **line = lines; *line; line++) {
+    char *p;
+    guint64 start = g_ascii_strtoull(*line, &p, 16), end = *p == '-' ? g_ascii_strtoull(p + 1, NULL, 16) : start;
+    if (strstr(*line, " [vvar"))
+      ret->vvar_size += end - start;
+    if (strstr(*line, " [vdso]"))
+      ret->size = end - start;
+  }
+  return true;
+}
+
+/* Where pages lie in the pages file; false when they are not kept. */
+static bool find_pages(const PageSet *set, guint64 address, guint64 n_pages, guint64 *ret_offset) {
+  guint64 index = 0;
+  for (guint i = 0; set && i < set->entries->len; i++) {
+    const PagemapEntry *e = set->entries->pdata[i];
+    guint64 n = pagemap_entry_n_pages(e);
+    bool present = pagemap_entry_flags(e) & PE_PRESENT;
+    if (present && address >= e->vaddr && address + n_pages * PAGE <= e->vaddr + n * PAGE) {
+      *ret_offset = (index + (address - e->vaddr) / PAGE) * PAGE;
+      return true;
+    }
+    index += present ? n : 0;
+  }
+  return false;
+}
+
+static bool find_old(const Task *t, OldVdso *ret) {
+  *ret = (OldVdso){.task = t};
+  for (size_t i = 0; t->mm && i < t->mm->n_vmas; i++) {
+    const VmaEntry *v = t->mm->vmas[i];
+    if (v->status & VMA_AREA_VDSO && !ret->size)
+      ret->start = v->start, ret->size = v->end - v->start;
+    if (v->status & VMA_AREA_VVAR && !ret->vvar_start)
+      ret->vvar_start = v->start;
+  }
+  if (!ret->vvar_start || ret->vvar_start > ret->start)
+    ret->vvar_start = ret->start;
+  return ret->size;
+}
+
+/* The object stays NULL when the image does not have it. */
+static bool read_object(Restore *r, OldVdso *old, GError **error) {
+  guint64 offset;
+  if (old->size > MAX_SIZE || old->start - old->vvar_start > MAX_SIZE)
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "mm-%d.img: a vdso of %" G_GUINT64_FORMAT " bytes", (int)task_pid(old->task),
+        old->size);
+  if (!find_pages(old->task->pages, old->start, old->size / PAGE, &offset))
+    return true;
+  int fd = image_open_pages(job_images_fd(r->job), old->task->pages->pages_id, error);
+  if (fd < 0)
+    return false;
+  old->object = g_malloc(old->size);
+  ssize_t n = pread(fd, old->object, old->size, (off_t)offset);
+  int err = errno;
+  (void)close(fd);
+  return n == (ssize_t)old->size ||
+         engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, n < 0 ? err : EIO, "Cannot read pages-%u.img", old->task->pages->pages_id);
+}
+
+static bool is_present(const Present *p, const OldVdso *old) {
+  return p->size == old->size && p->vvar_size == old->start - old->vvar_start &&
+         (!old->object || memcmp(old->object, p->object, p->size) == 0);
+}
+
+static bool look_at_task(Restore *r, ForeignVdso *f, const Task *t, GError **error) {
+  OldVdso old;
+  if (!find_old(t, &old))
+    return true;
+  bool ok = read_object(r, &old, error);
+  if (ok && is_present(&f->present, &old)) {
+    old_clear(&old);
+    return true;
+  }
+  if (ok && (!old.object || !f->present.size))
+    ok = engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+        "process %d has the vdso of another kernel, %s; restore it under the kernel it was checkpointed under", (int)task_pid(t),
+        old.object ? "and this kernel has none" : "and its image does not have the bytes");
+  if (!ok) {
+    old_clear(&old);
+    return false;
+  }
+  f->copy_size = MAX(f->copy_size, old.start + old.size - old.vvar_start);
+  g_array_append_val(f->old, old);
+  return true;
+}
+
+bool foreign_vdso_look(Restore *r, GError **error) {
+  ForeignVdso *f = r->foreign_vdso = g_new0(ForeignVdso, 1);
+  f->fd = -1;
+  f->old = g_array_new(FALSE, FALSE, sizeof(OldVdso));
+  g_array_set_clear_func(f->old, old_clear);
+  if (!find_present(&f->present, error))
+    return false;
+  for (guint i = 0; i < r->checkpoint->tasks->len; i++)
+    if (!look_at_task(r, f, r->checkpoint->tasks->pdata[i], error))
+      return false;
+  return true;
+}
+
+guint64 foreign_vdso_room(const ForeignVdso *f) {
+  return f->old->len ? f->present.vvar_size + f->present.size + f->copy_size : 0;
+}
+
+static const OldVdso *old_of(const ForeignVdso *f, const Task *t) {
+  for (guint i = 0; i < f->old->len; i++)
+    if (g_array_index(f->old, OldVdso, i).task == t)
+      return &g_array_index(f->old, OldVdso, i);
+  return NULL;
+}
+
+bool foreign_vdso_has(const ForeignVdso *f, const Task *t) {
+  return old_of(f, t);
+}
+
+static guint64 copy_at(const Restore *r) {
+  return r->plan->behind_start + r->foreign_vdso->present.vvar_size + r->foreign_vdso->present.size;
+}
+
+static bool is_overwritten(const OldVdso *old, const GArray *patched, guint64 ip) {
+  for (guint i = 0; i < patched->len; i++) {
+    guint64 at = old->start + g_array_index(patched, guint32, i);
+    if (ip > at && ip < at + VDSO_PATCH_SIZE)
+      return true;
+  }
+  return false;
+}
+
+static void move_threads(const Restore *r, const OldVdso *old, const GArray *patched) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = 0; t->task == old->task && k < t->threads->len; k++) {
+      PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+      if (is_overwritten(old, patched, th->thread->core->thread_info->gpregs->ip))
+        th->ip_shift = copy_at(r) - old->vvar_start;
+    }
+  }
+}
+
+static bool put(int fd, const OldVdso *old, off_t at, GError **error) {
+  return pwrite(fd, old->object, old->size, at) == (ssize_t)old->size ||
+         engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot keep the vdso of process %d", (int)task_pid(old->task));
+}
+
+bool foreign_vdso_prepare(Restore *r, GError **error) {
+  ForeignVdso *f = r->foreign_vdso;
+  off_t at = 0;
+  if (!f->old->len)
+    return true;
+  f->fd = memfd_create("vdso", MFD_CLOEXEC);
+  if (f->fd < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "memfd_create");
+  guint64 present_at = r->plan->behind_start + f->present.vvar_size;
+  for (guint i = 0; i < f->old->len; i++) {
+    OldVdso *old = &g_array_index(f->old, OldVdso, i);
+    g_autoptr(GArray) patched = g_array_new(FALSE, FALSE, sizeof(guint32));
+    old->at_copy = at;
+    old->at = at + (off_t)old->size;
+    at = old->at + (off_t)old->size;
+    if (!put(f->fd, old, old->at_copy, error))
+      return false;
+    vdso_redirect(old->object, old->size, f->present.object, f->present.size, present_at, patched);
+    move_threads(r, old, patched);
+    if (!put(f->fd, old, old->at, error))
+      return false;
+  }
+  job_log(r->job, 4, "%u processes have the vdso of another kernel; their calls go to the present one", f->old->len);
+  return true;
+}
+
+static void build_object(const Restore *r, const OldVdso *old, guint64 vvar_at, off_t from, Program *p) {
+  guint64 at = vvar_at + (old->start - old->vvar_start);
+  if (at > vvar_at) {
+    PROGRAM_CALL(p, "mmap old vvar", SYS_mmap, ARG(vvar_at), ARG(at - vvar_at), ARG(PROT_READ),
+        ARG(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE), ARG(-1), ARG(0));
+    program_expect(p, EXPECT_EQUAL, (gint64)vvar_at);
+  }
+  PROGRAM_CALL(p, "mmap old vdso", SYS_mmap, ARG(at), ARG(old->size), ARG(PROT_READ | PROT_WRITE),
+      ARG(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE), ARG(-1), ARG(0));
+  program_expect(p, EXPECT_EQUAL, (gint64)at);
+  PROGRAM_CALL(p, "pread64 old vdso", SYS_pread64, ARG(r->foreign_vdso->fd), ARG(at), ARG(old->size), ARG(from));
+  program_expect(p, EXPECT_EQUAL, (gint64)old->size);
+  PROGRAM_CALL(p, "mprotect old vdso", SYS_mprotect, ARG(at), ARG(old->size), ARG(PROT_READ | PROT_EXEC));
+}
+
+void foreign_vdso_build(const Restore *r, const PlanTask *t, Program *p) {
+  const OldVdso *old = old_of(r->foreign_vdso, t->task);
+  bool copy = false;
+  PROGRAM_CALL(p, "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ARCH_MAP_VDSO_64), ARG(r->plan->behind_start));
+  build_object(r, old, old->vvar_start, old->at, p);
+  for (guint k = 0; k < t->threads->len; k++)
+    copy |= g_array_index(t->threads, PlanThread, k).ip_shift != 0;
+  if (copy)
+    build_object(r, old, copy_at(r), old->at_copy, p);
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* A process from another kernel, whose vdso has its functions elsewhere: it puts such a one in the place of the real one.
+ * That one's clock stands still. After the restore calls through the old addresses must give the time of this kernel; a
+ * thread that stood in the middle of an old function, where a jump is now, comes to its end. */
+
+#include "subject.h"
+#include <elf.h>
+#include <pthread.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+enum { SYMBOLS = 0x100, STRINGS = 0x180, DYNAMIC = 0x200, GETTIME = 0x900, TIME = 0xa40, OLD_SECONDS = 42 };
+
+static const char names[] = "\0__vdso_clock_gettime\0__vdso_time";
+/* movq $42, (%rsi); movq $7, 8(%rsi); xor %eax, %eax; ret */
+static const unsigned char gettime_code[] = {0x48, 0xc7, 0x06, OLD_SECONDS, 0, 0, 0, 0x48, 0xc7, 0x46, 8, 7, 0, 0, 0, 0x31, 0xc0, 0xc3};
+/* nop; 1: cmpl $0, (%rdi); je 1b; mov $42, %eax; ret */
+static const unsigned char time_code[] = {0x90, 0x83, 0x3f, 0, 0x74, 0xfb, 0xb8, OLD_SECONDS, 0, 0, 0, 0xc3};
+
+static int (*old_gettime)(clockid_t, struct timespec *);
+static long (*old_time)(volatile int *);
+
+static Elf64_Sym symbol(unsigned name, unsigned value, unsigned size) {
+  return (Elf64_Sym){.st_name = name, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 5, .st_value = value, .st_size = size};
+}
+
+static void make_object(unsigned char *object, size_t size) {
+  const Elf64_Sym symbols[] = {{0}, symbol(1, GETTIME, sizeof gettime_code), symbol(22, TIME, sizeof time_code)};
+  const Elf64_Dyn dynamic[] = {{DT_STRTAB, {STRINGS}}, {DT_SYMTAB, {SYMBOLS}}, {DT_STRSZ, {sizeof names}}, {DT_NULL, {0}}};
+  const Elf64_Phdr ph[] = {{.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_filesz = size, .p_memsz = size, .p_align = 4096},
+      {.p_type = PT_DYNAMIC, .p_flags = PF_R, .p_offset = DYNAMIC, .p_vaddr = DYNAMIC, .p_filesz = sizeof dynamic}};
+  const Elf64_Ehdr header = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT}, .e_type = ET_DYN, .e_machine = EM_X86_64,
+      .e_version = EV_CURRENT, .e_phoff = sizeof header, .e_ehsize = sizeof header, .e_phentsize = sizeof *ph, .e_phnum = 2};
+  memset(object, 0, size);
+  memcpy(object, &header, sizeof header);
+  memcpy(object + sizeof header, ph, sizeof ph);
+  memcpy(object + SYMBOLS, symbols, sizeof symbols);
+  memcpy(object + STRINGS, names, sizeof names);
+  memcpy(object + DYNAMIC, dynamic, sizeof dynamic);
+  memcpy(object + GETTIME, gettime_code, sizeof gettime_code);
+  memcpy(object + TIME, time_code, sizeof time_code);
+}
+
+/* From here on the C library's clocks cannot be called: it knows the real vdso's addresses. */
+static void replace_vdso(void) {
+  unsigned char *object = (unsigned char *)getauxval(AT_SYSINFO_EHDR); /* NOLINT(performance-no-int-to-ptr) */
+  char *maps = subject_read("/proc/self/maps", NULL), start[32];
+  (void)snprintf(start, sizeof start, "%lx-", (unsigned long)object);
+  char *line = strstr(maps, start);
+  check(line && object, "there is no vdso");
+  size_t size = strtoul(line + strlen(start), NULL, 16) - (unsigned long)object;
+  free(maps);
+  check_call(mprotect(object, size, PROT_READ | PROT_WRITE) == 0);
+  make_object(object, size);
+  check_call(mprotect(object, size, PROT_READ | PROT_EXEC) == 0);
+  old_gettime = (int (*)(clockid_t, struct timespec *))(object + GETTIME);
+  old_time = (long (*)(volatile int *))(object + TIME);
+}
+
+static volatile int go_on;
+static volatile long came_back;
+
+static void *stand_inside(void *unused) {
+  came_back = old_time(&go_on);
+  return unused;
+}
+
+static void verify_time(void) {
+  struct timespec now, real;
+  check_call(old_gettime(CLOCK_MONOTONIC, &now) == 0 && syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &real) == 0);
+  long apart = (real.tv_sec - now.tv_sec) * 1000000000L + real.tv_nsec - now.tv_nsec;
+  check(apart >= 0 && apart < 200000000, "the old function's time is %ld.%09ld", (long)now.tv_sec, (long)now.tv_nsec);
+  syscall(SYS_clock_gettime, CLOCK_REALTIME, &real);
+  long seconds = old_time(NULL);
+  check(labs(seconds - real.tv_sec) <= 1, "it is %ld, and not %ld", (long)real.tv_sec, seconds);
+}
+
+int main(int argc, char **argv) {
+  subject_begin(argc, argv);
+  replace_vdso();
+  struct timespec now;
+  check(old_gettime(CLOCK_MONOTONIC, &now) == 0 && now.tv_sec == OLD_SECONDS, "the old vdso does not work");
+  pid_t child = fork();
+  check_call(child >= 0);
+  pthread_t inside;
+  check_call(pthread_create(&inside, NULL, stand_inside, NULL) == 0);
+  if (child)
+    subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  go_on = 1;
+  check_call(pthread_join(inside, NULL) == 0);
+  check(came_back == OLD_SECONDS, "the thread inside came back with %ld", came_back);
+  verify_time();
+  if (!child)
+    _exit(0);
+  int status = 0;
+  check(waitpid(child, &status, 0) == child && status == 0, "the child ended with %x", status);
+  return subject_pass();
+}
