@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Mappings: /proc/PID/smaps -> vma_entry. The kind of a mapping follows from its flags and from the file behind it, which
  * is opened through /proc/PID/map_files, so that names play no part. */
+#include "aio.h"
 #include "collect.h"
 #include "external.h"
 #include <errno.h>
@@ -26,7 +27,6 @@ static void block_vma(Job *job, const FrozenTask *task, const ProcVma *v, const 
 static const struct {
   const char *path, *reason, *cure;
 } kernel_objects[] = {
-    {"/[aio]", "it is an AIO ring", "let the program call io_destroy(2) first"},
     {"/secretmem", "it is secret memory (memfd_secret(2)), which nobody but the process may read", "unmap it first"},
     {"anon_inode:[perf_event]", "it is the ring buffer of a perf event", "close the event first"},
     {"anon_inode:[io_uring]", "it is a ring of io_uring", "close the ring first"},
@@ -196,6 +196,28 @@ static bool fill_sysv(VmaEntry *e, FrozenTask *task, const ProcVma *v, Collector
   return ok;
 }
 
+static bool is_ring(const ProcVma *v) {
+  return g_str_has_prefix(v->path, AIO_RING_PATH);
+}
+
+/* *ret_kept is false when it is something to block the dump. */
+static bool fill_ring(Job *job, VmaEntry *e, FrozenTask *task, const ProcVma *v, bool *ret_kept, GError **error) {
+  MmEntry *mm = task->model->mm;
+  *ret_kept = !v->foreign_ring;
+  if (v->foreign_ring) {
+    block_vma(job, task, v, "it is the AIO ring of another process, from which it came by fork(2)", "let the child unmap it");
+    return true;
+  }
+  AioRingEntry *ring = aio_ring_collect(task->view, v->start, v->end, error);
+  if (!ring)
+    return false;
+  mm->aios = realloc(mm->aios, (mm->n_aios + 1) * sizeof *mm->aios);
+  mm->aios[mm->n_aios++] = ring;
+  e->status = VMA_AREA_REGULAR | VMA_AREA_AIORING;
+  e->flags = MAP_SHARED | MAP_ANONYMOUS;
+  return true;
+}
+
 /* vvar and vdso come from the kernel; [vvar_vclock] is the end of vvar. */
 static bool fill_special(VmaEntry *e, const ProcVma *v) {
   e->flags = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -328,6 +350,8 @@ static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collec
     block_vma(job, task, v, why, cure);
   else if (!special && is_anonymous(v))
     fill_anonymous(e, v, mm);
+  else if (!special && is_ring(v))
+    ok = fill_ring(job, e, task, v, &kept, error);
   else if (!special && is_sysv(v))
     ok = fill_sysv(e, task, v, collector, &kept, error);
   else if (!special)

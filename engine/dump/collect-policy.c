@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What /proc does not show about a process's memory: policies of NUMA, what mlockall(2) and prctl(2) have said about
  * mappings to come, and which protection keys are taken. */
+#include "aio.h"
 #include "collect.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -81,6 +82,14 @@ void memory_ops_add(MemoryOps *m, const FrozenTask *task, Program *p) {
     PROGRAM_CALL(p, "pkey_mprotect", SYS_pkey_mprotect, ARG(NO_MAPPING), ARG(PAGE), ARG(PROT_NONE), ARG(key));
     program_expect(p, EXPECT_ANY, 0);
   }
+  m->rings = program_n_ops(p);
+  for (guint i = 0; i < task->facts.vmas->len; i++) { /* a child's copy is no context of its own */
+    const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
+    if (!g_str_has_prefix(v->path, AIO_RING_PATH))
+      continue;
+    PROGRAM_CALL(p, "io_getevents", SYS_io_getevents, ARG(v->start), ARG(0), ARG(0), ARG(0), ARG(0));
+    program_expect(p, EXPECT_ANY, 0);
+  }
   add_policies(m, task, p);
 }
 
@@ -126,6 +135,15 @@ static void decode_policies(const MemoryOps *m, FrozenTask *task) {
     g_ptr_array_add(task->policies, mempolicy_decode(l->data + m->policies + i * mempolicy_size()));
 }
 
+static void decode_rings(const MemoryOps *m, const FrozenTask *task) {
+  const int64_t *result = task->leader_loaded.results + m->rings;
+  for (guint i = 0; i < task->facts.vmas->len; i++) {
+    ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
+    if (g_str_has_prefix(v->path, AIO_RING_PATH))
+      v->foreign_ring = *result++ < 0;
+  }
+}
+
 bool memory_ops_decode(const MemoryOps *m, FrozenTask *task, GError **error) {
   const gint64 *results = (const gint64 *)task->leader_loaded.results;
   if (results[m->mdwe] > 0) {
@@ -141,6 +159,7 @@ bool memory_ops_decode(const MemoryOps *m, FrozenTask *task, GError **error) {
     task_memory(task)->has_pkeys = true;
     task_memory(task)->pkeys = keys;
   }
+  decode_rings(m, task);
   if (m->n_policies)
     decode_policies(m, task);
   return results[m->future] != -EINVAL || decode_future(task, error);

@@ -66,6 +66,7 @@ void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
   case SYS_epoll_pwait2:
   case SYS_io_getevents:
   case SYS_io_uring_enter: /* which took nothing then: else it would tell how much */
+  case SYS_io_pgetevents:
   case SYS_semop:
   case SYS_rt_sigtimedwait:
     r->rax = r->orig_rax;

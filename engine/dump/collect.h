@@ -18,6 +18,7 @@ bool thread_program_decode(const ThreadProgram *p, FrozenThread *thread, bool le
 /* What a process is asked about its memory (collect-policy.c). */
 typedef struct MemoryOps {
   size_t future, mdwe, merge, pkeys; /* ops */
+  size_t rings;                      /* ops, one for each AIO ring */
   size_t policies;                   /* data */
   size_t n_policies;
 } MemoryOps;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Page contents: which pages a checkpoint needs, and that they are copied. */
+#include "aio.h"
 #include "collect.h"
 #include "page-writer.h"
 #include "pagemap.h"
@@ -54,8 +55,8 @@ static void add_pages(TaskMemory *m, const VmaEntry *v, const PageRange *r) {
   g_array_append_val(m->ranges, d);
 }
 
-/* The code of this kernel's vdso, for the case that the restore happens under another one. */
-static void add_vdso(TaskMemory *m, const VmaEntry *v) {
+/* The code of this kernel's vdso, for the case that the restore happens under another one; rings of asynchronous I/O. */
+static void add_whole(TaskMemory *m, const VmaEntry *v) {
   DumpRange d = {v->start, v->end, false, (v->prot & 1) != 0};
   g_array_append_val(m->ranges, d);
 }
@@ -96,8 +97,8 @@ static TaskMemory *scan_task(FrozenTask *task, GError **error) {
   bool ok = true;
   for (size_t i = 0, end; ok && i < mm->n_vmas; i = end) {
     end = span_end(mm->vmas, mm->n_vmas, i);
-    if (mm->vmas[i]->status & VMA_AREA_VDSO)
-      add_vdso(m, mm->vmas[i]);
+    if (mm->vmas[i]->status & (VMA_AREA_VDSO | VMA_AREA_AIORING))
+      add_whole(m, mm->vmas[i]);
     ok = !has_own_pages(mm->vmas[i]) || scan_span(m, pagemap, mm->vmas, i, end, scratch, error);
   }
   if (!ok)
@@ -132,6 +133,48 @@ static void add_shmem(PageWriter *writer, Checkpoint *checkpoint, const Collecte
   }
 }
 
+#define RING_QUIET_USEC 50000
+#define RING_PATIENCE_USEC (5 * G_USEC_PER_SEC)
+
+/* A sum over the tails of all rings of the tree, and how many there are. */
+static guint64 sum_tails(const FrozenTree *tree, guint *ret_n) {
+  guint64 sum = 0;
+  *ret_n = 0;
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    const MmEntry *mm = task->zombie ? NULL : task->model->mm;
+    for (size_t k = 0; mm && k < mm->n_aios; k++) {
+      guint32 tail = 0;
+      (void)aio_ring_tail(task->view, mm->aios[k]->id, &tail);
+      sum = sum * 31 + tail;
+      ++*ret_n;
+    }
+  }
+  return sum;
+}
+
+/* Requests that are under way complete while the tree stands still, and write into its memory: until nothing does any
+ * more. */
+static bool drain_rings(Job *job, const FrozenTree *tree, GError **error) {
+  guint n;
+  guint64 before = sum_tails(tree, &n);
+  gint64 began = g_get_monotonic_time(), changed = began;
+  if (!n)
+    return true;
+  for (gint64 now = began; now - changed < RING_QUIET_USEC; now = g_get_monotonic_time()) {
+    guint64 sum = sum_tails(tree, &n);
+    if (sum != before)
+      changed = now;
+    before = sum;
+    if (now - began > RING_PATIENCE_USEC)
+      return engine_fail(error, ENGINE_ERROR_CODE__BUSY, "Asynchronous I/O (io_submit(2)) of the tree does not come to an end; try again");
+    g_usleep(1000);
+  }
+  job_log(job, 4, "waited %d ms for the end of asynchronous I/O; requests that wait for an event (IOCB_CMD_POLL) cannot be seen and are lost",
+      (int)((g_get_monotonic_time() - began) / 1000));
+  return true;
+}
+
 static GPtrArray *scan_all(FrozenTree *tree, GError **error) {
   g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(task_memory_free);
   for (guint i = 0; i < tree->tasks->len; i++) {
@@ -147,6 +190,8 @@ static GPtrArray *scan_all(FrozenTree *tree, GError **error) {
 }
 
 bool dump_memory(Job *job, FrozenTree *tree, Checkpoint *checkpoint, const Collector *collector, MemoryStats *stats, GError **error) {
+  if (!drain_rings(job, tree, error))
+    return false;
   g_autoptr(GPtrArray) all = scan_all(tree, error);
   if (!all)
     return false;

@@ -81,6 +81,7 @@ typedef struct ProcVma {
   uint64_t rss_kb;
   uint64_t page_kb; /* KernelPageSize */
   int pkey;
+  bool foreign_ring; /* not from here: the AIO ring of a parent */
   char *path; /* "" for anonymous; owned by the list */
 } ProcVma;
 

@@ -95,11 +95,11 @@ size_t program_n_ops(const Program *p) {
 
 static void print_arg(const Op *op, size_t i, FILE *out) {
   unsigned kind = (op->kinds >> (2 * i)) & 3;
-  static const char *const prefix[] = {"", "data+", "result#"};
+  static const char *const prefix[] = {"", "data+", "result#", "word+"};
   if (op->args[i] < 4096)
-    (void)fprintf(out, "%s%s%" G_GUINT64_FORMAT, i ? ", " : "", prefix[kind % 3], op->args[i]);
+    (void)fprintf(out, "%s%s%" G_GUINT64_FORMAT, i ? ", " : "", prefix[kind], op->args[i]);
   else
-    (void)fprintf(out, "%s%s0x%" G_GINT64_MODIFIER "x", i ? ", " : "", prefix[kind % 3], op->args[i]);
+    (void)fprintf(out, "%s%s0x%" G_GINT64_MODIFIER "x", i ? ", " : "", prefix[kind], op->args[i]);
 }
 
 void program_print(const Program *p, FILE *out) {

@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-typedef enum ArgKind { ARG_KIND_VALUE = 0, ARG_KIND_DATA = 1, ARG_KIND_RESULT = 2 } ArgKind;
+typedef enum ArgKind { ARG_KIND_VALUE = 0, ARG_KIND_DATA = 1, ARG_KIND_RESULT = 2, ARG_KIND_WORD = 3 } ArgKind;
 
 typedef struct Arg {
   ArgKind kind;
@@ -24,6 +24,7 @@ typedef struct Arg {
 #define ARG(v) ((Arg){ARG_KIND_VALUE, (uint64_t)(v)})
 #define ARG_DATA(offset) ((Arg){ARG_KIND_DATA, (offset)})
 #define ARG_RESULT(op) ((Arg){ARG_KIND_RESULT, (op)})
+#define ARG_WORD(offset) ((Arg){ARG_KIND_WORD, (offset)}) /* the eight bytes of data there, as an earlier op has left them */
 
 typedef enum Expect {
   EXPECT_OK,      /* any result but -1..-4095; else the program stops here */

@@ -110,6 +110,19 @@ size_t region_program_size(const Program *p) {
   return p->ops->len * (sizeof(Op) + sizeof(int64_t)) + p->data->len + 3 * 64;
 }
 
+/* A word of the data is, to the agent, one more result: the data lie behind them. */
+static void resolve_words(const LoadedProgram *l) {
+  size_t first = (size_t)((const int64_t *)(const void *)l->data - l->results);
+  for (guint i = 0; i < l->program->ops->len; i++)
+    for (unsigned k = 0; k < 6; k++) {
+      Op *op = &l->ops[i];
+      if (((op->kinds >> (2 * k)) & 3) != ARG_KIND_WORD)
+        continue;
+      op->kinds ^= (uint16_t)((ARG_KIND_WORD ^ ARG_KIND_RESULT) << (2 * k));
+      op->args[k] = first + op->args[k] / 8;
+    }
+}
+
 bool region_load(Region *r, const Program *p, const Op *shared_ops, LoadedProgram *ret, GError **error) {
   LoadedProgram l = {.program = p, .ops = (Op *)(uintptr_t)shared_ops};
   if (!l.ops) {
@@ -121,6 +134,8 @@ bool region_load(Region *r, const Program *p, const Op *shared_ops, LoadedProgra
   l.data = region_alloc(r, MAX(p->data->len, 1));
   if (!l.ops || !l.results || !l.data)
     return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "A program of %u system calls does not fit its region", p->ops->len);
+  if (!shared_ops)
+    resolve_words(&l);
   memset(l.results, 0, p->ops->len * sizeof(int64_t));
   if (p->data->len)
     memcpy(l.data, p->data->data, p->data->len);

@@ -71,22 +71,6 @@ static bool find_present(Present *ret, GError **error) {
   return true;
 }
 
-/* Where pages lie in the pages file; false when they are not kept. */
-static bool find_pages(const PageSet *set, guint64 address, guint64 n_pages, guint64 *ret_offset) {
-  guint64 index = 0;
-  for (guint i = 0; set && i < set->entries->len; i++) {
-    const PagemapEntry *e = set->entries->pdata[i];
-    guint64 n = pagemap_entry_n_pages(e);
-    bool present = pagemap_entry_flags(e) & PE_PRESENT;
-    if (present && address >= e->vaddr && address + n_pages * PAGE <= e->vaddr + n * PAGE) {
-      *ret_offset = (index + (address - e->vaddr) / PAGE) * PAGE;
-      return true;
-    }
-    index += present ? n : 0;
-  }
-  return false;
-}
-
 static bool find_old(const Task *t, OldVdso *ret) {
   *ret = (OldVdso){.task = t};
   for (size_t i = 0; t->mm && i < t->mm->n_vmas; i++) {
@@ -107,7 +91,7 @@ static bool read_object(Restore *r, OldVdso *old, GError **error) {
   if (old->size > MAX_SIZE || old->start - old->vvar_start > MAX_SIZE)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "mm-%d.img: a vdso of %" G_GUINT64_FORMAT " bytes", (int)task_pid(old->task),
         old->size);
-  if (!find_pages(old->task->pages, old->start, old->size / PAGE, &offset))
+  if (!mm_find_pages(old->task->pages, old->start, old->size / PAGE, &offset))
     return true;
   int fd = image_open_pages(job_images_fd(r->job), old->task->pages->pages_id, error);
   if (fd < 0)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Memory: mappings at their final addresses, pages read straight from the image file into place by the task itself. A task
  * that was forked from a parent with its memory keeps what is the same, so that both go on sharing those pages. */
+#include "aio.h"
 #include "image.h"
 #include "stages.h"
 #include <errno.h>
@@ -31,6 +32,8 @@ bool mm_open_pages(Restore *r, GError **error) {
     if (fd < 0)
       return false;
     g_hash_table_insert(r->pages_fds, GUINT_TO_POINTER(t->pages->pages_id), GINT_TO_POINTER(fd + 1));
+    if (t->mm && t->mm->n_aios && !r->null_fd)
+      r->null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC) + 1;
   }
   return true;
 }
@@ -66,6 +69,35 @@ static bool is_special(const VmaEntry *v) {
   return v->status & (VMA_AREA_VSYSCALL | VMA_AREA_VDSO | VMA_AREA_VVAR);
 }
 
+bool mm_find_pages(const PageSet *set, guint64 address, guint64 n_pages, guint64 *ret_offset) {
+  guint64 index = 0;
+  for (guint i = 0; set && i < set->entries->len; i++) {
+    const PagemapEntry *e = set->entries->pdata[i];
+    guint64 n = pagemap_entry_n_pages(e);
+    bool present = pagemap_entry_flags(e) & PE_PRESENT;
+    if (present && address >= e->vaddr && address + n_pages * PAGE <= e->vaddr + n * PAGE) {
+      *ret_offset = (index + (address - e->vaddr) / PAGE) * PAGE;
+      return true;
+    }
+    index += present ? n : 0;
+  }
+  return false;
+}
+
+static bool build_ring(Restore *r, const PlanTask *t, const VmaEntry *v, Program *p, GError **error) {
+  const MmEntry *mm = t->task->mm;
+  const AioRingEntry *ring = NULL;
+  AioHeader header;
+  guint64 at;
+  for (size_t i = 0; i < mm->n_aios && !ring; i++)
+    ring = mm->aios[i]->id == v->start ? mm->aios[i] : NULL;
+  if (!ring || ring->ring_len != v->end - v->start || !mm_find_pages(t->task->pages, v->start, ring->ring_len / PAGE, &at) ||
+      pread(pages_fd(r, t->task->pages), &header, sizeof header, (off_t)at) != sizeof header || !aio_header_valid(&header, ring->ring_len))
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "mm-%d.img: the AIO ring at 0x%" G_GINT64_MODIFIER "x is none", (int)t->pid, v->start);
+  aio_ring_build(ring, v->start, &header, r->null_fd - 1, pages_fd(r, t->task->pages), at, p);
+  return true;
+}
+
 /* Whether any page of the task is kept in the image for this mapping; @at: a cursor into the entries. */
 static bool has_pages(const Task *t, const VmaEntry *v, guint *at) {
   const GPtrArray *e = t->pages ? t->pages->entries : NULL;
@@ -96,6 +128,8 @@ static bool build_attach(Restore *r, const PlanTask *t, const VmaEntry *v, Progr
 static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool writable, Program *p, GError **error) {
   int fd = -1;
   guint64 pgoff = v->pgoff;
+  if (v->status & VMA_AREA_AIORING)
+    return build_ring(r, t, v, p, error);
   if (v->status & VMA_AREA_SYSVIPC)
     return build_attach(r, t, v, p, error);
   if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED)) {
@@ -193,7 +227,7 @@ static size_t find_vma(const MmEntry *mm, guint64 address) {
 static guint64 special_until(const MmEntry *mm, guint64 address, guint64 end, bool *special) {
   size_t i = find_vma(mm, address);
   const VmaEntry *v = i < mm->n_vmas ? mm->vmas[i] : NULL;
-  *special = !v || (address >= v->start && is_special(v));
+  *special = !v || (address >= v->start && (is_special(v) || v->status & VMA_AREA_AIORING));
   return !v ? end : MIN(end, address >= v->start ? v->end : v->start);
 }
 
@@ -420,6 +454,8 @@ static bool is_locked_on_fault(const Task *t, const VmaEntry *v) {
 }
 
 static void build_vma_finish(const PlanTask *t, const VmaEntry *v, bool filled, Program *p) {
+  if (v->status & VMA_AREA_AIORING)
+    return;
   if (t->late || (filled && (v->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)))
     PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
   build_advice(v, p);

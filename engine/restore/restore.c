@@ -27,6 +27,8 @@ static void restore_clear(Restore *r) {
   (void)verifier_join(r->verifier, NULL); /* there is an error already */
   region_free(r->region);
   foreign_vdso_free(r->foreign_vdso);
+  if (r->null_fd > 0)
+    (void)close(r->null_fd - 1);
   plan_free(r->plan);
   restorer_free(r->restorer);
   external_return_free(r->external);

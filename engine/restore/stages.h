@@ -24,6 +24,7 @@ typedef struct Restore {
   struct Guardian *guardian;
   struct Verifier *verifier;
   ForeignVdso *foreign_vdso;
+  int null_fd; /* /dev/null for writing, plus 1; 0: nobody needs it */
 } Restore;
 
 /* Not a result of any system call: the op has not run yet. */
@@ -66,6 +67,8 @@ bool mm_open_pages(Restore *r, GError **error);
 /* The descriptor to map a file mapping from, with the rights it needs; opened at the first call. -1 with error.
  * *ret_pgoff: where in it. */
 int mm_file_fd(Restore *r, const Task *task, const VmaEntry *vma, guint64 *ret_pgoff, GError **error);
+/* Where pages lie in the pages file, in bytes; false when they are not kept, or not together. */
+bool mm_find_pages(const PageSet *set, guint64 address, guint64 n_pages, guint64 *ret_offset);
 bool mm_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Protections, advice, locks, guards, the mm fields: when nobody inherits from it any more. */
 bool mm_build_finish(Restore *r, PlanTask *task, Program *p, GError **error);
