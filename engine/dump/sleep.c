@@ -13,8 +13,8 @@
 
 #define NSEC 1000000000ll
 
-/* A call that was interrupted before goes on as restart_syscall(2). Which one it was, the kernel's stack tells while the
- * thread sleeps (only these restart so), or the code in front of it (`mov $nr, %eax` … `syscall`). 0: not known. */
+/* A call that was interrupted before goes on as restart_syscall(2). Which one it was, the kernel's stack tells while
+ * the thread sleeps (only these restart so), or the code in front of it (`mov $nr, %eax` … `syscall`). 0: not known. */
 static guint64 restarted_by_stack(pid_t pid, pid_t tid, const guint64 args[static 6]) {
   char name[64];
   g_snprintf(name, sizeof name, "task/%d/stack", (int)tid);
@@ -57,8 +57,8 @@ static bool read_exec_start(const char *path_tail, pid_t pid, gint64 *ret_nsec) 
   return true;
 }
 
-/* Does this call keep its end in a restart block? Then the address (0: none) of its relative timespec, or the milliseconds
- * themselves. */
+/* Does this call keep its end in a restart block? Then the address (0: none) of its relative timespec, or the
+ * milliseconds themselves. */
 static bool sleep_of_call(guint64 nr, const guint64 args[static 6], guint64 *ret_timespec, gint64 *ret_nsec) {
   *ret_timespec = 0;
   *ret_nsec = 0;
@@ -102,8 +102,8 @@ static guint64 remaining_address(guint64 nr, const guint64 args[static 6]) {
   return nr == SYS_nanosleep ? args[1] : nr == SYS_clock_nanosleep ? args[3] : 0;
 }
 
-/* Run queues have clocks of their own, which leave out interrupts and stolen time. The difference between that of @cpu and
- * CLOCK_MONOTONIC, seen by standing there for a moment. */
+/* Run queues have clocks of their own, which leave out interrupts and stolen time. The difference between that of @cpu
+ * and CLOCK_MONOTONIC, seen by standing there for a moment. */
 static bool clock_offset(int cpu, gint64 *ret) {
   static GHashTable *known;
   if (!known)
@@ -130,7 +130,8 @@ static bool clock_offset(int cpu, gint64 *ret) {
   return true;
 }
 
-/* With few processors it is cheaper to take the one whose clock makes the sleep longest than to ask where each thread ran. */
+/* With few processors it is cheaper to take the one whose clock makes the sleep longest than to ask where each thread
+ * ran. */
 #define FEW_CPUS 8
 
 static bool any_clock_offset(gint64 *ret) {
@@ -170,10 +171,10 @@ static gint64 time_asleep(pid_t pid, pid_t tid) {
   return MAX(now.tv_sec * NSEC + now.tv_nsec - offset - began, 0);
 }
 
-/* These keep their end in a restart block, too, but it is a moment of a clock, which stands in the program's memory: every
- * timed wait for a condition or a semaphore in glibc is one. */
-static bool is_absolute_futex(guint64 nr, const guint64 args[static 6]) {
-  return nr == SYS_futex && (args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET;
+/* These keep their end in a restart block, too, though their arguments tell it as well: poll(2) without one, and a
+ * futex until some moment of a clock, as every timed wait for a condition or a semaphore in glibc is. */
+static bool is_told_by_arguments(guint64 nr, const guint64 args[static 6]) {
+  return (nr == SYS_poll && (int)args[2] < 0) || (nr == SYS_futex && (args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET);
 }
 
 /* Made again with the same arguments, unless a signal is handled first: then it fails with EINTR, as it would have. */
@@ -198,7 +199,7 @@ void sleep_observe(pid_t pid, FrozenThread *thread) {
     nr = restarted_by_stack(pid, thread->state.tid, args);
   gint64 duration;
   if (!read_duration(thread->state.tid, nr, args, &duration)) {
-    thread->sleep_nr = is_absolute_futex(nr, args) ? nr : 0;
+    thread->sleep_nr = is_told_by_arguments(nr, args) ? nr : 0;
     return;
   }
   thread->sleep_nr = nr;
@@ -220,7 +221,7 @@ void sleep_measure(FrozenThread *thread) {
   guint64 args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9}, left = remaining_address(nr, args);
   struct timespec ts;
   gint64 duration = 0;
-  if (is_absolute_futex(nr, args)) {
+  if (is_told_by_arguments(nr, args)) {
     begin_again(r, nr);
     return;
   }

@@ -101,6 +101,8 @@ static void build_sleep(PlanThread *th, Program *p) {
     th->op_sleep = (long)PROGRAM_CALL(p, "clock_nanosleep", SYS_clock_nanosleep, ARG(g->di), ARG(0), ARG_DATA(at), ARG(g->r10));
     break;
   case SYS_poll:
+    if ((int)g->dx < 0)
+      return;
     th->op_sleep = (long)PROGRAM_CALL(p, "poll", SYS_poll, ARG(g->di), ARG(g->si), ARG(msec));
     break;
   case SYS_futex:

@@ -24,7 +24,7 @@
 /* Comes and goes all the time: not to be compared. */
 #define PASSING_FD 99
 
-static int data_pipe[2], quiet_pipe[2], epoll_pipe[2], listener, there[2], back[2];
+static int data_pipe[2], quiet_pipe[2], poll_pipe[2], epoll_pipe[2], listener, there[2], back[2];
 static int futex_word;
 static volatile bool released;
 static volatile bool ending;
@@ -78,6 +78,13 @@ static void run_poll(Case *self) {
   int n = poll(&p, 1, DURATION_NSEC / 1000000);
   check(n == 0, "poll: %d, %s", n, strerror(errno));
   slept(self);
+}
+
+static void run_poll_endless(Case *self) {
+  struct pollfd p = {.fd = poll_pipe[0], .events = POLLIN};
+  int n = poll(&p, 1, -1);
+  check(n == 1 && p.revents == POLLIN, "poll without end: %d, %s", n, strerror(errno));
+  waited(self);
 }
 
 static void run_select(Case *self) {
@@ -231,11 +238,11 @@ static void run_plain_calls(Case *self) {
 }
 
 static Case cases[] = {{"nanosleep", run_nanosleep}, {"relative clock_nanosleep", run_clock_relative},
-    {"absolute clock_nanosleep", run_clock_absolute}, {"poll", run_poll}, {"select", run_select},
-    {"timed futex", run_futex_timed}, {"absolute futex", run_futex_monotonic}, {"absolute futex by the clock", run_futex_realtime},
-    {"timed epoll_wait", run_epoll_timed}, {"read", run_read}, {"futex", run_futex},
-    {"accept", run_accept}, {"epoll_wait", run_epoll}, {"wait4", run_wait}, {"sigsuspend", run_sigsuspend},
-    {"pause", run_pause}, {"hand there", run_hand_there}, {"hand back", run_hand_back},
+    {"absolute clock_nanosleep", run_clock_absolute}, {"poll", run_poll}, {"poll without end", run_poll_endless},
+    {"select", run_select}, {"timed futex", run_futex_timed}, {"absolute futex", run_futex_monotonic},
+    {"absolute futex by the clock", run_futex_realtime}, {"timed epoll_wait", run_epoll_timed}, {"read", run_read},
+    {"futex", run_futex}, {"accept", run_accept}, {"epoll_wait", run_epoll}, {"wait4", run_wait},
+    {"sigsuspend", run_sigsuspend}, {"pause", run_pause}, {"hand there", run_hand_there}, {"hand back", run_hand_back},
     {"plain calls", run_plain_calls}};
 enum { N_CASES = sizeof cases / sizeof cases[0] };
 
@@ -262,8 +269,8 @@ static struct sockaddr_un address_of_listener(void) {
 }
 
 static void set_up(void) {
-  check_call(
-      pipe(data_pipe) == 0 && pipe(quiet_pipe) == 0 && pipe(epoll_pipe) == 0 && pipe(there) == 0 && pipe(back) == 0);
+  check_call(pipe(data_pipe) == 0 && pipe(quiet_pipe) == 0 && pipe(epoll_pipe) == 0 && pipe(poll_pipe) == 0 &&
+             pipe(there) == 0 && pipe(back) == 0);
   listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   struct sockaddr_un address = address_of_listener();
   check_call(
@@ -278,14 +285,15 @@ static void set_up(void) {
 }
 
 static void release(void) {
-  static const char *const waiting[] = {"read", "futex", "accept", "epoll_wait", "sigsuspend", "pause"};
+  static const char *const waiting[] = {
+      "read", "futex", "accept", "epoll_wait", "poll without end", "sigsuspend", "pause"};
   for (size_t i = 0; i < sizeof waiting / sizeof waiting[0]; i++)
     check(!case_of(waiting[i])->done, "%s does not wait any more", waiting[i]);
   released = true;
   struct sockaddr_un address = address_of_listener();
   int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   check_call(connect(client, (struct sockaddr *)&address, sizeof address) == 0);
-  check_call(write(data_pipe[1], "x", 1) == 1 && write(epoll_pipe[1], "x", 1) == 1);
+  check_call(write(data_pipe[1], "x", 1) == 1 && write(epoll_pipe[1], "x", 1) == 1 && write(poll_pipe[1], "x", 1) == 1);
   check_call(syscall(SYS_futex, &futex_word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) == 1);
   check_call(pthread_kill(case_of("sigsuspend")->thread, SIGUSR1) == 0);
   check_call(pthread_kill(case_of("pause")->thread, SIGUSR2) == 0);
