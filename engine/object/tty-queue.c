@@ -127,6 +127,23 @@ static guint32 find_stopped(int peer) {
 
 /* --- putting back --- */
 
+/* The kernel lets the last write go beyond the limit of a queue, and does not say before that it would: what was in a
+ * full queue goes in again only if it is not asked. In pieces as large as the kernel itself makes them. */
+static int refill(int peer, const guint8 *bytes, size_t n) {
+  for (int patience = WRITE_PATIENCE_MSEC; n > 0;) {
+    ssize_t done = write(peer, bytes, MIN(n, 2048));
+    if (done < 0 && errno != EAGAIN && errno != EINTR)
+      return -errno;
+    if (done <= 0 && patience-- == 0)
+      return -ENOSPC;
+    if (done <= 0)
+      g_usleep(1000); /* the master's line discipline takes its share in a moment */
+    bytes += MAX(done, 0);
+    n -= (size_t)MAX(done, 0);
+  }
+  return 0;
+}
+
 static int write_all(int fd, const guint8 *bytes, size_t n) {
   while (n > 0) {
     if (!polls(fd, POLLOUT, WRITE_PATIENCE_MSEC))
@@ -301,7 +318,7 @@ int tty_content_put(int master, int peer, const struct termios2 *final, bool pac
   if (early)
     flush(peer, c->status);
   if (e == 0)
-    e = write_all(peer, c->out, c->n_out);
+    e = refill(peer, c->out, c->n_out);
   if (e == 0)
     e = feed(&f, final);
   if (packet && !early && e == 0)
