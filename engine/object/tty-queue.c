@@ -2,17 +2,18 @@
 
 /* The queues of a pseudo terminal.
  *
- * Towards the master: read from the master, put back by writing to the slave with OPOST off. The master's line discipline
- * is always raw, so the bytes are the same.
+ * Towards the master: read from the master, put back by writing to the slave with OPOST off. The master's line
+ * discipline is always raw, so the bytes are the same.
  *
  * Towards the slave: raw input is read as it is. Canonical input is read line by line, then the mode is switched off to
  * get at the line that is not complete yet. It is put back by TIOCSTI, which enters bytes into the line discipline at
  * once: with echo, signals and translations off, and every byte quoted that would end a line in the wrong place.
  *
- * All of it happens in a process of its own (tty_contents_look): the tree stands still, so for some hundred microseconds
- * the bytes are nowhere but in memory that a death of the engine does not touch. Only the death of that process itself
- * in this moment would lose them. What is not kept: echoes that wait for a stopped terminal. Input behind a full line
- * discipline (4095 bytes) that was not interpreted yet is interpreted when it is read, as it would have been. */
+ * All of it happens in a process of its own (tty_contents_look): the tree stands still, so for some hundred
+ * microseconds the bytes are nowhere but in memory that a death of the engine does not touch. Only the death of that
+ * process itself in this moment would lose them. What is not kept: echoes that wait for a stopped terminal. Input
+ * behind a full line discipline (4095 bytes) that was not interpreted yet is interpreted when it is read, as it would
+ * have been. */
 
 #include "tty-queue.h"
 #include <errno.h>
@@ -94,8 +95,8 @@ static bool ends_line(const struct termios2 *t, guint8 byte) {
   return byte == '\n' || (byte && (byte == t->c_cc[VEOL] || (byte == t->c_cc[VEOL2] && t->c_lflag & IEXTEN)));
 }
 
-/* A read gives one line. One that ends with none of these ended with an end of file, or came in before the mode was set;
- * readers cannot tell the two apart (n_tty skips an end of file behind the last byte that they had room for). */
+/* A read gives one line. One that ends with none of these ended with an end of file, or came in before the mode was
+ * set; readers cannot tell the two apart (n_tty skips an end of file behind the last byte that they had room for). */
 static bool drain_lines(int peer, const struct termios2 *t, TtyContent *c) {
   while (c->n_in + 4096 < TTY_BYTES_MAX && c->n_eof < TTY_EOF_MAX && polls(peer, POLLIN, 0)) {
     ssize_t got = read(peer, c->in + c->n_in, 4096);
@@ -127,11 +128,19 @@ static guint32 find_stopped(int peer) {
 
 /* --- putting back --- */
 
-/* The kernel lets the last write go beyond the limit of a queue, and does not say before that it would: what was in a
- * full queue goes in again only if it is not asked. In pieces as large as the kernel itself makes them. */
+/* What was in a full queue goes in again only if no room is wasted. The kernel cuts it into buffers: each as large as
+ * the write that needed it, 1792 bytes at most, and it holds twice that; they are given out until they are more than
+ * 8192 bytes, so the last one may go far beyond. poll(2) does not say that it would: it is not asked. */
+#define BUFFER_SMALL 256u
+#define BUFFER_LARGE 1792u
+
+static size_t piece_of(size_t left) {
+  return left > 2 * BUFFER_LARGE ? MIN(BUFFER_SMALL, left - 2 * BUFFER_LARGE) : MIN(BUFFER_LARGE, left);
+}
+
 static int refill(int peer, const guint8 *bytes, size_t n) {
   for (int patience = WRITE_PATIENCE_MSEC; n > 0;) {
-    ssize_t done = write(peer, bytes, MIN(n, 2048));
+    ssize_t done = write(peer, bytes, piece_of(n));
     if (done < 0 && errno != EAGAIN && errno != EINTR)
       return -errno;
     if (done <= 0 && patience-- == 0)

@@ -111,7 +111,8 @@ static void expect_stream(int fd, const char *what, const unsigned char *bytes, 
   for (size_t at = 0; at < n;) {
     check(polls(fd, POLLIN), "%s: %zu of %zu bytes", what, at, n);
     ssize_t k = read(fd, got, sizeof got);
-    check(k > 0 && at + (size_t)k <= n && memcmp(got, bytes + at, (size_t)k) == 0, "%s: other bytes at %zu of %zu", what, at, n);
+    check(k > 0 && at + (size_t)k <= n && memcmp(got, bytes + at, (size_t)k) == 0, "%s: other bytes at %zu of %zu",
+        what, at, n);
     at += (size_t)k;
   }
 }
@@ -187,6 +188,32 @@ static void content_raw(void) {
 }
 
 /* --- settings --- */
+
+/* Output until not a byte more goes in, in writes of all sizes: how much that is depends on them. */
+static void content_full(void) {
+  static const size_t sizes[] = {1, 7, 100, 256, 300, 1000, 1792, 2048, 4096};
+  enum { N = sizeof sizes / sizeof *sizes, MAX = 64 << 10 };
+  Pair p[N];
+  size_t filled[N];
+  unsigned char *bytes = pattern(MAX);
+  for (int i = 0; i < N; i++) {
+    p[i] = pair_open("/dev/ptmx");
+    make_raw(p[i].slave);
+    check_call(fcntl(p[i].slave, F_SETFL, O_NONBLOCK) == 0);
+    filled[i] = 0;
+    for (int patience = 20; patience > 0 && filled[i] + sizes[i] <= MAX;) {
+      ssize_t k = write(p[i].slave, bytes + filled[i], sizes[i]);
+      filled[i] += k > 0 ? (size_t)k : 0;
+      patience -= k <= 0 ? poll(NULL, 0, 1) + 1 : 0;
+    }
+    check(filled[i] > 8192, "only %zu bytes fit in", filled[i]);
+  }
+  wait_for_check();
+  for (int i = 0; i < N; i++) {
+    expect_stream(p[i].master, "a full queue", bytes, filled[i]);
+    expect_nothing(p[i].master, "a full queue");
+  }
+}
 
 static void settings(void) {
   Pair p = pair_open("/dev/ptmx"), locked = pair_open("/dev/ptmx");
@@ -400,12 +427,16 @@ static void sessions(void) {
   (void)poll(NULL, 0, 100);
   wait_for_check();
   int wanted = (int)(136 << 8 | p.index);
-  for (int i = 0; i < 1000 && !(board->leader_ok && board->late_ok && board->background_ok && board->plain_ok && board->second_ok) &&
-                  !subject_failed(); i++)
+  for (int i = 0;
+       i < 1000 &&
+       !(board->leader_ok && board->late_ok && board->background_ok && board->plain_ok && board->second_ok) &&
+       !subject_failed();
+       i++)
     subject_tick();
-  check(board->leader_ok && board->late_ok && board->background_ok && board->plain_ok && board->second_ok, "%d %d %d %d %d",
-      board->leader_ok, board->late_ok, board->background_ok, board->plain_ok, board->second_ok);
-  check(tty_nr_of(board->leader) == wanted && tty_nr_of(board->late) == wanted && tty_nr_of(board->background) == wanted,
+  check(board->leader_ok && board->late_ok && board->background_ok && board->plain_ok && board->second_ok,
+      "%d %d %d %d %d", board->leader_ok, board->late_ok, board->background_ok, board->plain_ok, board->second_ok);
+  check(
+      tty_nr_of(board->leader) == wanted && tty_nr_of(board->late) == wanted && tty_nr_of(board->background) == wanted,
       "they lost their terminal");
   check(tty_nr_of(board->plain) == 0, "a task got a terminal that it never had");
   expect(p.master, "what came through /dev/tty", "through /dev/tty\r\n", 18);
@@ -461,8 +492,8 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*run)(void);
-  } all[] = {{"lines", content_lines}, {"raw", content_raw}, {"settings", settings}, {"stopped", stopped},
-      {"hangups", hangups}, {"sessions", sessions}, {"numbers", numbers}, {"orphan", orphan}};
+  } all[] = {{"lines", content_lines}, {"raw", content_raw}, {"full", content_full}, {"settings", settings},
+      {"stopped", stopped}, {"hangups", hangups}, {"sessions", sessions}, {"numbers", numbers}, {"orphan", orphan}};
   subject_begin(argc, argv);
   watch_signals();
   for (size_t i = 0; argc > 2 && i < sizeof all / sizeof *all; i++)
