@@ -217,7 +217,7 @@ static void settle_lines(const LockScan *s) {
     const Lock *lock = &g_array_index(s->lines, Lock, i);
     const FrozenTask *task = frozen_tree_find(s->tree, lock->pid);
     const VmaEntry *mapping = lock->found || lock->flag != LOCK_FLOCK ? NULL : find_mapping(s, lock);
-    if (lock->found || (task && task->seccomp)) /* blocked already */
+    if (lock->found || (task && task->no_agent)) /* blocked already */
       continue;
     if (mapping && job_options(s->job)->file_locks)
       add_mapped(s, mapping, lock);

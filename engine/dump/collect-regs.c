@@ -6,6 +6,7 @@
 #include "sleep.h"
 #include "sweeper.h"
 #include "tracee.h"
+#include "warden.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -389,7 +390,7 @@ static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram
   for (int step = 0; ok && step < 3; step++)
     for (guint i = 0; ok && i < tree->tasks->len; i++) {
       FrozenTask *task = tree->tasks->pdata[i];
-      if (task->zombie || task->seccomp)
+      if (task->zombie || task->no_agent)
         continue;
       if (step == 0) {
         pps[i] = process_program_new(task);
@@ -409,10 +410,10 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    if (!task->zombie && !task->seccomp)
+    if (!task->zombie && !task->no_agent)
       task->region_at = choose_region(task);
   }
-  tree->sweeper = sweeper_new(tree);
+  tree->sweeper = warden_is_active() ? NULL : sweeper_new(tree);
   bool ok = inject_all(tree, tp, pps, cache, error);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What /proc tells about a task. */
 #include "collect.h"
-#include "tracee.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -131,41 +130,6 @@ static void check_sharing(Job *job, const FrozenTree *tree, const FrozenTask *ta
   }
 }
 
-/* A thread in strict mode is only ever in one of these calls. */
-static bool may_be_strict(const struct user_regs_struct *r) {
-  switch ((gint64)r->orig_rax) {
-  case SYS_read:
-  case SYS_write:
-  case SYS_restart_syscall:
-    return true;
-  default:
-    return (gint64)r->orig_rax < 0;
-  }
-}
-
-static bool has_seccomp(const FrozenTask *task, const FrozenThread *t, bool *ret, GError **error) {
-  int filters = tracee_count_seccomp_filters(t->state.tid);
-  *ret = filters > 0;
-  if (filters > 0 || (filters == 0 && !may_be_strict(&t->state.regs)))
-    return true;
-  ProcStatus s;
-  if (!proc_status(task->pid, t->state.tid, &s, error))
-    return false;
-  *ret = s.seccomp != 0;
-  proc_status_clear(&s);
-  return true;
-}
-
-static bool check_seccomp(Job *job, FrozenTask *task, GError **error) {
-  for (guint i = 0; i < task->threads->len && !task->seccomp; i++)
-    if (!has_seccomp(task, &g_array_index(task->threads, FrozenThread, i), &task->seccomp, error))
-      return false;
-  if (task->seccomp)
-    block_task(job, task, "task", "it has a seccomp filter, or runs in strict mode",
-        "seccomp is not supported yet; start it without the filter");
-  return true;
-}
-
 static guint64 number_of(const char *text, int base, guint64 otherwise) {
   return text && *text ? (guint64)(gint64)(base == 10 && *text == '-' ? strtoll(text, NULL, 10) : (gint64)strtoull(text, NULL, base)) : otherwise;
 }
@@ -242,8 +206,6 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   check_namespaces(job, task);
   check_sharing(job, tree, task);
   check_session(job, tree, task);
-  if (!check_seccomp(job, task, error))
-    return false;
   m->fs->has_umask = true;
   m->fs->umask = facts->status.umask;
   collect_auxv(task);

@@ -7,9 +7,10 @@
 #include "external-dump.h"
 #include "overruns.h"
 #include "plugin-stage.h"
-#include "seccomp.pb-c.h"
+#include "collect-seccomp.h"
 #include "timens.pb-c.h"
 #include "image.h"
+#include "warden.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ static void dump_clear(Dump *d) {
   external_stage_free(d->external);
   collector_free(d->collector);
   frozen_tree_free(d->tree);
+  warden_stop();
   checkpoint_free(d->checkpoint);
 }
 
@@ -46,15 +48,22 @@ static bool pid_is_pinned(pid_t pid, int pidfd, GError **error) {
 #define VFORK_TRIES 200
 #define VFORK_PAUSE_USEC 2000
 
-/* A child between vfork(2) and execve(2) borrows its parent's memory for a moment: it is let go on to the end of it. */
+/* A child between vfork(2) and execve(2) borrows its parent's memory for a moment: it is let go on to the end of it. A tree
+ * under seccomp is let go once, for the warden to take it. */
 static FrozenTree *freeze_settled(Job *job, pid_t pid, GError **error) {
   for (int try = 0;; try++) {
     FrozenTree *tree = freeze_tree(job, pid, error);
-    if (!tree || try == VFORK_TRIES || !frozen_tree_in_vfork(tree))
+    if (!tree)
+      return NULL;
+    bool settled = try >= VFORK_TRIES || !frozen_tree_in_vfork(tree);
+    if (settled && (!seccomp_suspend(tree) || warden_is_active()))
       return tree;
     thaw_tree(job, tree, false);
     frozen_tree_free(tree);
-    g_usleep(VFORK_PAUSE_USEC);
+    if (!settled)
+      g_usleep(VFORK_PAUSE_USEC);
+    else if (!warden_start(error))
+      return NULL;
   }
 }
 
@@ -98,7 +107,7 @@ static bool collect_stopped(Dump *d, GError **error) {
 static bool dump_collect(Dump *d, GError **error) {
   job_phase(d->job, "collect");
   d->checkpoint = checkpoint_new();
-  if (!collect_stopped(d, error))
+  if (!collect_stopped(d, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
     return false;
   for (guint i = 0; i < d->tree->tasks->len; i++)
     if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))
@@ -137,9 +146,6 @@ static void add_timens(Checkpoint *c) {
   t->monotonic->tv_sec = (guint64)monotonic.tv_sec, t->monotonic->tv_nsec = (guint64)monotonic.tv_nsec;
   t->boottime->tv_sec = (guint64)boottime.tv_sec, t->boottime->tv_nsec = (guint64)boottime.tv_nsec;
   checkpoint_add_record(c, RECORD_TIMENS, &t->base, NULL);
-  SeccompEntry *s = malloc(sizeof *s);
-  seccomp_entry__init(s);
-  checkpoint_add_record(c, RECORD_SECCOMP, &s->base, NULL);
 }
 
 static InventoryEntry *inventory_new(const Checkpoint *c, const EngineOptions *o) {
@@ -185,7 +191,7 @@ static CkptCreator *creator_new(const Dump *d, const char *name) {
 
 static GPtrArray *alive_words(const FrozenTree *tree) {
   GPtrArray *words = g_ptr_array_new();
-  for (guint i = 0; i < tree->tasks->len; i++) {
+  for (guint i = 0; !warden_is_active() && i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
     if (task->injection)
       g_ptr_array_add(words, region_alive(injection_region(task->injection)));

@@ -6,6 +6,7 @@
 #include "sleep.h"
 #include "sweeper.h"
 #include "tracee.h"
+#include "warden.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -94,29 +95,14 @@ static bool have_thread(const FrozenTask *task, pid_t tid) {
   return false;
 }
 
-/* The stop after PTRACE_INTERRUPT; signals that were on their way take their course first. */
-static int wait_interrupted(pid_t tid, int *stop_signal) {
-  for (;;) {
-    int status, e = tracee_wait_stop(tid, &status);
-    if (e < 0)
-      return e;
-    if (status >> 16 == PTRACE_EVENT_STOP) {
-      *stop_signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
-      return 0;
-    }
-    if (ptrace(PTRACE_CONT, tid, NULL, (void *)(uintptr_t)WSTOPSIG(status)) < 0 && errno != ESRCH)
-      return -errno;
-  }
-}
-
 int freeze_thread(pid_t tid, int *stop_signal) {
   int e = tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
-  if (e == 0 && ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)
-    e = -errno;
-  return e < 0 ? e : wait_interrupted(tid, stop_signal);
+  if (e == 0)
+    e = tracee_ask_interrupt(tid);
+  return e < 0 ? e : tracee_wait_interrupted(tid, stop_signal);
 }
 
-/* For a moment an earlier engine's sweeper may have it. */
+/* For a moment an earlier engine's sweeper or warden may have it. */
 static int seize(pid_t pid, pid_t tid) {
   for (int patience = 0;; patience++) {
     int e = tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
@@ -127,7 +113,7 @@ static int seize(pid_t pid, pid_t tid) {
     proc_comm(status.tracer, comm);
     bool traced = status.tracer != 0;
     proc_status_clear(&status);
-    if (!traced || strcmp(comm, SWEEPER_COMM) != 0)
+    if (!traced || (strcmp(comm, SWEEPER_COMM) != 0 && strcmp(comm, WARDEN_COMM) != 0))
       return traced ? e : tracee_seize(tid, PTRACE_O_TRACESYSGOOD);
     g_usleep(1000);
   }
@@ -161,18 +147,13 @@ static void sort_threads(FrozenTask *task) {
 /* A thread that job control has stopped traps when it is seized. An interrupt on top of that would be a second stop, in the
  * agent, which nobody waits for. */
 static int interrupt(pid_t tid) {
-  siginfo_t info = {0};
-  if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) == 0 && info.si_pid == tid)
-    return 0;
-  return ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 ? -errno : 0;
+  return tracee_has_stopped(tid) ? 0 : tracee_ask_interrupt(tid);
 }
 
 /* wait(2) says nothing about a main thread that ends now, as long as others go on. */
 static int wait_leader(pid_t pid) {
-  siginfo_t info = {0};
   for (int patience = 0;; patience++) {
-    int r = waitid(P_PID, (id_t)pid, &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG | __WALL);
-    if ((r == 0 && info.si_pid == pid) || (r < 0 && errno != EINTR))
+    if (tracee_has_news(pid))
       return 0; /* whatever it is, wait(2) says so */
     if (patience > 20 && thread_has_ended(pid, pid))
       return -ESRCH;
@@ -206,7 +187,7 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, i);
     int stop_signal = 0, e = t->state.tid == task->pid && tids->len > 1 ? wait_leader(task->pid) : 0;
     if (e == 0)
-      e = wait_interrupted(t->state.tid, &stop_signal);
+      e = tracee_wait_interrupted(t->state.tid, &stop_signal);
     if (e < 0 && e != -ESRCH)
       return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "Cannot wait for tid %d", (int)t->state.tid);
     if (e < 0) {
@@ -393,12 +374,8 @@ void kill_tree(FrozenTree *tree) {
   }
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    for (guint k = task->threads->len; k-- > 0;) {
-      pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
-      int status; /* stops may come first; ECHILD: gone from us already */
-      for (pid_t r = 0; (r >= 0 && !(r == tid && (WIFEXITED(status) || WIFSIGNALED(status)))) || (r < 0 && errno == EINTR);)
-        r = waitpid(tid, &status, __WALL);
-    }
+    for (guint k = task->threads->len; k-- > 0;)
+      tracee_wait_end(g_array_index(task->threads, FrozenThread, k).state.tid);
   }
   tree->thawed_at = g_get_monotonic_time();
 }

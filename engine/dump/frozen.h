@@ -14,6 +14,8 @@
 typedef struct FrozenThread {
   StoppedThread state; /* tid, registers, mask; xstate only while injecting */
   bool in_agent;
+  bool seccomp_strict;
+  int seccomp_filters;          /* how many; negative: some, which this process may not see */
   Lane *lane;
   LoadedProgram loaded;
   guint64 sleep_nr;             /* the system call it slept in when frozen, 0: none to keep the time of */
@@ -36,7 +38,7 @@ typedef struct FrozenTask {
   ProcStat stat;
   bool zombie;
   bool headless; /* its main thread has ended, others go on */
-  bool seccomp; /* some thread has a filter or strict mode: an agent's system calls could be its death, so it gets none */
+  bool no_agent; /* under seccomp that cannot be suspended: an agent's system calls could be its death */
   bool stopped; /* by job control */
   int stop_signal;
   GArray *threads; /* FrozenThread that live; [0] is the leader, or speaks for it */

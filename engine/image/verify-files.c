@@ -98,6 +98,18 @@ static bool verify_remaps(const Checkpoint *c, GError **error) {
   return true;
 }
 
+#define FILTER_INSTRUCTIONS 4096 /* BPF_MAXINSNS */
+#define CHAIN_INSTRUCTIONS 32768 /* of all filters of a thread */
+
+/* How long a chain is, with what the kernel counts for each filter. */
+static size_t chain_length(const SeccompEntry *e, size_t last) {
+  size_t length = 0;
+  for (const SeccompFilter *f = e->seccomp_filters[last]; f && length <= CHAIN_INSTRUCTIONS;
+      f = f->has_prev ? e->seccomp_filters[f->prev] : NULL)
+    length += f->filter.len / 8 + 4;
+  return length;
+}
+
 /* Filters of seccomp.img, a list in which each names an earlier one as the next to run. */
 static bool verify_seccomp(const Checkpoint *c, GError **error) {
   const GPtrArray *records = c->records[RECORD_SECCOMP];
@@ -108,8 +120,10 @@ static bool verify_seccomp(const Checkpoint *c, GError **error) {
       if (f->has_prev && f->prev >= k)
         return image_invalid(
             error, IMAGE_SECCOMP, 0, "filter %zu: it refers to filter %u, not an earlier one", k, f->prev);
-      if (f->filter.len % 8 != 0)
+      if (f->filter.len % 8 != 0 || f->filter.len / 8 > FILTER_INSTRUCTIONS)
         return image_invalid(error, IMAGE_SECCOMP, 0, "filter %zu: %zu bytes are no BPF program", k, f->filter.len);
+      if (chain_length(e, k) > CHAIN_INSTRUCTIONS + FILTER_INSTRUCTIONS)
+        return image_invalid(error, IMAGE_SECCOMP, 0, "filter %zu: more of them than the kernel takes", k);
     }
   }
   return true;

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tracee.h"
+#include "trace-call.h"
+#include "warden.h"
 #include <elf.h>
 #include <errno.h>
+#include <sys/param.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -18,11 +21,9 @@ static void *number(uint64_t n) {
   return (void *)(uintptr_t)n;
 }
 
-int tracee_seize(pid_t tid, unsigned long options) {
-  return result(ptrace(PTRACE_SEIZE, tid, NULL, number(options)));
-}
+/* --- the steps themselves --- */
 
-int tracee_wait_stop(pid_t tid, int *status) {
+static int wait_stop(pid_t tid, int *status) {
   int s = 0;
   for (;;) {
     pid_t got = waitpid(tid, &s, __WALL);
@@ -37,60 +38,271 @@ int tracee_wait_stop(pid_t tid, int *status) {
   return WIFSTOPPED(s) ? 0 : -ESRCH;
 }
 
+/* Signals that are on their way take their course first. Their stops are only looked at: one that was waited for, of a tracer
+ * that dies then, would lose its signal. */
+static int wait_interrupted(pid_t tid) {
+  for (;;) {
+    siginfo_t info = {0};
+    int e = 0, status;
+    if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOWAIT | __WALL) < 0)
+      e = errno == ECHILD ? -ESRCH : -errno;
+    if (e == -EINTR)
+      continue;
+    if (e == 0 && info.si_code == CLD_TRAPPED && info.si_status >> 8 == 0) {
+      e = ptrace(PTRACE_CONT, tid, NULL, number((uint64_t)info.si_status)) < 0 && errno != ESRCH ? -errno : 0;
+      if (e == 0)
+        continue;
+    }
+    if (e == 0)
+      e = wait_stop(tid, &status);
+    if (e < 0)
+      return e;
+    if (status >> 16 == PTRACE_EVENT_STOP)
+      return WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+    if (ptrace(PTRACE_CONT, tid, NULL, number(WSTOPSIG(status))) < 0 && errno != ESRCH)
+      return -errno;
+  }
+}
+
+/* Stops may come first; ECHILD: gone from us already. */
+static int wait_end(pid_t tid) {
+  int status = 0;
+  for (pid_t r = 0; (r >= 0 && !(r == tid && (WIFEXITED(status) || WIFSIGNALED(status)))) || (r < 0 && errno == EINTR);)
+    r = waitpid(tid, &status, __WALL);
+  return 0;
+}
+
+static int has_stopped(pid_t tid) {
+  siginfo_t info = {0};
+  return waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) == 0 && info.si_pid == tid && info.si_status >> 8;
+}
+
+static int has_news(pid_t tid) {
+  siginfo_t info = {0};
+  int r = waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG | __WALL);
+  return (r == 0 && info.si_pid == tid) || (r < 0 && errno != EINTR);
+}
+
+/* Resumes until the next system call stop; signals that cannot be blocked take their course. */
+static int resume_to_syscall(pid_t tid) {
+  int signal = 0;
+  for (;;) {
+    int status;
+    if (ptrace(PTRACE_SYSCALL, tid, NULL, (void *)(uintptr_t)signal) < 0)
+      return -errno;
+    int r = wait_stop(tid, &status);
+    if (r < 0)
+      return r;
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+      return 0;
+    signal = status >> 16 ? 0 : WSTOPSIG(status);
+  }
+}
+
+static int run(const TraceCall *c) {
+  uint64_t all = ~0ull;
+  int e = result(ptrace(PTRACE_SETREGS, c->tid, NULL, c->data));
+  if (e == 0)
+    e = result(ptrace(PTRACE_SETSIGMASK, c->tid, number(sizeof all), &all));
+  for (uint64_t stop = 0; e == 0 && stop < c->a; stop++)
+    e = resume_to_syscall(c->tid);
+  if (e == 0)
+    e = result(ptrace(PTRACE_GETREGS, c->tid, NULL, c->data));
+  return e < 0 || !c->b ? e : result(ptrace(PTRACE_CONT, c->tid, NULL, NULL));
+}
+
+static int64_t peek_signals(const TraceCall *c) {
+  struct __ptrace_peeksiginfo_args args = {c->b, c->a ? PTRACE_PEEKSIGINFO_SHARED : 0, (int)(c->size / sizeof(siginfo_t))};
+  long r = ptrace(PTRACE_PEEKSIGINFO, c->tid, &args, c->data);
+  return r < 0 ? -errno : r;
+}
+
+static int64_t get_filter(const TraceCall *c) {
+  long r = ptrace(PTRACE_SECCOMP_GET_FILTER, c->tid, number(c->a), c->size ? c->data : NULL);
+  return r < 0 ? -errno : r;
+}
+
+static int64_t get_xstate(const TraceCall *c) {
+  struct iovec iov = {c->data, c->size};
+  int r = result(ptrace(PTRACE_GETREGSET, c->tid, number(NT_X86_XSTATE), &iov));
+  return r < 0 ? r : (int64_t)iov.iov_len;
+}
+
+static int set_xstate(const TraceCall *c) {
+  struct iovec iov = {c->data, c->size};
+  return result(ptrace(PTRACE_SETREGSET, c->tid, number(NT_X86_XSTATE), &iov));
+}
+
+int64_t trace_perform(const TraceCall *c) {
+  int e;
+  switch (c->op) {
+  case TRACE_SEIZE:
+    return result(ptrace(PTRACE_SEIZE, c->tid, NULL, number(c->a)));
+  case TRACE_OPTIONS:
+    return result(ptrace(PTRACE_SETOPTIONS, c->tid, NULL, number(c->a)));
+  case TRACE_INTERRUPT:
+    return result(ptrace(PTRACE_INTERRUPT, c->tid, NULL, NULL));
+  case TRACE_STOP:
+    e = result(ptrace(PTRACE_INTERRUPT, c->tid, NULL, NULL));
+    return e < 0 ? e : wait_stop(c->tid, NULL);
+  case TRACE_WAIT:
+    return wait_stop(c->tid, c->data);
+  case TRACE_WAIT_INTERRUPTED:
+    return wait_interrupted(c->tid);
+  case TRACE_WAIT_END:
+    return wait_end(c->tid);
+  case TRACE_HAS_STOPPED:
+    return has_stopped(c->tid);
+  case TRACE_HAS_NEWS:
+    return has_news(c->tid);
+  case TRACE_RESUME:
+    return result(ptrace((enum __ptrace_request)c->a, c->tid, NULL, number(c->b)));
+  case TRACE_DETACH:
+    return result(ptrace(PTRACE_DETACH, c->tid, NULL, NULL));
+  case TRACE_RUN:
+    return run(c);
+  case TRACE_GET_REGS:
+    return result(ptrace(PTRACE_GETREGS, c->tid, NULL, c->data));
+  case TRACE_SET_REGS:
+    return result(ptrace(PTRACE_SETREGS, c->tid, NULL, c->data));
+  case TRACE_GET_XSTATE:
+    return get_xstate(c);
+  case TRACE_SET_XSTATE:
+    return set_xstate(c);
+  case TRACE_GET_SIGMASK:
+    return result(ptrace(PTRACE_GETSIGMASK, c->tid, number(c->size), c->data));
+  case TRACE_SET_SIGMASK:
+    return result(ptrace(PTRACE_SETSIGMASK, c->tid, number(c->size), c->data));
+  case TRACE_PEEK_SIGNALS:
+    return peek_signals(c);
+  case TRACE_GET_FILTER:
+    return get_filter(c);
+  case TRACE_GET_METADATA:
+    return result(ptrace(PTRACE_SECCOMP_GET_METADATA, c->tid, number(c->size), c->data));
+  case TRACE_GET_RSEQ:
+    return result(ptrace(PTRACE_GET_RSEQ_CONFIGURATION, c->tid, number(c->size), c->data));
+  case TRACE_HOME:
+  case TRACE_OWN:
+    break;
+  }
+  return -EINVAL;
+}
+
+/* --- and who makes them --- */
+
+static int64_t step_data(TraceOp op, pid_t tid, uint64_t a, uint64_t b, void *data, size_t size) {
+  const TraceCall call = {op, tid, a, b, data, size};
+  return warden_is_active() ? warden_perform(&call) : trace_perform(&call);
+}
+
+static int step(TraceOp op, pid_t tid, uint64_t a, uint64_t b) {
+  return (int)step_data(op, tid, a, b, NULL, 0);
+}
+
+int tracee_seize(pid_t tid, unsigned long options) {
+  return step(TRACE_SEIZE, tid, options, 0);
+}
+
+int tracee_set_options(pid_t tid, unsigned long options) {
+  return step(TRACE_OPTIONS, tid, options, 0);
+}
+
+int tracee_wait_stop(pid_t tid, int *status) {
+  int s = 0, e = (int)step_data(TRACE_WAIT, tid, 0, 0, &s, sizeof s);
+  if (status)
+    *status = s;
+  return e;
+}
+
+int tracee_wait_interrupted(pid_t tid, int *stop_signal) {
+  int e = step(TRACE_WAIT_INTERRUPTED, tid, 0, 0);
+  *stop_signal = MAX(e, 0);
+  return MIN(e, 0);
+}
+
+void tracee_wait_end(pid_t tid) {
+  (void)step(TRACE_WAIT_END, tid, 0, 0);
+}
+
+bool tracee_has_stopped(pid_t tid) {
+  return step(TRACE_HAS_STOPPED, tid, 0, 0) > 0;
+}
+
+bool tracee_has_news(pid_t tid) {
+  return step(TRACE_HAS_NEWS, tid, 0, 0) != 0;
+}
+
+int tracee_ask_interrupt(pid_t tid) {
+  return step(TRACE_INTERRUPT, tid, 0, 0);
+}
+
 int tracee_interrupt(pid_t tid) {
-  int r = result(ptrace(PTRACE_INTERRUPT, tid, NULL, NULL));
-  return r < 0 ? r : tracee_wait_stop(tid, NULL);
+  return step(TRACE_STOP, tid, 0, 0);
 }
 
 int tracee_resume(pid_t tid, int request) {
-  return result(ptrace(request, tid, NULL, NULL));
+  return step(TRACE_RESUME, tid, (uint64_t)request, 0);
 }
 
 int tracee_detach(pid_t tid) {
-  return result(ptrace(PTRACE_DETACH, tid, NULL, NULL));
+  return step(TRACE_DETACH, tid, 0, 0);
+}
+
+int tracee_run(pid_t tid, struct user_regs_struct *regs, int stops, bool goes_on) {
+  return (int)step_data(TRACE_RUN, tid, (uint64_t)stops, goes_on, regs, sizeof *regs);
 }
 
 int tracee_get_regs(pid_t tid, struct user_regs_struct *regs) {
-  return result(ptrace(PTRACE_GETREGS, tid, NULL, regs));
+  return (int)step_data(TRACE_GET_REGS, tid, 0, 0, regs, sizeof *regs);
 }
 
 int tracee_set_regs(pid_t tid, const struct user_regs_struct *regs) {
-  return result(ptrace(PTRACE_SETREGS, tid, NULL, regs));
+  return (int)step_data(TRACE_SET_REGS, tid, 0, 0, (void *)(uintptr_t)regs, sizeof *regs);
 }
 
 ssize_t tracee_get_xstate(pid_t tid, void *buffer, size_t size) {
-  struct iovec iov = {buffer, size};
-  int r = result(ptrace(PTRACE_GETREGSET, tid, number(NT_X86_XSTATE), &iov));
-  return r < 0 ? r : (ssize_t)iov.iov_len;
+  return step_data(TRACE_GET_XSTATE, tid, 0, 0, buffer, size);
 }
 
 int tracee_set_xstate(pid_t tid, const void *buffer, size_t size) {
-  struct iovec iov = {(void *)(uintptr_t)buffer, size};
-  return result(ptrace(PTRACE_SETREGSET, tid, number(NT_X86_XSTATE), &iov));
+  return (int)step_data(TRACE_SET_XSTATE, tid, 0, 0, (void *)(uintptr_t)buffer, size);
 }
 
 int tracee_get_sigmask(pid_t tid, uint64_t *mask) {
-  return result(ptrace(PTRACE_GETSIGMASK, tid, number(sizeof *mask), mask));
+  return (int)step_data(TRACE_GET_SIGMASK, tid, 0, 0, mask, sizeof *mask);
 }
 
 int tracee_set_sigmask(pid_t tid, uint64_t mask) {
-  return result(ptrace(PTRACE_SETSIGMASK, tid, number(sizeof mask), &mask));
+  return (int)step_data(TRACE_SET_SIGMASK, tid, 0, 0, &mask, sizeof mask);
 }
 
 int tracee_peek_signals(pid_t tid, bool shared, unsigned from, siginfo_t *infos, int n) {
-  struct __ptrace_peeksiginfo_args args = {from, shared ? PTRACE_PEEKSIGINFO_SHARED : 0, n};
-  long r = ptrace(PTRACE_PEEKSIGINFO, tid, &args, infos);
-  return r < 0 ? -errno : (int)r;
+  return (int)step_data(TRACE_PEEK_SIGNALS, tid, shared, from, infos, (size_t)n * sizeof *infos);
 }
 
 int tracee_count_seccomp_filters(pid_t tid) {
   for (uint64_t n = 0;; n++) {
-    if (ptrace(PTRACE_SECCOMP_GET_FILTER, tid, number(n), NULL) >= 0)
+    int64_t r = step_data(TRACE_GET_FILTER, tid, n, 0, NULL, 0);
+    if (r >= 0)
       continue;
-    if (errno == ENOENT || (errno == EINVAL && n == 0))
+    if (r == -ENOENT || (r == -EINVAL && n == 0))
       return (int)n;
-    return errno == EACCES ? -EACCES : (int)n + 1; /* a filter that cannot be shown is one, too */
+    return r == -EACCES ? -EACCES : (int)n + 1; /* a filter that cannot be shown is one, too */
   }
+}
+
+int tracee_get_seccomp_filter(pid_t tid, unsigned index, struct sock_filter *code, size_t room) {
+  int64_t n = step_data(TRACE_GET_FILTER, tid, index, 0, NULL, 0);
+  if (n < 0 || (size_t)n > room)
+    return n < 0 ? (int)n : -E2BIG;
+  return (int)step_data(TRACE_GET_FILTER, tid, index, 0, code, room * sizeof *code);
+}
+
+int tracee_get_seccomp_flags(pid_t tid, unsigned index, uint64_t *flags) {
+  uint64_t metadata[2] = {index, 0}; /* struct seccomp_metadata */
+  int e = (int)step_data(TRACE_GET_METADATA, tid, 0, 0, metadata, sizeof metadata);
+  *flags = metadata[1];
+  return e;
 }
 
 int tracee_get_rseq(pid_t tid, struct rseq_config *config) {
@@ -98,11 +310,15 @@ int tracee_get_rseq(pid_t tid, struct rseq_config *config) {
     uint64_t pointer;
     uint32_t size, signature, flags, pad;
   } c = {0};
-  int r = result(ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, number(sizeof c), &c));
+  int r = (int)step_data(TRACE_GET_RSEQ, tid, 0, 0, &c, sizeof c);
   if (r < 0)
     return r;
   *config = (struct rseq_config){c.pointer, c.size, c.signature};
   return 0;
+}
+
+int tracee_home(const TraceHome *home) {
+  return warden_is_active() ? (int)step_data(TRACE_HOME, home->tid, 0, 0, (void *)(uintptr_t)home, sizeof *home) : 0;
 }
 
 int tracee_read(pid_t pid, uint64_t address, void *buffer, size_t size) {

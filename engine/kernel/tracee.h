@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* ptrace(2), typed. All calls are made by the one thread that seized the task. They return 0 or a negative errno. */
+/* ptrace(2), typed. All calls are made by the one thread that seized the task, or all by the warden (warden.h). They return
+ * 0 or a negative errno. */
 
+#include <linux/filter.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,13 +17,41 @@ struct rseq_config {
   uint32_t size, signature;
 };
 
+/* How a thread comes back to itself: its registers and mask. @call_ip not 0: before that it makes a system call there
+ * (`syscall; ret`), with its stack pointer at @call_sp. */
+typedef struct TraceHome {
+  pid_t tid;
+  struct user_regs_struct regs;
+  uint64_t sigmask;
+  uint64_t call_ip, call_sp, call_nr, call_args[2];
+} TraceHome;
+
 int tracee_seize(pid_t tid, unsigned long options);
+/* Of a stopped task: PTRACE_O_*. */
+int tracee_set_options(pid_t tid, unsigned long options);
+/* Interrupts and does not wait. */
+int tracee_ask_interrupt(pid_t tid);
 /* Interrupts and waits for the stop; *status as waitpid() gave it. -ESRCH when the task ended instead. */
 int tracee_interrupt(pid_t tid);
 /* Waits until the task stops. -ESRCH: it ended (*status has how). @status may be NULL. */
 int tracee_wait_stop(pid_t tid, int *status);
+/* After tracee_ask_interrupt(): waits for that very stop; signals take their course before. *stop_signal: by which signal it
+ * stands still anyway, 0: none. */
+int tracee_wait_interrupted(pid_t tid, int *stop_signal);
+/* Waits until it is dead, whatever it reports before. */
+void tracee_wait_end(pid_t tid);
+/* Has it stopped, but for a signal to be delivered, and nobody has waited for that yet? */
+bool tracee_has_stopped(pid_t tid);
+/* Would waiting for it end at once, with whatever? */
+bool tracee_has_news(pid_t tid);
 int tracee_resume(pid_t tid, int request);
 int tracee_detach(pid_t tid);
+/* Sets @regs and a mask that blocks everything, lets the thread run through that many stops of system calls, and gives its
+ * registers then. After that it stays stopped, or goes on. */
+int tracee_run(pid_t tid, struct user_regs_struct *regs, int stops, bool goes_on);
+/* Tells the warden, if there is one, how to bring a thread home when this process dies; before its registers are
+ * touched. */
+int tracee_home(const TraceHome *home);
 
 int tracee_get_regs(pid_t tid, struct user_regs_struct *regs);
 int tracee_set_regs(pid_t tid, const struct user_regs_struct *regs);
@@ -34,6 +64,11 @@ int tracee_set_sigmask(pid_t tid, uint64_t mask);
 int tracee_peek_signals(pid_t tid, bool shared, unsigned from, siginfo_t *infos, int n);
 /* seccomp(2): how many filters the task has; 0: none, or strict mode; -EACCES: this process may not ask. */
 int tracee_count_seccomp_filters(pid_t tid);
+/* Filter number @index, the oldest is 0, into room for that many instructions; their number. -EMEDIUMTYPE: it cannot be
+ * shown. */
+int tracee_get_seccomp_filter(pid_t tid, unsigned index, struct sock_filter *code, size_t room);
+/* The flags it was installed with that the kernel remembers (SECCOMP_FILTER_FLAG_LOG). */
+int tracee_get_seccomp_flags(pid_t tid, unsigned index, uint64_t *flags);
 int tracee_get_rseq(pid_t tid, struct rseq_config *config);
 
 /* Memory of another process; all or an error. */

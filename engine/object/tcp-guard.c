@@ -2,6 +2,7 @@
 #include "tcp-guard.h"
 #include "net-lock.h"
 #include "tcp-repair.h"
+#include "warden.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -83,13 +84,15 @@ static int compare_ints(const void *a, const void *b) {
 }
 
 static pid_t fork_guard(const Charge *c) {
-  g_autofree int *keep = g_new(int, c->n + 2);
+  g_autofree int *keep = g_new(int, c->n + 3);
   size_t n = 0;
   for (size_t i = 0; i < c->n; i++)
     keep[n++] = c->sockets[i].fd;
   keep[n++] = c->pipe_fd;
   if (c->netlink_fd >= 0)
     keep[n++] = c->netlink_fd;
+  if (warden_lifeline() >= 0)
+    keep[n++] = warden_lifeline();
   qsort(keep, n, sizeof *keep, compare_ints);
   sigset_t all, before;
   (void)sigfillset(&all);

@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096ull
@@ -176,22 +175,6 @@ uint64_t inject_leader_frame(const StoppedThread *leader, const InjectMap *maps,
   return at;
 }
 
-/* Resumes until the next system call stop; signals that cannot be blocked take their course. */
-static int resume_to_syscall(pid_t tid) {
-  int signal = 0;
-  for (;;) {
-    int status;
-    if (ptrace(PTRACE_SYSCALL, tid, NULL, (void *)(uintptr_t)signal) < 0)
-      return -errno;
-    int r = tracee_wait_stop(tid, &status);
-    if (r < 0)
-      return r;
-    if (WSTOPSIG(status) == (SIGTRAP | 0x80))
-      return 0;
-    signal = status >> 16 ? 0 : WSTOPSIG(status);
-  }
-}
-
 static int borrow_syscall(Injection *in, const struct user_regs_struct *base, long nr, const uint64_t args[static 6], int64_t *ret) {
   struct user_regs_struct r = *base;
   r.rax = (uint64_t)nr;
@@ -200,13 +183,7 @@ static int borrow_syscall(Injection *in, const struct user_regs_struct *base, lo
   r.rsp = in->leader_frame;
   r.orig_rax = (uint64_t)-1;
   r.eflags &= ~0x100ull; /* no single step */
-  int e = tracee_set_regs(in->pid, &r);
-  if (e == 0)
-    e = tracee_set_sigmask(in->pid, ~0ull);
-  for (int stop = 0; e == 0 && stop < 2; stop++)
-    e = resume_to_syscall(in->pid);
-  if (e == 0)
-    e = tracee_get_regs(in->pid, &r);
+  int e = tracee_run(in->pid, &r, 2, false);
   if (e == 0)
     *ret = (int64_t)r.rax;
   return e;
@@ -263,19 +240,26 @@ static int enter_agent(Injection *in, const StoppedThread *t, Lane *lane) {
   r.rip = region_agent(in->region);
   r.orig_rax = (uint64_t)-1;
   r.eflags &= ~0x100ull;
-  int e = tracee_set_regs(t->tid, &r);
-  if (e == 0)
-    e = tracee_set_sigmask(t->tid, ~0ull);
-  if (e == 0 && t->group_stop)
-    e = resume_to_syscall(t->tid); /* of the agent */
-  return e < 0 ? e : tracee_resume(t->tid, PTRACE_CONT);
+  return tracee_run(t->tid, &r, t->group_stop ? 1 : 0, true); /* the stop is one of the agent's */
+}
+
+/* The warden, if there is one, has to know before anything is borrowed. @size 0: nothing is to be unmapped. */
+static int tell_home(const Injection *in, const StoppedThread *t, uint64_t address, size_t size) {
+  TraceHome home = {.tid = t->tid, .regs = t->regs, .sigmask = t->sigmask};
+  if (size) {
+    home.call_ip = in->syscall_ret, home.call_sp = in->leader_frame;
+    home.call_nr = SYS_munmap, home.call_args[0] = address, home.call_args[1] = size;
+  }
+  return tracee_home(&home);
 }
 
 static bool start_leader(Injection *in, const StoppedThread *leader, size_t n_threads, uint64_t address, size_t size, GError **error) {
   void *local = map_region(in->pid, address, size, in->split, error);
   if (!local)
     return false;
-  in->region = region_new(local, address, size);
+  in->region = region_new_in(in->pid, in->split ? REGION_CODE_SIZE : size, local, address, size, error);
+  if (!in->region)
+    return false;
   in->leader_lane = region_add_lane(in->region);
   if (n_threads == 1)
     set_home(in, in->leader_lane, in->leader_frame, SYS_munmap, address, size);
@@ -317,7 +301,11 @@ Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_
   }
   size_t size = (room + 4 * PAGE + PAGE - 1) & ~(size_t)(PAGE - 1);
   int64_t address = 0;
-  int e = borrow_region(in, leader, at, size, &address);
+  int e = tell_home(in, leader, at, at ? size : 0);
+  if (e == 0)
+    e = borrow_region(in, leader, at, size, &address);
+  if (e == 0 && (uint64_t)address != at)
+    e = tell_home(in, leader, (uint64_t)address, size);
   if (e == 0 && start_leader(in, leader, n_threads, (uint64_t)address, size, error))
     return in;
   if (e < 0)
@@ -353,7 +341,9 @@ Lane *inject_add_lane(Injection *in, const StoppedThread *t, GError **error) {
 }
 
 bool inject_thread(Injection *in, const StoppedThread *t, Lane *lane, GError **error) {
-  int e = enter_agent(in, t, lane);
+  int e = tell_home(in, t, 0, 0);
+  if (e == 0)
+    e = enter_agent(in, t, lane);
   if (e == 0)
     return true;
   (void)restore_thread(t);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "region.h"
+#include "alive.h"
 #include "program-private.h"
+#include "warden.h"
 #include <errno.h>
 #include <linux/futex.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,43 +19,51 @@ struct Region {
   unsigned char *local;
   uint64_t remote;
   size_t size, used;
-  pthread_mutex_t *alive; /* in the region */
+  void *alive; /* in the region */
+  bool owned;  /* the alive word is this process's, not the warden's */
 };
 
-static void take_alive(Region *r) {
-  pthread_mutexattr_t attr;
-  pthread_mutexattr_init(&attr);
-  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
-  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
-  pthread_mutex_init(r->alive, &attr);
-  pthread_mutexattr_destroy(&attr);
-  pthread_mutex_lock(r->alive);
-  /* The kernel wakes waiters only if it is told that there are some. The futex word is the first of the mutex. */
-  atomic_fetch_or((_Atomic uint32_t *)(void *)r->alive, FUTEX_WAITERS);
-}
-
-Region *region_new(void *local, uint64_t remote, size_t size) {
+static Region *region_make(void *local, uint64_t remote, size_t size) {
   Region *r = g_new0(Region, 1);
   r->local = local;
   r->remote = remote;
   r->size = size;
   memcpy(local, agent_start, (size_t)(agent_end - agent_start));
-  r->alive = (pthread_mutex_t *)(void *)(r->local + CODE_SIZE);
-  r->used = CODE_SIZE + 64;
-  take_alive(r);
+  r->alive = r->local + CODE_SIZE;
+  r->used = CODE_SIZE + ALIVE_SIZE;
   return r;
+}
+
+Region *region_new(void *local, uint64_t remote, size_t size) {
+  Region *r = region_make(local, remote, size);
+  alive_take(r->alive);
+  r->owned = true;
+  return r;
+}
+
+Region *region_new_in(pid_t pid, size_t mapped, void *local, uint64_t remote, size_t size, GError **error) {
+  if (!warden_is_active())
+    return region_new(local, remote, size);
+  Region *r = region_make(local, remote, size);
+  int e = warden_own(pid, remote, mapped, REGION_CODE_SIZE);
+  if (e == 0)
+    return r;
+  engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: the warden cannot map the agents' region", (int)pid);
+  region_free(r);
+  return NULL;
 }
 
 void region_free(Region *r) {
   if (!r)
     return;
-  pthread_mutex_unlock(r->alive);
+  if (r->owned)
+    alive_give(r->alive);
   munmap(r->local, r->size);
   g_free(r);
 }
 
 uint32_t *region_alive(const Region *r) {
-  return (uint32_t *)(void *)r->alive;
+  return r->alive;
 }
 
 uint64_t region_remote(const Region *r) {
@@ -99,7 +108,7 @@ Lane *region_add_lane(Region *r) {
   if (!lane)
     return NULL;
   memset(lane, 0, sizeof *lane);
-  uint32_t alive = atomic_load((_Atomic uint32_t *)(void *)r->alive);
+  uint32_t alive = atomic_load((_Atomic uint32_t *)r->alive);
   lane->alive = region_to_remote(r, r->alive);
   lane->waitv[0] = (struct lane_waitv){0, region_to_remote(r, &lane->command), FUTEX2_SHARED_U32, 0};
   lane->waitv[1] = (struct lane_waitv){alive, lane->alive, FUTEX2_SHARED_U32, 0};
@@ -186,6 +195,8 @@ bool region_wait_moment(Region *r, Lane *lane, pid_t tid, bool *ret_done, GError
     *ret_done = region_is_done(lane);
     if (!*ret_done && w < 0 && errno == ETIMEDOUT && tid > 0 && task_ended(tid))
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Task %d died meanwhile", (int)tid);
+    if (atomic_load((const _Atomic uint32_t *)r->alive) & FUTEX_OWNER_DIED)
+      return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The process that traces the tree was killed");
   }
   atomic_thread_fence(memory_order_acquire);
   return true;

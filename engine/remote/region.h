@@ -21,11 +21,14 @@ typedef struct Region Region;
 /* Takes a MAP_SHARED mapping of @size bytes at @local over; @remote is its address in the tasks. Writes the agent and takes
  * the alive word. */
 Region *region_new(void *local, uint64_t remote, size_t size);
+/* The same for a mapping of @pid, the first one in it of @mapped bytes, where the warden (warden.h), if there is one, takes the alive word. NULL with error: @local
+ * is unmapped. */
+Region *region_new_in(pid_t pid, size_t mapped, void *local, uint64_t remote, size_t size, GError **error);
 /* Gives the alive word back and unmaps the coordinator's side. Agents must be gone, or they take it for the end. */
 void region_free(Region *region);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Region, region_free)
 
-/* The alive word, for whoever takes it over for a while (tcp-guard.h). */
+/* The alive word, for whoever takes it over for a while (tcp-guard.h); not where there is a warden. */
 uint32_t *region_alive(const Region *region);
 uint64_t region_remote(const Region *region);
 size_t region_size(const Region *region);

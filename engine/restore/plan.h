@@ -12,6 +12,7 @@ typedef struct PlanThread {
   Lane *lane;
   LoadedProgram loaded;
   guint64 ip_shift; /* it goes on so much further on (foreign-vdso.c) */
+  bool seized;   /* traced already, see seccomp.c */
   long op_sleep; /* index of the op that re-arms an interrupted sleep; -1: none */
 } PlanThread;
 

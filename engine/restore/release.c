@@ -25,7 +25,7 @@ static bool seize_all(Restore *r, GError **error) {
     PlanTask *t = r->plan->tasks->pdata[i];
     for (guint k = 0; k < t->threads->len; k++) {
       const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
-      int e = tracee_seize(th->thread->tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
+      int e = th->seized ? 0 : tracee_seize(th->thread->tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
       if (e == 0 && ptrace(PTRACE_INTERRUPT, th->thread->tid, NULL, NULL) < 0)
         e = -errno;
       if (e < 0)

@@ -138,6 +138,14 @@ bool threads_run(Restore *r, GError **error);
 /* What it would run. */
 bool threads_print(Restore *r, PlanTask *task, FILE *out, GError **error);
 
+/* --- seccomp.c --- */
+bool seccomp_is_used(const PlanTask *task, const PlanThread *thread);
+/* Traces a thread that is going to get filters, with those suspended. */
+bool seccomp_seize(const PlanTask *task, PlanThread *thread, GError **error);
+bool seccomp_build(const Restore *r, const PlanTask *task, const PlanThread *thread, Program *p, GError **error);
+/* Bytes of programs that its filters take. */
+guint64 seccomp_room(const Checkpoint *checkpoint, const Thread *thread);
+
 /* --- creds.c --- */
 /* Everything but PR_SET_DUMPABLE: what can be traced by its user has the region in its memory, and other tasks may still
  * be root in theirs. That one is set at the release. */

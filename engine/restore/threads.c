@@ -130,6 +130,8 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   timers_build_taken(t, th->thread->tid, p);
   if (!timers_queue_signals(t, th, tc->signals_p, p, error))
     return false;
+  if (!seccomp_build(r, t, th, p, error))
+    return false;
   creds_build(r, tc->creds, p);
   if (leader && r->restorer && !restorer_late_program(r->restorer, t->task, p, error))
     return false;
@@ -161,6 +163,8 @@ static bool start_thread(Restore *r, PlanTask *t, guint k, GError **error) {
     return false;
   for (size_t i = 0; i < program_n_ops(p); i++)
     th->loaded.results[i] = RESULT_PENDING;
+  if (!seccomp_seize(t, th, error))
+    return false;
   region_start(r->region, th->lane, &th->loaded);
   return true;
 }
