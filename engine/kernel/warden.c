@@ -139,7 +139,8 @@ static bool stop_idle(pid_t tid) {
   for (int patience = 0;; patience++) {
     if (perform(TRACE_STOP, tid, 0, NULL, 0) < 0 || perform(TRACE_GET_REGS, tid, 0, &r, sizeof r) < 0)
       return false; /* dead */
-    if (r.orig_rax == NR_FUTEX_WAITV || patience == PATIENCE)
+    bool interrupted = (int64_t)r.rax <= -512; /* -ERESTART…: nothing has woken it */
+    if ((r.orig_rax == NR_FUTEX_WAITV && interrupted) || patience == PATIENCE)
       return true;
     (void)perform(TRACE_RESUME, tid, PTRACE_CONT, NULL, 0);
     g_usleep(PAUSE_USEC);
