@@ -180,7 +180,7 @@ int main(int argc, char **argv) {
     complete(large, 150, 300);
     verify_events("large, again", large, 150, 300);
   }
-  check_call(submit(waiting, IOCB_CMD_PWRITE, file, "y", 1, 0, 4711) == 1);
+  check_call(submit(waiting, IOCB_CMD_PWRITE, file, (char[]){"y"}, 1, 0, 4711) == 1);
   check_call(pthread_join(waiter, NULL) == 0);
   int status = 0;
   check(waitpid(child, &status, 0) == child && status == 0, "the child ended with %x", status);
