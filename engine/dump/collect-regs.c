@@ -51,29 +51,35 @@ static CoreEntry *core_new(bool leader) {
   return core;
 }
 
-/* epoll_wait and its like answer -EINTR when they are stopped, though nothing happened to the program: made again. Not so
- * if a signal is about to be handled, which may be what the program waits for. */
+/* What answers -EINTR when it is stopped, though nothing happened to the program (signal(7), at its end): waits for events and
+ * semaphores, and calls on sockets that have a time-out. They have done nothing yet and are made again; not so if a signal is
+ * about to be handled, which may be what the program waits for. */
+static bool answers_stops(guint64 nr) {
+  static const guint16 calls[] = {SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_io_getevents, SYS_io_pgetevents, SYS_semop,
+      SYS_semtimedop, SYS_rt_sigtimedwait, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_recvmmsg, SYS_accept, SYS_accept4, SYS_write,
+      SYS_writev, SYS_sendto, SYS_sendmsg, SYS_sendmmsg, SYS_connect,
+      SYS_io_uring_enter /* which took nothing then: else it would tell how much */};
+  for (size_t i = 0; i < G_N_ELEMENTS(calls); i++)
+    if (calls[i] == nr)
+      return true;
+  return false;
+}
+
 void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
   struct user_regs_struct *r = &t->state.regs;
-  bool timed = t->sleep_nr && t->sleep_nr == r->orig_rax;
-  if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)r->orig_rax < 0)
+  guint64 nr = r->orig_rax, msec = (guint64)(MAX(t->sleep_remaining_nsec, 0) + 999999) / 1000000;
+  if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)nr < 0 || !answers_stops(nr))
     return;
-  switch (r->orig_rax) {
-  case SYS_epoll_wait:
-  case SYS_epoll_pwait:
-    if (timed) /* in milliseconds; system calls leave r10 to the caller, who passed it and does not read it again */
-      r->r10 = (uint32_t)((t->sleep_remaining_nsec + 999999) / 1000000);
-    /* fall through */
-  case SYS_epoll_pwait2:
-  case SYS_io_getevents:
-  case SYS_io_uring_enter: /* which took nothing then: else it would tell how much */
-  case SYS_io_pgetevents:
-  case SYS_semop:
-  case SYS_rt_sigtimedwait:
-    r->rax = r->orig_rax;
-    r->rip -= 2;
-    r->orig_rax = (uint64_t)-1;
+  bool waits = nr == SYS_epoll_wait || nr == SYS_epoll_pwait || nr == SYS_epoll_pwait2;
+  if (waits && t->sleep_nr == nr && msec <= INT32_MAX) {
+    /* In milliseconds; system calls leave r10 to the caller, who passed it and does not read it again. The time of
+     * epoll_pwait2(2) is in the program's memory; but for that argument it is epoll_pwait(2). */
+    r->r10 = msec;
+    nr = nr == SYS_epoll_pwait2 ? SYS_epoll_pwait : nr;
   }
+  r->rax = nr;
+  r->rip -= 2;
+  r->orig_rax = (uint64_t)-1;
 }
 
 static bool has_deliverable(const SignalQueueEntry *q, uint64_t mask) {

@@ -9,6 +9,7 @@
 #include "warden.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #define PIDFD_THREAD_ O_EXCL
+#define VFORK_PATIENCE 1000 /* half a second */
 
 static void frozen_task_free(void *p) {
   FrozenTask *t = p;
@@ -150,15 +152,39 @@ static int interrupt(pid_t tid) {
   return tracee_has_stopped(tid) ? 0 : tracee_ask_interrupt(tid);
 }
 
-/* wait(2) says nothing about a main thread that ends now, as long as others go on. */
-static int wait_leader(pid_t pid) {
+/* Does it wait for a child that has its memory? Only SIGKILL ends that wait, and the child. */
+static bool is_in_vfork(pid_t pid, pid_t tid) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/syscall", (int)tid);
+  g_autofree char *text = proc_read(pid, name, NULL, NULL);
+  char *p = NULL;
+  guint64 nr = text && g_ascii_isdigit(*text) ? strtoull(text, &p, 10) : G_MAXUINT64, flags = p ? strtoull(p, NULL, 16) : 0;
+  if (nr == SYS_clone3 && tracee_read(tid, flags, &flags, sizeof flags) < 0) /* the first member of what it points to */
+    return false;
+  return nr == SYS_vfork || ((nr == SYS_clone || nr == SYS_clone3) && flags & CLONE_VFORK);
+}
+
+/* Until wait(2) has something to say, which it has not about a thread that cannot be stopped, nor about a main thread that ends
+ * now while others go on. -ESRCH: that; -EBUSY: in a vfork(2) that does not end. */
+static int wait_event(pid_t pid, pid_t tid) {
   for (int patience = 0;; patience++) {
-    if (tracee_has_news(pid))
-      return 0; /* whatever it is, wait(2) says so */
-    if (patience > 20 && thread_has_ended(pid, pid))
+    if (tracee_has_news(tid))
+      return 0;
+    if (patience > 20 && tid == pid && thread_has_ended(pid, pid))
       return -ESRCH;
-    g_usleep(patience < 20 ? 10 : 200);
+    if (patience > VFORK_PATIENCE && is_in_vfork(pid, tid))
+      return -EBUSY;
+    if (patience < 5)
+      (void)sched_yield();
+    else
+      g_usleep(patience < 50 ? 10 : 500);
   }
+}
+
+static bool fail_vfork(const FrozenTask *task, pid_t tid, GError **error) {
+  return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
+      "pid %d (%s): thread %d waits in vfork(2) for a child that neither calls execve(2) nor ends; it cannot be stopped until then: have "
+      "the child do so, then try again", (int)task->pid, task->stat.comm, (int)tid);
 }
 
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
@@ -185,7 +211,9 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
   *ret_new |= task->threads->len != before;
   for (guint i = before; i < task->threads->len;) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, i);
-    int stop_signal = 0, e = t->state.tid == task->pid && tids->len > 1 ? wait_leader(task->pid) : 0;
+    int stop_signal = 0, e = wait_event(task->pid, t->state.tid);
+    if (e == -EBUSY)
+      return fail_vfork(task, t->state.tid, error);
     if (e == 0)
       e = tracee_wait_interrupted(t->state.tid, &stop_signal);
     if (e < 0 && e != -ESRCH)

@@ -76,6 +76,9 @@ static bool sleep_of_call(guint64 nr, const guint64 args[static 6], guint64 *ret
   case SYS_epoll_pwait:
     *ret_nsec = (gint64)(int)args[3] * 1000000;
     return (int)args[3] > 0;
+  case SYS_epoll_pwait2:
+    *ret_timespec = args[3];
+    return args[3] != 0;
   case SYS_futex:
     *ret_timespec = args[3];
     return (args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT && args[3];

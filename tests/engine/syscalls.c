@@ -135,6 +135,96 @@ static void run_epoll_timed(Case *self) {
   slept(self);
 }
 
+static void run_epoll_pwait2(Case *self) {
+  int epfd = epoll_create1(EPOLL_CLOEXEC);
+  struct epoll_event event = {.events = EPOLLIN};
+  struct timespec time = timespec_of(DURATION_NSEC);
+  check_call(epoll_ctl(epfd, EPOLL_CTL_ADD, quiet_pipe[0], &event) == 0);
+  long n = syscall(SYS_epoll_pwait2, epfd, &event, 1, &time, NULL, 0);
+  check(n == 0 && time.tv_sec == DURATION_NSEC / 1000000000, "epoll_pwait2: %ld, %s", n, strerror(errno));
+  slept(self);
+}
+
+static void run_ppoll(Case *self) {
+  struct pollfd p = {.fd = quiet_pipe[0], .events = POLLIN};
+  struct timespec time = timespec_of(DURATION_NSEC);
+  int n = ppoll(&p, 1, &time, NULL);
+  check(n == 0, "ppoll: %d, %s", n, strerror(errno));
+  slept(self);
+}
+
+static void run_pselect(Case *self) {
+  fd_set set;
+  FD_ZERO(&set);
+  FD_SET(quiet_pipe[0], &set);
+  struct timespec time = timespec_of(DURATION_NSEC);
+  int n = pselect(quiet_pipe[0] + 1, &set, NULL, NULL, &time, NULL);
+  check(n == 0, "pselect: %d, %s", n, strerror(errno));
+  slept(self);
+}
+
+/* A lock that is never given back, until a time of day. */
+static void run_lock_pi_timed(Case *self) {
+  static int word = 1;
+  word = (int)getpid(); /* held by the main thread */
+  struct timespec time = timespec_of(subject_nsec(CLOCK_REALTIME) + DURATION_NSEC);
+  long n = syscall(SYS_futex, &word, FUTEX_LOCK_PI_PRIVATE, 0, &time, NULL, 0);
+  check(n < 0 && errno == ETIMEDOUT, "timed lock_pi: %ld, %s", n, strerror(errno));
+  slept(self);
+}
+
+static void run_waitv_timed(Case *self) {
+  int word = 0;
+  struct {
+    uint64_t value, address;
+    uint32_t flags, reserved;
+  } waiter = {0, (uintptr_t)&word, 2 | 128 /* 32 bits, private */, 0};
+  struct timespec time = timespec_of(subject_nsec(CLOCK_MONOTONIC) + DURATION_NSEC);
+  long n = syscall(SYS_futex_waitv, &waiter, 1, 0, &time, CLOCK_MONOTONIC);
+  check(n < 0 && errno == ETIMEDOUT, "timed futex_waitv: %ld, %s", n, strerror(errno));
+  slept(self);
+}
+
+/* Clocks that run on while nobody does; and relative ones, which the kernel makes of other clocks. */
+static void run_realtime_absolute(Case *self) {
+  struct timespec time = timespec_of(subject_nsec(CLOCK_REALTIME) + DURATION_NSEC);
+  int err = clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &time, NULL);
+  check(err == 0, "absolute clock_nanosleep: %s", strerror(err));
+  slept(self);
+}
+
+static void run_tai_relative(Case *self) {
+  struct timespec time = timespec_of(DURATION_NSEC);
+  int err = clock_nanosleep(CLOCK_TAI, 0, &time, NULL);
+  check(err == 0, "clock_nanosleep: %s", strerror(err));
+  slept(self);
+}
+
+/* Their time is in the program's memory, where it stays: what was waited before the checkpoint is waited again. */
+static void waited_whole(const Case *self) {
+  uint64_t took = subject_nsec(CLOCK_MONOTONIC) - self->began;
+  check(took >= DURATION_NSEC - 1000000 && took < 2 * DURATION_NSEC, "%s lasted %lu ms", self->name, (unsigned long)(took / 1000000));
+}
+
+static void run_sigtimedwait(Case *self) {
+  sigset_t set;
+  (void)sigemptyset(&set);
+  (void)sigaddset(&set, SIGUSR1);
+  int n = sigtimedwait(&set, NULL, &(struct timespec){.tv_sec = DURATION_NSEC / 1000000000});
+  check(n < 0 && errno == EAGAIN, "sigtimedwait: %d, %s", n, strerror(errno));
+  waited_whole(self);
+}
+
+static void run_recv_timed(Case *self) {
+  int ends[2];
+  char byte;
+  struct timeval time = {.tv_sec = DURATION_NSEC / 1000000000};
+  check_call(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0 && setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time) == 0);
+  ssize_t n = recv(ends[0], &byte, 1, 0);
+  check(n < 0 && errno == EAGAIN, "recv: %zd, %s", n, strerror(errno));
+  waited_whole(self);
+}
+
 static void run_read(Case *self) {
   char byte = 0;
   ssize_t n = read(data_pipe[0], &byte, 1);
@@ -241,6 +331,9 @@ static Case cases[] = {{"nanosleep", run_nanosleep}, {"relative clock_nanosleep"
     {"absolute clock_nanosleep", run_clock_absolute}, {"poll", run_poll}, {"poll without end", run_poll_endless},
     {"select", run_select}, {"timed futex", run_futex_timed}, {"absolute futex", run_futex_monotonic},
     {"absolute futex by the clock", run_futex_realtime}, {"timed epoll_wait", run_epoll_timed}, {"read", run_read},
+    {"epoll_pwait2", run_epoll_pwait2}, {"ppoll", run_ppoll}, {"pselect", run_pselect}, {"timed lock_pi", run_lock_pi_timed},
+    {"timed futex_waitv", run_waitv_timed}, {"clock_nanosleep until a time of day", run_realtime_absolute},
+    {"clock_nanosleep by CLOCK_TAI", run_tai_relative}, {"sigtimedwait", run_sigtimedwait}, {"timed recv", run_recv_timed},
     {"futex", run_futex}, {"accept", run_accept}, {"epoll_wait", run_epoll}, {"wait4", run_wait},
     {"sigsuspend", run_sigsuspend}, {"pause", run_pause}, {"hand there", run_hand_there}, {"hand back", run_hand_back},
     {"plain calls", run_plain_calls}};
