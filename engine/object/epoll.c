@@ -191,6 +191,8 @@ static void resolve(
     Collector *c, Numbers *n, const EventpollFileEntry *epfd, EventpollTfdEntry *tfd, const Registration *reg) {
   const Task *task = NULL;
   const FdinfoEntry *e = meaning_of(n, reg->epoll_id, tfd->tfd, &task);
+  if (e && uring_is_late(collector_checkpoint(c), e->id) && task_pid(task) != reg->holder->pid)
+    e = NULL;
   if (e && (is_same_socket(collector_checkpoint(c), e, tfd) || is_registered_file(reg, task_pid(task), (int)e->fd)))
     return;
   int number = other_number(n, epfd, tfd, reg);
@@ -275,7 +277,7 @@ static bool add_here(Restorer *r, const FileEntry *entry, const EventpollTfdEntr
 }
 
 static bool add_one(Restorer *r, const FileEntry *entry, const EventpollTfdEntry *tfd, const Task *holder, int fd,
-    Program *p, GError **error) {
+    bool late, Program *p, GError **error) {
   const Task *task = NULL;
   Numbers *n = restorer_state(r, &numbers_key, numbers_new, numbers_free);
   numbers_fill(n, restorer_checkpoint(r));
@@ -283,7 +285,9 @@ static bool add_one(Restorer *r, const FileEntry *entry, const EventpollTfdEntry
   if (!e)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
         "The epoll with file id %u waits for descriptor %u, which none of its holders has", entry->id, tfd->tfd);
-  if (task != holder)
+  if (late != uring_is_late(restorer_checkpoint(r), e->id))
+    return true; /* its time is another one */
+  if (task != holder && !late)
     return add_here(r, entry, tfd, e->id, error);
   struct epoll_event event = {.events = tfd->events, .data.u64 = tfd->data};
   size_t at = program_data(p, &event, sizeof event);
@@ -292,15 +296,33 @@ static bool add_one(Restorer *r, const FileEntry *entry, const EventpollTfdEntry
   return true;
 }
 
-static bool epoll_program(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error) {
+static bool add_all(Restorer *r, const FileEntry *entry, const Task *holder, int fd, bool late, Program *p, GError **error) {
   for (size_t i = 0; i < entry->epfd->n_tfd; i++)
-    if (!add_one(r, entry, entry->epfd->tfd[i], holder, fd, p, error))
+    if (!add_one(r, entry, entry->epfd->tfd[i], holder, fd, late, p, error))
       return false;
   /* Old images keep the registrations in a file of their own. */
   const GPtrArray *records = restorer_checkpoint(r)->records[RECORD_EVENTPOLL_TFD];
   for (guint i = 0; i < records->len; i++) {
     const EventpollTfdEntry *tfd = (const EventpollTfdEntry *)((const Record *)records->pdata[i])->message;
-    if (tfd->id == entry->id && !add_one(r, entry, tfd, holder, fd, p, error))
+    if (tfd->id == entry->id && !add_one(r, entry, tfd, holder, fd, late, p, error))
+      return false;
+  }
+  return true;
+}
+
+static bool epoll_program(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error) {
+  return add_all(r, entry, holder, fd, false, p, error);
+}
+
+bool restorer_epoll_rings(Restorer *r, const Task *task, Program *p, GError **error) {
+  for (guint i = 0; i < task->fds->len; i++) {
+    const FdinfoEntry *e = task->fds->pdata[i];
+    const FileEntry *entry = e->type == FD_TYPES__EVENTPOLL && restorer_holder_of(r, e->id) == task
+                                 ? checkpoint_find_file(restorer_checkpoint(r), e->id) : NULL;
+    bool first = true; /* of several numbers */
+    for (guint k = 0; k < i; k++)
+      first = first && ((FdinfoEntry *)task->fds->pdata[k])->id != e->id;
+    if (entry && entry->epfd && first && !add_all(r, entry, task, (int)e->fd, true, p, error))
       return false;
   }
   return true;

@@ -154,6 +154,9 @@ bool tty_settle(Restorer *r, GError **error);
 /* --- uring-restore.c --- */
 
 int uring_open(Restorer *r, const FileEntry *entry, GError **error);
+/* Whether a file id is a ring that its thread makes itself, at last: its requests are taken with the credentials of whoever
+ * made it. */
+bool uring_is_late(const Checkpoint *checkpoint, guint32 file_id);
 
 /* --- memfd.c --- */
 

@@ -205,6 +205,9 @@ void restorer_fown_program(const FileEntry *entry, int fd, Program *p);
 /* What a task does for its descriptors when it has its credentials (connections to others). */
 bool restorer_late_program(Restorer *r, const Task *task, Program *p, GError **error);
 
+/* Registrations in a task's epolls of rings (io_uring) that it has made itself, at last. */
+bool restorer_epoll_rings(Restorer *r, const Task *task, Program *p, GError **error);
+
 Job *restorer_job(const Restorer *r);
 const Checkpoint *restorer_checkpoint(const Restorer *r);
 int restorer_images_fd(const Restorer *r);

@@ -74,6 +74,60 @@ static bool count(int fd, const CkptUring *u, const struct io_uring_params *p, G
   return ok;
 }
 
+bool uring_is_late(const Checkpoint *checkpoint, guint32 file_id) {
+  const CkptUring *u = checkpoint->urings->len ? checkpoint_find_uring(checkpoint, file_id) : NULL;
+  return u && u->flags & IORING_SETUP_SQPOLL;
+}
+
+/* The submitting thread of a ring that has one is to rest soon: its program wakes it when there is something to do. */
+#define IDLE_MSEC 10
+
+struct io_uring_params uring_late_params(const CkptUring *u) {
+  return (struct io_uring_params){.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | (u->flags & URING_KNOWN_FLAGS),
+      .cq_entries = u->cq_entries, .sq_thread_cpu = u->cpu, .sq_thread_idle = IDLE_MSEC};
+}
+
+/* The submitting thread takes what it finds. */
+static bool give(int fd, UringMap *map, guint32 n, const CkptUring *u, GError **error) {
+  guint32 tail = *uring_word(map, map->p.sq_off.tail);
+  for (int patience = 0; patience < 20000; patience++) {
+    guint32 head = __atomic_load_n(uring_word(map, map->p.sq_off.head), __ATOMIC_ACQUIRE);
+    if (head == tail)
+      return true;
+    if (__atomic_load_n(uring_word(map, map->p.sq_off.flags), __ATOMIC_ACQUIRE) & IORING_SQ_NEED_WAKEUP)
+      (void)uring_enter(fd, n, 0, IORING_ENTER_SQ_WAKEUP);
+    g_usleep(patience < 100 ? 20 : 500);
+  }
+  return fail_ring(u, ETIME, "its thread takes no requests", error);
+}
+
+/* A thread's completions come a little after it has taken the requests. */
+static bool await(UringMap *map, guint32 tail, const CkptUring *u, GError **error) {
+  for (int patience = 0; __atomic_load_n(uring_word(map, map->p.cq_off.tail), __ATOMIC_ACQUIRE) != tail; patience++) {
+    if (patience > 20000)
+      return fail_ring(u, ETIME, "its thread completes no requests", error);
+    g_usleep(patience < 100 ? 20 : 500);
+  }
+  uring_reap(map);
+  return true;
+}
+
+bool uring_fill_late(int fd, const CkptUring *u, GError **error) {
+  UringMap map;
+  guint32 silent = u->sq_head - u->cq_tail;
+  bool ok = uring_map_restored(fd, u, &map, error);
+  for (guint32 done = 0; ok && done < u->sq_head;) {
+    bool quiet = done < silent;
+    guint32 n = uring_fill(&map, (quiet ? silent : u->sq_head) - done, quiet);
+    done += n;
+    ok = give(fd, &map, n, u, error) && await(&map, quiet ? 0 : done - silent, u, error);
+  }
+  if (ok)
+    uring_put(&map, u);
+  uring_unmap(&map);
+  return ok;
+}
+
 int uring_open(Restorer *r, const FileEntry *entry, GError **error) {
   const CkptUring *u = checkpoint_find_uring(restorer_checkpoint(r), entry->id);
   struct io_uring_params p;
@@ -81,6 +135,8 @@ int uring_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u has impossible flags or counters", entry->id);
     return -1;
   }
+  if (u->flags & IORING_SETUP_SQPOLL)
+    return open("/dev/null", O_RDWR | O_CLOEXEC); /* keeps its place */
   _cleanup_fd_ int fd = make(u, &p);
   if (fd < 0) {
     fail_ring(u, -fd, fd == -EPERM ? "it cannot be made (is kernel.io_uring_disabled set?)" : "it cannot be made", error);

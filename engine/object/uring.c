@@ -148,7 +148,7 @@ static gint64 ask_register(const Look *l, pid_t tid, guint opcode, void *data, s
 
 static gint64 ask_enter(const Look *l, guint wait, gint64 signals, gint64 signals_size) {
   return ask_call(l, l->pid, l->tid, SYS_io_uring_enter,
-      (gint64[6]){l->probe.fd, 0, wait, IORING_ENTER_GETEVENTS, signals, signals_size}, NULL, 0);
+      (gint64[6]){l->probe.fd, 0, wait, IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP, signals, signals_size}, NULL, 0);
 }
 
 static void block(const Look *l, const char *reason, const char *cure) {
@@ -459,11 +459,31 @@ static void save(const Look *l) {
   u->sqes.data = g_memdup2(l->map.sqes, l->map.sqes_size);
 }
 
+/* A submitting thread belongs to one process, and serves one ring as far as we can make it. */
 static bool check_thread(const Look *l) {
+  const Checkpoint *checkpoint = collector_checkpoint(l->c);
+  guint n = 0, threads = 0;
   if (l->facts.sq_thread < 0)
     return true;
-  block(l, "it has a submitting thread (IORING_SETUP_SQPOLL), which cannot be made again yet",
-      "let the program use epoll instead (UV_USE_IO_URING=0 for node and libuv)");
+  for (guint t = 0; t < checkpoint->tasks->len; t++) {
+    const Task *task = checkpoint->tasks->pdata[t];
+    guint before = n;
+    for (guint i = 0; n == before && i < task->fds->len; i++)
+      n += ((FdinfoEntry *)task->fds->pdata[i])->id == l->u->file_id;
+  }
+  for (size_t i = 0; i < l->u->n_registered; i++)
+    n += l->u->registered[i]->tid != l->u->owner;
+  const GArray *rings = rings_of(l->c);
+  for (guint i = 0; i < rings->len; i++) {
+    FileProbe probe;
+    UringFacts facts;
+    if (collector_probe_of(l->c, g_array_index(rings, Ring, i).u->file_id, &probe) && look(&probe, &facts, NULL, NULL))
+      threads += facts.sq_thread == l->facts.sq_thread;
+  }
+  g_autofree char *path = g_strdup_printf("/proc/%d/task/%d", (int)l->pid, (int)l->facts.sq_thread);
+  if (n == 1 && threads == 1 && l->tid == l->pid && access(path, F_OK) == 0)
+    return true;
+  block(l, "its submitting thread (IORING_SETUP_SQPOLL) serves several processes, threads or rings", "let the program close it before the dump");
   return false;
 }
 
@@ -472,7 +492,7 @@ static bool look_into(Look *l, GError **error) {
     return false;
   l->u->sq_entries = (guint32)l->facts.sq_mask + 1;
   l->u->cq_entries = (guint32)l->facts.cq_mask + 1;
-  if (!map_ring(l) || !check_thread(l) || !find_owner(l))
+  if (!map_ring(l) || !find_owner(l))
     return true;
   if (!settle(l, error))
     return false;
@@ -483,7 +503,7 @@ static bool look_into(Look *l, GError **error) {
   find_flags(l);
   find_sizes(l);
   find_offsets(l);
-  if (check_counters(l) && check_hidden(l) && read_workers(l) && find_indexes(l) && read_registered(l))
+  if (check_counters(l) && check_hidden(l) && read_workers(l) && find_indexes(l) && check_thread(l) && read_registered(l))
     save(l);
   return true;
 }

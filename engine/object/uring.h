@@ -43,5 +43,8 @@ guint32 uring_fill(UringMap *map, guint32 want, bool silent);
 void uring_reap(UringMap *map);
 /* A map of a ring that was just made for @u (uring_open), as it was made. False with error. */
 bool uring_map_restored(int fd, const CkptUring *u, UringMap *ret, GError **error);
+/* Of a ring with a submitting thread: how its thread has to make it; and counters and content of it, given a descriptor. */
+struct io_uring_params uring_late_params(const CkptUring *u);
+bool uring_fill_late(int fd, const CkptUring *u, GError **error);
 /* The content that was saved, in a ring whose counters are right already. */
 void uring_put(UringMap *map, const CkptUring *u);

@@ -436,7 +436,7 @@ bool mm_build(Restore *r, PlanTask *t, Program *p, GError **error) {
          plugin_return_build(r->plugin_return, t->task, t->late, p, error);
 }
 
-static void build_advice(const VmaEntry *v, Program *p) {
+void mm_build_advice(const VmaEntry *v, Program *p) {
   static const int advices[] = {MADV_DONTFORK, MADV_MERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_WIPEONFORK,
       MADV_SEQUENTIAL, MADV_RANDOM};
   for (size_t i = 0; v->has_madv && i < G_N_ELEMENTS(advices); i++)
@@ -453,12 +453,12 @@ static bool is_locked_on_fault(const Task *t, const VmaEntry *v) {
   return false;
 }
 
-static void build_vma_finish(const PlanTask *t, const VmaEntry *v, bool filled, Program *p) {
+static void build_vma_finish(const PlanTask *t, const VmaEntry *v, bool filled, bool ring, Program *p) {
   if (v->status & VMA_AREA_AIORING)
     return;
-  if (t->late || (filled && (v->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)))
+  if ((t->late && !ring) || (filled && (v->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)))
     PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
-  build_advice(v, p);
+  mm_build_advice(v, p);
   if (v->flags & MAP_LOCKED)
     PROGRAM_CALL(p, "mlock2", SYS_mlock2, ARG(v->start), ARG(v->end - v->start), ARG(is_locked_on_fault(t->task, v) ? 1 : 0));
 }
@@ -490,7 +490,7 @@ bool mm_build_finish(Restore *r, PlanTask *t, Program *p, GError **error) {
     const VmaEntry *v = mm->vmas[i];
     if (!is_special(v))
       build_vma_finish(t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) &&
-              (t->late || has_pages(t->task, v, &at) || plugin_return_has(r->plugin_return, t->task, v)), p);
+              (t->late || has_pages(t->task, v, &at) || plugin_return_has(r->plugin_return, t->task, v)), ring_is_map(r, v), p);
   }
   for (size_t i = 0; t->task->extra && i < t->task->extra->n_guard; i++) {
     const CkptRange *g = t->task->extra->guard[i];

@@ -257,7 +257,7 @@ static bool restore_rest(Restore *r, GError **error) {
   for (guint i = 0; i < living->len; i++)
     if (!attributes_write_proc(r, living->pdata[i], error))
       return false;
-  return stage_run(r, living, "attributes", attributes_build, error) && rings_run(r, error) && threads_run(r, error) && external_return_converse(r->external, error);
+  return stage_run(r, living, "attributes", attributes_build, error) && rings_run(r, error) && threads_run(r, error) && rings_fill_late(r, error) && external_return_converse(r->external, error);
 }
 
 static void make_guardian(Restore *r) {

@@ -2,6 +2,7 @@
 /* Mappings of rings (io_uring(7)). The kernel wants to choose their address itself, so it is left no choice: all that is free
  * in the address space is taken for a moment, but the one hole. */
 #include "stages.h"
+#include "uring.h"
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -42,22 +43,40 @@ static void each_gap(const Restore *r, const MmEntry *mm, Program *p, GapFunc fu
   }
 }
 
-bool ring_maps_build(Restore *r, PlanTask *t, Program *p, GError **error) {
+static bool is_wanted(const Restore *r, const VmaEntry *v, const CkptUring *only) {
+  if (!ring_is_map(r, v))
+    return false;
+  const CkptUring *u = checkpoint_find_uring(r->checkpoint, (guint32)v->shmid);
+  return only ? u == only : !(u->flags & IORING_SETUP_SQPOLL);
+}
+
+/* Those that are made later come in the order of their records. */
+static bool is_missing(const Restore *r, const VmaEntry *v, const CkptUring *only) {
+  guint at = 0, from = 0;
+  if (!only || !ring_is_map(r, v))
+    return ring_is_map(r, v);
+  CkptUring *u = checkpoint_find_uring(r->checkpoint, (guint32)v->shmid);
+  (void)g_ptr_array_find(r->checkpoint->urings, u, &at);
+  (void)g_ptr_array_find(r->checkpoint->urings, only, &from);
+  return u->flags & IORING_SETUP_SQPOLL && at >= from;
+}
+
+static bool build_maps(Restore *r, const PlanTask *t, const CkptUring *only, int only_fd, Program *p, GError **error) {
   const MmEntry *mm = t->task->mm;
   size_t n = 0;
   for (size_t i = 0; i < mm->n_vmas; i++)
-    n += ring_is_map(r, mm->vmas[i]);
+    n += is_wanted(r, mm->vmas[i], only);
   if (!n)
     return true;
   each_gap(r, mm, p, fill);
   for (size_t i = 0; i < mm->n_vmas; i++)
-    if (ring_is_map(r, mm->vmas[i]))
+    if (is_missing(r, mm->vmas[i], only))
       fill(p, mm->vmas[i]->start, mm->vmas[i]->end);
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
-    if (!ring_is_map(r, v))
+    if (!is_wanted(r, v, only))
       continue;
-    int fd = restore_fd(r, (guint32)v->shmid, error);
+    int fd = only ? only_fd : restore_fd(r, (guint32)v->shmid, error);
     if (fd < 0)
       return false;
     empty(p, v->start, v->end);
@@ -65,5 +84,21 @@ bool ring_maps_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     program_expect(p, EXPECT_EQUAL, (gint64)v->start);
   }
   each_gap(r, mm, p, empty);
+  for (size_t i = 0; i < mm->n_vmas; i++)
+    if (is_missing(r, mm->vmas[i], only) && !is_wanted(r, mm->vmas[i], only))
+      empty(p, mm->vmas[i]->start, mm->vmas[i]->end);
+  return true;
+}
+
+bool ring_maps_build(Restore *r, PlanTask *t, Program *p, GError **error) {
+  return build_maps(r, t, NULL, -1, p, error);
+}
+
+bool ring_maps_build_late(Restore *r, const PlanTask *t, const CkptUring *u, int fd, Program *p, GError **error) {
+  if (!build_maps(r, t, u, fd, p, error))
+    return false;
+  for (size_t i = 0; i < t->task->mm->n_vmas; i++)
+    if (is_wanted(r, t->task->mm->vmas[i], u))
+      mm_build_advice(t->task->mm->vmas[i], p);
   return true;
 }

@@ -4,7 +4,9 @@
 #include "stages.h"
 #include "uring.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #define REGISTER_SPARSE 1u
 #define REGISTER_RING_FDS_ 20
@@ -96,20 +98,24 @@ static void add_buffers(const RingUser *x, Program *p) {
   }
 }
 
-static bool run_setup(Restore *r, const RingUser *x, GError **error) {
+static void add_setup(const RingUser *x, Program *p) {
   const CkptUring *u = x->u;
-  g_autoptr(Program) p = program_new();
   const guint32 limits[2] = {u->bounded, u->unbounded};
-  if (u->flags & URING_SINGLE_ISSUER)
-    add_register(x, IORING_REGISTER_ENABLE_RINGS, NULL, 0, 0, p);
-  PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(1), ARG(0), ARG(0), ARG(0), ARG(0)); /* its first use */
-  program_expect(p, EXPECT_EQUAL, 0);
   if (u->has_n_files && u->n_files)
     add_files(x, p);
   if (u->has_n_buffers && u->n_buffers)
     add_buffers(x, p);
   if (u->has_bounded && u->has_unbounded)
     add_register(x, IORING_REGISTER_IOWQ_MAX_WORKERS, limits, sizeof limits, 2, p);
+}
+
+static bool run_setup(Restore *r, const RingUser *x, GError **error) {
+  g_autoptr(Program) p = program_new();
+  if (x->u->flags & URING_SINGLE_ISSUER)
+    add_register(x, IORING_REGISTER_ENABLE_RINGS, NULL, 0, 0, p);
+  PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(1), ARG(0), ARG(0), ARG(0), ARG(0)); /* its first use */
+  program_expect(p, EXPECT_EQUAL, 0);
+  add_setup(x, p);
   return run(r, x->thread, p, error);
 }
 
@@ -141,25 +147,32 @@ static bool run_content(Restore *r, const RingUser *x, GError **error) {
   return ok;
 }
 
+static void add_index(const RingUser *x, const CkptUringIndex *index, Program *p) {
+  struct resource_update one = {.offset = index->index, .data = (guint64)x->fd};
+  size_t at = program_data(p, &one, sizeof one);
+  PROGRAM_CALL(p, "io_uring_register its number", SYS_io_uring_register, ARG(x->fd), ARG(REGISTER_RING_FDS_), ARG_DATA(at), ARG(1));
+  program_expect(p, EXPECT_EQUAL, 1);
+}
+
 static bool run_index(Restore *r, const CkptUring *u, const CkptUringIndex *index, GError **error) {
   RingUser x;
   if (!find_user(r, u, (pid_t)index->tid, &x))
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u is registered by tid %u, which does not have it",
         u->file_id, index->tid);
-  struct resource_update one = {.offset = index->index, .data = (guint64)x.fd};
   g_autoptr(Program) p = program_new();
-  size_t at = program_data(p, &one, sizeof one);
-  PROGRAM_CALL(p, "io_uring_register its number", SYS_io_uring_register, ARG(x.fd), ARG(REGISTER_RING_FDS_), ARG_DATA(at), ARG(1));
-  program_expect(p, EXPECT_EQUAL, 1);
+  add_index(&x, index, p);
   return run(r, x.thread, p, error);
+}
+
+static bool find_owner(const Restore *r, const CkptUring *u, RingUser *ret, GError **error) {
+  return find_user(r, u, (pid_t)u->owner, ret) ||
+         engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u belongs to tid %u, which does not have it",
+             u->file_id, u->owner);
 }
 
 static bool run_ring(Restore *r, const CkptUring *u, GError **error) {
   RingUser x;
-  if (!find_user(r, u, (pid_t)u->owner, &x))
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u belongs to tid %u, which does not have it",
-        u->file_id, u->owner);
-  if (!run_setup(r, &x, error) || !run_content(r, &x, error))
+  if (!find_owner(r, u, &x, error) || !run_setup(r, &x, error) || !run_content(r, &x, error))
     return false;
   for (size_t i = 0; i < u->n_registered; i++)
     if (!run_index(r, u, u->registered[i], error))
@@ -168,8 +181,69 @@ static bool run_ring(Restore *r, const CkptUring *u, GError **error) {
 }
 
 bool rings_run(Restore *r, GError **error) {
-  for (guint i = 0; i < r->checkpoint->urings->len; i++)
-    if (!run_ring(r, r->checkpoint->urings->pdata[i], error))
+  for (guint i = 0; i < r->checkpoint->urings->len; i++) {
+    const CkptUring *u = r->checkpoint->urings->pdata[i];
+    if (!(u->flags & IORING_SETUP_SQPOLL) && !run_ring(r, u, error))
       return false;
+  }
+  return true;
+}
+
+/* --- with a thread of the kernel's --- */
+
+static bool build_late(Restore *r, const RingUser *x, Program *p, GError **error) {
+  struct io_uring_params params = uring_late_params(x->u);
+  size_t at = program_data(p, &params, sizeof params);
+  size_t made = PROGRAM_CALL(p, "io_uring_setup", SYS_io_uring_setup, ARG(x->u->sq_entries), ARG_DATA(at));
+  program_expect(p, EXPECT_OK, 0);
+  for (guint i = 0; i < x->task->task->fds->len; i++) {
+    const FdinfoEntry *e = x->task->task->fds->pdata[i];
+    if (e->id == x->u->file_id)
+      PROGRAM_CALL(p, "dup3", SYS_dup3, ARG_RESULT(made), ARG(e->fd), ARG(e->flags & 1 ? O_CLOEXEC : 0));
+  }
+  PROGRAM_CALL(p, "close", SYS_close, ARG_RESULT(made));
+  if (!ring_maps_build_late(r, x->task, x->u, x->fd, p, error))
+    return false;
+  add_setup(x, p);
+  for (size_t i = 0; i < x->u->n_registered; i++)
+    add_index(x, x->u->registered[i], p);
+  return true;
+}
+
+bool rings_build_late(Restore *r, const PlanTask *t, Program *p, GError **error) {
+  bool any = false;
+  for (guint i = 0; r->restorer && i < r->checkpoint->urings->len; i++) {
+    const CkptUring *u = r->checkpoint->urings->pdata[i];
+    RingUser x;
+    if (!(u->flags & IORING_SETUP_SQPOLL) || (pid_t)u->owner != t->pid)
+      continue;
+    if (!find_owner(r, u, &x, error) || !build_late(r, &x, p, error))
+      return false;
+    any = true;
+  }
+  return !any || restorer_epoll_rings(r->restorer, t->task, p, error);
+}
+
+static bool fill_late(Restore *r, const CkptUring *u, GError **error) {
+  RingUser x;
+  if (!find_owner(r, u, &x, error))
+    return false;
+  int pidfd = (int)syscall(SYS_pidfd_open, x.task->pid, 0);
+  int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, x.fd, 0);
+  bool ok = fd >= 0 ? uring_fill_late(fd, u, error)
+                    : engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot get the io_uring of pid %d", (int)x.task->pid);
+  if (fd >= 0)
+    (void)close(fd);
+  if (pidfd >= 0)
+    (void)close(pidfd);
+  return ok;
+}
+
+bool rings_fill_late(Restore *r, GError **error) {
+  for (guint i = 0; i < r->checkpoint->urings->len; i++) {
+    const CkptUring *u = r->checkpoint->urings->pdata[i];
+    if (u->flags & IORING_SETUP_SQPOLL && !fill_late(r, u, error))
+      return false;
+  }
   return true;
 }

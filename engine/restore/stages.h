@@ -69,6 +69,7 @@ bool mm_open_pages(Restore *r, GError **error);
 int mm_file_fd(Restore *r, const Task *task, const VmaEntry *vma, guint64 *ret_pgoff, GError **error);
 /* Where pages lie in the pages file, in bytes; false when they are not kept, or not together. */
 bool mm_find_pages(const PageSet *set, guint64 address, guint64 n_pages, guint64 *ret_offset);
+void mm_build_advice(const VmaEntry *vma, Program *p);
 bool mm_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Protections, advice, locks, guards, the mm fields: when nobody inherits from it any more. */
 bool mm_build_finish(Restore *r, PlanTask *task, Program *p, GError **error);
@@ -113,10 +114,15 @@ void locks_build(Restore *r, const PlanTask *task, Program *p);
 bool ring_is_map(const Restore *r, const VmaEntry *vma);
 /* The mappings of rings, when all others are made. */
 bool ring_maps_build(Restore *r, PlanTask *task, Program *p, GError **error);
+/* Of one that the task has just made itself, as descriptor @fd. */
+bool ring_maps_build_late(Restore *r, const PlanTask *task, const CkptUring *u, int fd, Program *p, GError **error);
 
 /* --- rings.c --- */
 /* When every thread has an agent, and before it has its credentials. */
 bool rings_run(Restore *r, GError **error);
+/* Those with a submitting thread, by the leader when it has its credentials; then their content, by this process. */
+bool rings_build_late(Restore *r, const PlanTask *task, Program *p, GError **error);
+bool rings_fill_late(Restore *r, GError **error);
 
 /* --- attributes.c --- */
 bool attributes_build(Restore *r, PlanTask *task, Program *p, GError **error);

@@ -135,6 +135,8 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   creds_build(r, tc->creds, p);
   if (leader && r->restorer && !restorer_late_program(r->restorer, t->task, p, error))
     return false;
+  if (leader && !rings_build_late(r, t, p, error))
+    return false;
   if (tc->has_pdeath_sig && tc->pdeath_sig)
     PROGRAM_CALL(p, "prctl SET_PDEATHSIG", SYS_prctl, ARG(PR_SET_PDEATHSIG), ARG(tc->pdeath_sig), ARG(0), ARG(0), ARG(0));
   if (th->thread->extra && leader && t->task->extra && t->task->extra->has_keepcaps && t->task->extra->keepcaps)

@@ -6,6 +6,7 @@
  *   things    registered files and buffers, with holes
  *   shared    a child that has the ring, too
  *   big, small, array   other sizes and layouts
+ *   thread    two rings with a submitting thread (SQPOLL), one of them in an epoll, unread completions
  *   worker    a worker of the kernel's among the threads
  * Refused:
  *   poll, timeout, eventfd, buffers, multishot */
@@ -15,6 +16,7 @@
 #include <linux/time_types.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -175,6 +177,36 @@ static void worker(void) {
   use(&r, file);
 }
 
+/* The thread takes it by itself. */
+static void polled_nop(Ring *r, uint64_t data) {
+  next(r, IORING_OP_NOP, -1, NULL, 0, data);
+  publish(r);
+  if (__atomic_load_n(word(r, r->p.sq_off.flags), __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP)
+    check_call(syscall(SYS_io_uring_enter, r->fd, 1, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) >= 0);
+}
+
+static void polled(void) {
+  Ring r = ring_new(8, IORING_SETUP_SQPOLL), other = ring_new(64, IORING_SETUP_SQPOLL);
+  struct epoll_event event = {.events = EPOLLIN, .data.u64 = 4711}, got;
+  int epoll = epoll_create1(EPOLL_CLOEXEC);
+  check_call(epoll >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, r.fd, &event) == 0);
+  for (uint64_t i = 0; i < 50; i++) {
+    polled_nop(&r, i);
+    expect(&r, i, 0);
+  }
+  polled_nop(&other, 1);
+  polled_nop(&other, 2);
+  wait_for_check();
+  check(epoll_wait(epoll, &got, 1, 0) == 0, "an event of nothing");
+  polled_nop(&r, 99);
+  check(epoll_wait(epoll, &got, 1, 2000) == 1 && got.data.u64 == 4711, "no event of a completion");
+  expect(&r, 99, 0);
+  expect(&other, 1, 0);
+  expect(&other, 2, 0);
+  polled_nop(&other, 3);
+  expect(&other, 3, 0);
+}
+
 static Ring issued;
 static volatile int woken;
 
@@ -331,6 +363,8 @@ int main(int argc, char **argv) {
     idle(4, IORING_SETUP_SQE128 | IORING_SETUP_CQE32, 30);
   else if (strcmp(what, "array") == 0)
     idle(8, NO_SQARRAY, 50);
+  else if (strcmp(what, "thread") == 0)
+    polled();
   else if (strcmp(what, "worker") == 0)
     worker();
   else if (strcmp(what, "issuer") == 0)
