@@ -217,6 +217,8 @@ int restorer_fd_of(Restorer *r, guint32 file_id, GError **error);
 /* The late descriptor of a file id, made at the first call, borrowed; -1 without error for kinds that have none, -1 with
  * error. */
 int restorer_late_fd(Restorer *r, guint32 file_id, GError **error);
+/* Whether a late description is one of a thread (/proc/PID/task/TID), and needs that to exist, too. */
+bool restorer_needs_thread(Restorer *r, guint32 file_id);
 /* The first task that has a description, NULL if none has. */
 const Task *restorer_holder_of(Restorer *r, guint32 file_id);
 /* A place for groups: maps (kind, key) to a descriptor that the restorer owns and closes at the end. get: -1 if there

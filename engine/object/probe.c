@@ -23,8 +23,11 @@ static struct timespec timespec_of(struct statx_timestamp t) {
 }
 
 bool probe_stat(FileProbe *probe, GError **error) {
-  struct statx sx;
-  if (statx(probe->local, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_MNT_ID, &sx) < 0)
+  struct statx sx = {0};
+  bool ok = statx(probe->local, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_MNT_ID, &sx) == 0;
+  if (!ok && (errno == ENOENT || errno == ESRCH)) /* /proc/PID/fd of a process that is gone */
+    sx.stx_mode = S_IFDIR;
+  else if (!ok)
     return engine_fail_errno(
         error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat fd %d of pid %d", probe->fd, probe->pid);
   probe->st = (struct stat){

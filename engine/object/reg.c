@@ -8,6 +8,7 @@
 #include "external.h"
 #include "file-state.h"
 #include "internal.h"
+#include "proc-file.h"
 #include "rights.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -41,14 +42,6 @@ bool reg_claims(const FileProbe *probe) {
   if (probe->flags & O_PATH)
     return true;
   return S_ISREG(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) || is_plain_device(&probe->st);
-}
-
-/* /proc/<number>/…: is made anew with its process, after the files are. */
-static bool is_proc_of_task(const FileProbe *probe) {
-  struct statfs fs;
-  if (major(probe->st.st_dev) != 0 || !g_str_has_prefix(probe->link, "/proc/") || !g_ascii_isdigit(probe->link[6]))
-    return false;
-  return fstatfs(probe->local, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
 }
 
 /* Why a file cannot be brought back; zeroed where it can. */
@@ -103,14 +96,47 @@ static RegProblem path_problem(const FileProbe *probe) {
   return p;
 }
 
+static RegProblem proc_problem(const FileProbe *probe, ProcOwner owner) {
+  RegProblem p = {0};
+  if (owner == PROC_OUTSIDE) {
+    p.reason = "it is of a process that is not in the tree";
+    p.cure = "close it before the dump, or take it from whatever process has that number then: the option external with "
+             "file:path=PATH action=reopen";
+  } else if (owner == PROC_PART) {
+    p.reason = "the thread, descriptor or mapping that it is about has ended";
+    p.cure = "close it before the dump";
+  } else if (probe->fd < 0) {
+    p.reason = "a process cannot be in it before the one it belongs to exists";
+    p.cure = "let the program leave the directory (chdir)";
+  }
+  if (p.reason)
+    p.what = g_strdup_printf("%s %s", kind_of(probe), probe->link);
+  return p;
+}
+
+/* The kernel does not show whether a directory has such a watch, but it makes the watcher the owner of the descriptor. */
+static bool may_have_dnotify(const FileProbe *probe) {
+  FileProbe asked = *probe;
+  if (!S_ISDIR(probe->st.st_mode) || probe->flags & O_PATH || probe->fd < 0)
+    return false;
+  if (!asked.owner.known)
+    probe_owner(&asked);
+  return asked.owner.pid > 0;
+}
+
 static RegProblem find_problem(const Collector *c, const FileProbe *probe) {
+  pid_t pid;
+  ProcOwner owner = proc_file_owner(c, probe, &pid);
+  if (owner != PROC_NONE)
+    return proc_problem(probe, owner);
   bool deleted = !probe->path_checked && probe->st.st_nlink == 0 && strcmp(probe->link, LONG_PATH) != 0;
   if (!probe->path_checked && !deleted && !has_lost_name(probe))
     return path_problem(probe);
-  if (probe->path_checked && is_proc_of_task(probe))
-    return (RegProblem){.what = g_strdup_printf("file %s", probe->link),
-        .reason = "files of /proc that belong to a process cannot be brought back yet",
-        .cure = "close it before the dump"};
+  if (may_have_dnotify(probe))
+    return (RegProblem){.what = g_strdup_printf("directory %s", probe->link),
+        .reason = "it has an owner (F_SETOWN), so there may be a watch on it (F_NOTIFY), which the kernel does not show",
+        .cure = "let the program use inotify, or close it; where there is no watch: the option external with file:path=PATH "
+                "action=reopen"};
   char *large = deleted ? ghost_too_large(c, probe) : NULL;
   if (large)
     return (RegProblem){.what = g_strdup_printf("file %s", probe->link), .own_reason = large, .reason = large,
@@ -145,19 +171,23 @@ static char *path_of(const FileProbe *probe) {
 /* *@ret stays NULL where the dump was blocked. */
 static bool collect_sound(Collector *c, const FileProbe *probe, guint32 id, RegFileEntry **ret, GError **error) {
   g_autofree char *path = path_of(probe);
-  if (has_lost_name(probe)) {
+  pid_t pid;
+  ProcOwner owner = proc_file_owner(c, probe, &pid);
+  if (owner == PROC_DEAD) {
+    proc_file_collect_dead(c, id, pid);
+  } else if (owner == PROC_NONE && has_lost_name(probe)) {
     if (!link_collect(c, probe, id, path)) {
       g_autofree char *what = g_strdup_printf("%s %s", kind_of(probe), probe->link);
       collector_block(c, probe, what, "the name it was opened by is gone and its other names are not known",
           "the option link-remap gives it a name for the checkpoint; or let the program open it again by a name that exists");
       return true;
     }
-  } else if (!probe->path_checked && !ghost_collect(c, probe, id, error)) {
+  } else if (owner == PROC_NONE && !probe->path_checked && !ghost_collect(c, probe, id, error)) {
     return false;
   }
   RegFileEntry *reg = *ret = reg_entry_new(probe, id);
   reg->name = g_steal_pointer(&path);
-  if (!probe->path_checked && S_ISREG(probe->st.st_mode)) {
+  if (owner == PROC_NONE && !probe->path_checked && S_ISREG(probe->st.st_mode)) {
     reg->has_size = true;
     reg->size = (guint64)probe->st.st_size;
   }
@@ -326,17 +356,37 @@ static int fail_open(const Job *job, const char *path, int reason, GError **erro
   return -1;
 }
 
+static bool waits_for_process(Restorer *r, const RegFileEntry *reg) {
+  pid_t pid = proc_file_pid(reg->name);
+  return pid && checkpoint_find_task(restorer_checkpoint(r), pid) && !proc_file_is_dead(r, reg->id);
+}
+
+/* No user can put anything else there. It is opened before its process has its own credentials. */
+static int open_of_process(Restorer *r, const RegFileEntry *reg, guint32 flags, GError **error) {
+  struct statfs fs;
+  _cleanup_fd_ int fd = open(reg->name, reg_open_flags(flags));
+  if (fd < 0)
+    return fail_open(restorer_job(r), reg->name, errno, error);
+  if (fstatfs(fd, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC)
+    return fd_take(&fd);
+  engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "%s is no file of /proc", reg->name);
+  return -1;
+}
+
 static int open_by_name(Restorer *r, const RegFileEntry *reg, const char *path, guint32 flags, GError **error) {
   if (path[0] != '/') {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "%s is no absolute path", path);
     return -1;
   }
+  if (path == reg->name && waits_for_process(r, reg))
+    return open_of_process(r, reg, flags, error);
   if (is_place(r, reg)) {
     int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     return fd >= 0 ? fd : fail_open(restorer_job(r), path, errno, error);
   }
   CallerRights rights;
-  int fd = caller_rights_begin(restorer_job(r), &rights, error) ? open(path, reg_open_flags(flags)) : -2, reason = errno;
+  int kept = reg->has_mode && S_ISREG(reg->mode) ? (int)flags & O_ASYNC : 0; /* only open(2) sets it there, and means nothing */
+  int fd = caller_rights_begin(restorer_job(r), &rights, error) ? open(path, reg_open_flags(flags) | kept) : -2, reason = errno;
   caller_rights_end(&rights);
   return fd == -1 ? fail_open(restorer_job(r), path, reason, error) : fd;
 }
@@ -375,6 +425,8 @@ static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_g
     return -1;
   if (ghost && !record)
     return ghost_open(r, reg, flags, error);
+  if (proc_file_pid(reg->name) && proc_file_is_dead(r, reg->id))
+    return proc_file_open_dead(r, reg, error);
   if (!ask_about(r, reg, record, &answer, error))
     return -1;
   if (answer.fd >= 0) {
@@ -419,7 +471,7 @@ static bool reg_finish(const RegFileEntry *reg, int fd, GError **error) {
     return true;
   if (!restorer_set_flags(fd, reg->flags, error))
     return false;
-  if (reg->pos && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0)
+  if (reg->pos && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0 && !proc_file_pid(reg->name))
     return engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, errno,
         "Cannot set the position %" G_GUINT64_FORMAT " of %s", reg->pos, reg->name);
   return true;
@@ -436,6 +488,28 @@ static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
   return fd >= 0 && (given || (check_untrusted(r, reg, fd, error) && reg_finish(reg, fd, error))) ? fd_take(&fd) : -1;
 }
 
+/* Until its process exists. */
+static int open_place_holder(GError **error) {
+  int fd = open("/", O_PATH | O_CLOEXEC);
+  if (fd < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open /");
+  return fd;
+}
+
+static bool reg_is_late(const FileEntry *entry) {
+  return entry->reg && proc_file_pid(entry->reg->name) > 0;
+}
+
+static int reg_open_first(Restorer *r, const FileEntry *entry, GError **error) {
+  return entry->reg && waits_for_process(r, entry->reg) ? open_place_holder(error) : reg_open(r, entry, error);
+}
+
+/* Files of processes that are not in the tree, or gone, could be opened at once. */
+static int reg_open_late(Restorer *r, const FileEntry *entry, GError **error) {
+  return waits_for_process(r, entry->reg) ? reg_open(r, entry, error)
+                                          : fcntl(restorer_fd_of(r, entry->id, error), F_DUPFD_CLOEXEC, 0);
+}
+
 static const FownEntry *reg_fown(const FileEntry *entry) {
   return entry->reg ? entry->reg->fown : NULL;
 }
@@ -449,7 +523,9 @@ const ObjectOps reg_ops = {
     .type = FD_TYPES__REG,
     .claims = reg_claims,
     .collect = reg_collect,
-    .open = reg_open,
+    .open = reg_open_first,
+    .is_late = reg_is_late,
+    .open_late = reg_open_late,
     .fown = reg_fown,
     .end = reg_end,
 };

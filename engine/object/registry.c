@@ -14,6 +14,8 @@ static const ObjectOps *const registry[] = {
     &signalfd_ops,
     &inotify_ops,
     &pidfd_ops,
+    &uring_ops,
+    &ns_ops,
     &unix_ops,
     &inet_ops,
     &netlink_ops,

@@ -4,6 +4,7 @@
 
 #include "image.h"
 #include "internal.h"
+#include "proc-file.h"
 #include "rights.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -258,6 +259,11 @@ int restorer_late_fd(Restorer *r, guint32 file_id, GError **error) {
   if (fd >= 0)
     restorer_shared_put(r, entry->type, file_id, fd);
   return fd;
+}
+
+bool restorer_needs_thread(Restorer *r, guint32 file_id) {
+  const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
+  return entry && entry->reg && proc_file_is_of_thread(entry->reg->name);
 }
 
 bool restorer_finish(Restorer *r, GError **error) {

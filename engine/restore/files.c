@@ -174,6 +174,16 @@ static bool is_first_holder(const Restore *r, const PlanTask *t, const FdinfoEnt
   return false;
 }
 
+/* si_fd of its signals is the number at which O_ASYNC was set last. */
+static void build_async(Restore *r, const FdinfoEntry *fd, Program *p) {
+  int local = r->restorer ? restore_fd(r, fd->id, NULL) : -1;
+  int flags = local < 0 ? -1 : fcntl(local, F_GETFL);
+  if (flags < 0 || !(flags & O_ASYNC) || flags & O_PATH)
+    return;
+  PROGRAM_CALL(p, "fcntl F_SETFL", SYS_fcntl, ARG(fd->fd), ARG(F_SETFL), ARG(flags & ~O_ASYNC));
+  PROGRAM_CALL(p, "fcntl F_SETFL O_ASYNC", SYS_fcntl, ARG(fd->fd), ARG(F_SETFL), ARG(flags));
+}
+
 static bool build_bound(Restore *r, PlanTask *t, Program *p, GError **error) {
   for (guint i = 0; i < t->task->fds->len; i++) {
     const FdinfoEntry *fd = t->task->fds->pdata[i];
@@ -183,6 +193,7 @@ static bool build_bound(Restore *r, PlanTask *t, Program *p, GError **error) {
     bool owned = fown && (fown->pid || fown->signum);
     if (!ops || (!ops->program && !owned) || !is_first_holder(r, t, fd))
       continue;
+    build_async(r, fd, p);
     if (ops->program && r->restorer && !ops->program(r->restorer, entry, t->task, (int)fd->fd, p, error))
       return false;
     if (owned)
@@ -210,6 +221,20 @@ static bool fetch_late(Restore *r, const FdinfoEntry *fd, Program *p, GError **e
   return true;
 }
 
+static bool fetch_all_late(Restore *r, const PlanTask *t, bool of_threads, Program *p, GError **error) {
+  for (guint i = 0; i < t->task->fds->len; i++) {
+    const FdinfoEntry *fd = t->task->fds->pdata[i];
+    bool skip = r->restorer && restorer_needs_thread(r->restorer, fd->id) != of_threads;
+    if (!skip && !fetch_late(r, fd, p, error))
+      return false;
+  }
+  return true;
+}
+
+bool files_build_of_threads(Restore *r, PlanTask *t, Program *p, GError **error) {
+  return !r->restorer || fetch_all_late(r, t, true, p, error);
+}
+
 bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
   if (!build_fs(r, t->task, p, error))
     return false;
@@ -223,9 +248,8 @@ bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     g_array_append_val(moves, move);
   }
   files_plan_moves(p, (const FdMove *)(const void *)moves->data, moves->len);
-  for (guint i = 0; i < t->task->fds->len; i++)
-    if (!fetch_late(r, t->task->fds->pdata[i], p, error))
-      return false;
+  if (!fetch_all_late(r, t, false, p, error))
+    return false;
   if (!build_bound(r, t, p, error))
     return false;
   locks_build(r, t, p);

@@ -252,7 +252,7 @@ static bool restore_rest(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = select_tasks(r, false, false);
   cgroup_move_tasks(r);
   if (!stage_run(r, living, "memory", mm_build_finish, error) || !restorer_finish(r->restorer, error) || !stage_run(r, living, "files", files_build, error) ||
-      !stage_run(r, living, "threads", threads_build_clones, error))
+      !stage_run(r, living, "threads", threads_build_clones, error) || !stage_run(r, living, "files of threads", files_build_of_threads, error))
     return false;
   for (guint i = 0; i < living->len; i++)
     if (!attributes_write_proc(r, living->pdata[i], error))

@@ -97,6 +97,8 @@ void details_build_thread(const Restore *r, const Thread *thread, Program *p);
 
 /* --- files.c --- */
 bool files_build(Restore *r, PlanTask *task, Program *p, GError **error);
+/* Those of threads (/proc/PID/task/TID), when these exist. */
+bool files_build_of_threads(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Descriptors by number, each from where it is now; moves in an order that loses none. Exposed for tests. */
 typedef struct FdMove {
   int from, to;
