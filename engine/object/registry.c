@@ -14,7 +14,6 @@ static const ObjectOps *const registry[] = {
     &signalfd_ops,
     &inotify_ops,
     &pidfd_ops,
-    &uring_ops,
     &ns_ops,
     &unix_ops,
     &inet_ops,
