@@ -4,6 +4,7 @@
 
 #include "external.h"
 #include "internal.h"
+#include <limits.h>
 #include <linux/magic.h>
 #include <linux/netlink.h>
 #include <sys/socket.h>
@@ -61,6 +62,32 @@ static bool is_tty_major(unsigned int maj) {
   return maj == 4 || maj == 5 || (maj >= 136 && maj <= 143);
 }
 
+/* Devices that programs are known to have open. A minor of ANY stands for all. */
+#define ANY UINT_MAX
+static const struct {
+  unsigned type, maj, min;
+  const char *reason, *cure;
+} device_hints[] = {
+    {S_IFCHR, 1, 11, "how far it has read in the kernel's log is not known to anybody",
+        "where it may begin anew: the option external with device:path=/dev/kmsg action=reopen"},
+    {S_IFCHR, 1, 1, "it is the machine's memory", "close it before the dump"},
+    {S_IFCHR, 10, 200, "its interface and what is queued in it are the kernel's", "use a plugin for it; a tun device that nothing was done with "
+                                                                                  "yet can be opened again (action=reopen)"},
+    {S_IFCHR, 10, 229, "it is one end of a mounted file system (FUSE), whose requests are in flight",
+        "end the file system first (fusermount -u), or checkpoint its users only and close it there"},
+    {S_IFCHR, 10, 232, "virtual machines cannot be brought back", "use the machine's own snapshots"},
+    {S_IFCHR, 10, 237, "it hands out loop devices, which are the machine's", "close it before the dump"},
+    {S_IFCHR, 226, ANY, "state of a GPU is outside the process", "use the plugin of the GPU's driver"},
+    {S_IFCHR, 195, ANY, "state of a GPU is outside the process", "use the plugin of the GPU's driver"},
+    {S_IFCHR, 116, ANY, "sound is in the card's buffers", "let the program close the card, or play through a sound server"},
+    {S_IFCHR, 13, ANY, "input devices are the machine's", "close it before the dump, or open it again there: the option external with "
+                                                         "device:path=PATH action=reopen"},
+    {S_IFBLK, 7, ANY, "which file is behind a loop device is the machine's to know", "unmount and close it; where it will be there again: the "
+                                                                                     "option external with device:path=PATH action=reopen"},
+    {S_IFBLK, ANY, ANY, "what is on it is not in the checkpoint", "where it holds the same then: the option external with device:path=PATH "
+                                                                 "action=reopen"},
+};
+
 static bool block_device(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   unsigned int maj = major(probe->st.st_rdev), min = minor(probe->st.st_rdev);
   g_autofree char *what = NULL;
@@ -71,8 +98,13 @@ static bool block_device(Collector *c, const FileProbe *probe, FileEntry *entry,
   }
   what = g_strdup_printf(
       "%s device %s (%u:%u)", S_ISCHR(probe->st.st_mode) ? "character" : "block", probe->link, maj, min);
+  for (size_t i = 0; i < G_N_ELEMENTS(device_hints); i++)
+    if ((probe->st.st_mode & S_IFMT) == device_hints[i].type && (device_hints[i].maj == maj || device_hints[i].maj == ANY) &&
+        (device_hints[i].min == min || device_hints[i].min == ANY))
+      return collector_block_external(c, EXTERNAL_DEVICE, probe, entry, what, device_hints[i].reason, device_hints[i].cure, error);
   return collector_block_external(c, EXTERNAL_DEVICE, probe, entry, what, "the state of a device is outside the process",
-      "close it, or use a plugin for it", error);
+      "close it, or use a plugin for it; where its state is worth nothing: the option external with device:path=PATH action=reopen",
+      error);
 }
 
 static bool block_namespace(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {

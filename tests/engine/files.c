@@ -289,10 +289,13 @@ static void dnotify(void) {
   wait_for_check();
 }
 
-static void device(const char *path, int flags) {
-  if (open(path, flags) < 0)
+static void device(const char *path) {
+  int fd = open(path, strcmp(path, "/dev/kmsg") == 0 ? O_RDONLY : O_RDWR);
+  if (fd < 0)
     subject_skip(path);
   wait_for_check();
+  struct stat st, there;
+  check(fstat(fd, &st) == 0 && stat(path, &there) == 0 && st.st_rdev == there.st_rdev, "%s is another device", path);
 }
 
 int main(int argc, char **argv) {
@@ -307,7 +310,7 @@ int main(int argc, char **argv) {
   check_call(mkdir(dir, 0777) == 0 || errno == EEXIST);
   umask(0);
   if (argv[2][0] == '/')
-    device(argv[2], argc > 3 ? O_WRONLY : O_RDWR);
+    device(argv[2]);
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     if (strcmp(argv[2], cases[i].name) == 0) {
       cases[i].run();
