@@ -63,7 +63,10 @@ static void replace_vdso(void) {
 static volatile int go_on;
 static volatile long came_back;
 
+static _Atomic int *n_inside; /* in both processes */
+
 static void *stand_inside(void *unused) {
+  ++*n_inside;
   came_back = old_time(&go_on);
   return unused;
 }
@@ -83,10 +86,14 @@ int main(int argc, char **argv) {
   replace_vdso();
   struct timespec now;
   check(old_gettime(CLOCK_MONOTONIC, &now) == 0 && now.tv_sec == OLD_SECONDS, "the old vdso does not work");
+  n_inside = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  check_call(n_inside != MAP_FAILED);
   pid_t child = fork();
   check_call(child >= 0);
   pthread_t inside;
   check_call(pthread_create(&inside, NULL, stand_inside, NULL) == 0);
+  for (int i = 0; *n_inside < 2 || i < 20; i++) /* and some time more for the next instruction */
+    subject_tick();
   if (child)
     subject_ready();
   while (!subject_checking())
