@@ -175,24 +175,21 @@ static bool fill_file(VmaEntry *e, FrozenTask *task, const ProcVma *v, Collector
 }
 
 static bool is_sysv(const ProcVma *v) {
-  return (v->flags & VMF_SHARED) && !(v->flags & VMF_HUGETLB) && v->dev_major == 0 && g_str_has_prefix(v->path, "/SYSV");
+  return (v->flags & VMF_SHARED) && v->dev_major == 0 && g_str_has_prefix(v->path, "/SYSV");
 }
 
-/* *ret_kept is false when it is something to block the dump. */
-static bool fill_sysv(VmaEntry *e, FrozenTask *task, const ProcVma *v, Collector *collector, bool *ret_kept, GError **error) {
+static bool fill_sysv(VmaEntry *e, FrozenTask *task, const ProcVma *v, Collector *collector, GError **error) {
   FileProbe probe = {.local = -1};
   g_autofree char *link = NULL;
-  bool blocked = false;
-  bool ok = open_behind(task, v, &probe, &link, error) &&
-            collector_sysv(collector, &probe, v->offset, v->end - v->start, &blocked, error);
+  bool ok = open_behind(task, v, &probe, &link, error) && collector_sysv(collector, &probe, error);
   if (probe.local >= 0)
     (void)close(probe.local);
   e->status = VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC;
   e->flags = MAP_SHARED | MAP_ANONYMOUS | (v->flags & VMF_LOCKED ? MAP_LOCKED : 0u);
   e->shmid = v->inode;
+  e->pgoff = v->offset;
   e->has_fdflags = true;
   e->fdflags = v->flags & VMF_MAYWRITE ? O_RDWR : O_RDONLY;
-  *ret_kept = !blocked;
   return ok;
 }
 
@@ -353,7 +350,7 @@ static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collec
   else if (!special && is_ring(v))
     ok = fill_ring(job, e, task, v, &kept, error);
   else if (!special && is_sysv(v))
-    ok = fill_sysv(e, task, v, collector, &kept, error);
+    ok = fill_sysv(e, task, v, collector, error);
   else if (!special)
     ok = fill_file(e, task, v, collector, seen, error);
   if ((why && !taken) || !kept || !ok || merge_vvar(mm, e)) {
@@ -417,5 +414,6 @@ bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError *
     if (last && last->start == v->start && !(last->status & (VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL)))
       note_details(task, v, task->policies ? g_steal_pointer(&task->policies->pdata[i]) : NULL);
   }
+  collector_sysv_task(collector, task->pid, task->stat.comm, mm);
   return job_poll(job, error);
 }

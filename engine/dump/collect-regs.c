@@ -236,12 +236,13 @@ InjectMap *inject_maps(const FrozenTask *task) {
 }
 
 #define REGION_ROOM(n_threads) ((256ull << 10) + ((uint64_t)(n_threads) << 16)) /* more than it will take */
+#define VMA_ROOM 1024ull /* a question about each mapping, with the nodes of a large machine */
 #define REGION_GAP (1ull << 20)
 
 /* A place known beforehand, so that a region can be found whenever the engine dies: the highest hole that is large enough
  * and into which no stack grows. */
 static uint64_t choose_region(const FrozenTask *task) {
-  uint64_t need = REGION_ROOM(task->threads->len) + 2 * REGION_GAP;
+  uint64_t need = REGION_ROOM(task->threads->len) + task->facts.vmas->len * VMA_ROOM + 2 * REGION_GAP;
   for (guint i = task->facts.vmas->len; i-- > 1;) {
     const ProcVma *above = &g_array_index(task->facts.vmas, ProcVma, i), *below = &g_array_index(task->facts.vmas, ProcVma, i - 1);
     if (above->start - below->end >= need && above->start < 1ull << 47 && !(above->flags & VMF_GROWSDOWN))

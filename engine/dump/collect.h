@@ -61,6 +61,8 @@ bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *resu
 bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
 /* Mappings of a task; files behind them go through the collector. */
 bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError **error);
+/* Blockers for tasks that may hold System V semaphores. After the agents came in. */
+void collect_undo(Job *job, const FrozenTree *tree);
 /* cwd, root, exe. */
 bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error);
 

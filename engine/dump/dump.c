@@ -130,6 +130,7 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
     if (!task->zombie && !collect_files(d, task, error))
       return false;
   }
+  collect_undo(d->job, d->tree);
   return collector_finish(d->collector, error) && plugins_finish(d->plugins, error) && collect_locks(d->job, d->tree, d->collector, error);
 }
 

@@ -171,6 +171,10 @@ Sweeper *sweeper_new(const FrozenTree *tree) {
   return s;
 }
 
+pid_t sweeper_pid(const Sweeper *s) {
+  return s ? s->pid : 0;
+}
+
 void sweeper_free(Sweeper *s) {
   if (!s)
     return;

@@ -14,5 +14,7 @@ typedef struct Sweeper Sweeper;
 /* Forks it. From here on the tree's regions must be at the tasks' region_at. NULL if there is none: then a killed engine
  * leaves its regions behind, which harms nobody. */
 Sweeper *sweeper_new(const FrozenTree *tree);
+/* 0: there is none. */
+pid_t sweeper_pid(const Sweeper *sweeper);
 /* The regions are gone, or their tasks are. */
 void sweeper_free(Sweeper *sweeper);

@@ -28,7 +28,14 @@ static bool verify_vma_file(const Checkpoint *c, guint64 pid, const VmaEntry *v,
   return true;
 }
 
-/* A System V segment is attached as a whole. */
+/* In full pages, which may be huge ones. */
+static guint64 segment_size(const IpcShmEntry *e) {
+  guint shift = e->has_hugetlb_flag ? (e->hugetlb_flag >> 26) & 0x3f : 0;
+  guint64 mask = shift > 12 && shift < 40 ? (1ull << shift) - 1 : PAGE_MASK;
+  return (e->size + mask) & ~mask;
+}
+
+/* A System V segment is attached as a whole, and parts of it may be unmapped again. */
 static bool verify_vma_sysv(const Checkpoint *c, guint64 pid, const VmaEntry *v, GError **error) {
   if (!(v->status & VMA_AREA_SYSVIPC))
     return true;
@@ -36,8 +43,8 @@ static bool verify_vma_sysv(const Checkpoint *c, guint64 pid, const VmaEntry *v,
   for (guint i = 0; i < records->len; i++) {
     const IpcShmEntry *e = (const IpcShmEntry *)((const Record *)records->pdata[i])->message;
     if (e->desc->id == v->shmid)
-      return (e->size <= G_MAXINT64 && v->pgoff == 0 && ((e->size + PAGE_MASK) & ~PAGE_MASK) == v->end - v->start) ||
-             vma_fail(error, pid, v, "it is not as large as its System V segment");
+      return (e->size <= G_MAXINT64 / 2 && v->start >= v->pgoff && v->pgoff + (v->end - v->start) <= segment_size(e)) ||
+             vma_fail(error, pid, v, "it is not a part of its System V segment");
   }
   return vma_fail(error, pid, v, "there is no image of its System V segment");
 }

@@ -129,11 +129,25 @@ guint32 collector_add_flight(Collector *c, const FileProbe *carrier, int fd, GEr
 guint64 collector_shmem_of(Collector *c, dev_t dev, ino_t ino, guint64 size, int fd);
 /* The same under an id of the caller's: System V segments, below 2^31. */
 void collector_shmem_with_id(Collector *c, guint64 shmid, dev_t dev, ino_t ino, guint64 size, int fd);
-/* A mapping of a System V shared memory segment, described by @probe (local, st); @offset and @size of the mapping in bytes.
- * Notes the segment and its content; *ret_blocked when that cannot be. Its id is the inode's number. */
-bool collector_sysv(Collector *c, const FileProbe *probe, guint64 offset, guint64 size, bool *ret_blocked, GError **error);
+/* A mapping of a System V shared memory segment, described by @probe (local, st). Notes the segment and its content. Its id is
+ * the inode's number. */
+bool collector_sysv(Collector *c, const FileProbe *probe, GError **error);
 /* The file id of the ring (io_uring) with that inode; 0: no descriptor in the tree leads to it (yet). */
 guint32 collector_uring_of(Collector *c, guint64 ino);
+/* One shmat(2): all mappings of a segment at the same place, of which parts may have been unmapped or have other protections. */
+typedef struct SysvAttach {
+  guint64 shmid, base, size; /* size: of the whole segment, in full pages; 0: there is no image of it */
+  guint64 kept;              /* bytes of it that are still mapped */
+  bool read_only, executable;
+} SysvAttach;
+/* Those of an address space, by the addresses of their first mappings; newly allocated. Pure. */
+GArray *sysv_attaches(const Checkpoint *checkpoint, const MmEntry *mm);
+/* The attach that a mapping belongs to. */
+bool sysv_attach_has(const SysvAttach *attach, const VmaEntry *vma);
+/* Whether something else lies where a part of an attach was unmapped. */
+bool sysv_holes_used(const Checkpoint *checkpoint, const MmEntry *mm);
+/* When the mappings of a task are collected: blockers for what could not be attached again. */
+void collector_sysv_task(Collector *c, pid_t pid, const char *comm, const MmEntry *mm);
 /* What the memory stage writes: every shared memory object, in the order of their shmids. @fd is readable and borrowed.
  */
 typedef struct CollectedShmem {

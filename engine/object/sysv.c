@@ -11,19 +11,23 @@
 #include "ipc-shm.pb-c.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 
 #define PAGE 4096ull
+#define HUGE_SHIFT 26  /* SHM_HUGE_SHIFT */
+#define LOWEST 0x10000 /* address at which a segment may be attached */
 #define NEXT_ID "/proc/sys/kernel/shm_next_id"
 
 /* --- collect --- */
 
 typedef struct Segment {
   int id;
-  bool blocked;
   guint attached; /* mappings in the tree */
   pid_t pid;      /* of the first one, and its name */
   char *comm;
@@ -49,7 +53,25 @@ static void block_segment(Collector *c, const Segment *s, const char *reason, co
   job_block(collector_job(c), "vma", s->pid, -1, object, reason, cure);
 }
 
-static IpcShmEntry *entry_new(const struct shmid_ds *ds, int id) {
+/* Huge pages: as shmget(2) takes them. */
+static guint32 huge_flag(const FileProbe *probe) {
+  struct statfs fs;
+  if (fstatfs(probe->local, &fs) < 0 || fs.f_type != HUGETLBFS_MAGIC)
+    return 0;
+  return SHM_HUGETLB | (guint32)__builtin_ctzl((unsigned long)fs.f_bsize) << HUGE_SHIFT;
+}
+
+static guint64 page_size_of(const IpcShmEntry *e) {
+  guint shift = e->has_hugetlb_flag ? (e->hugetlb_flag >> HUGE_SHIFT) & 0x3f : 0;
+  return shift > 12 && shift < 40 ? 1ull << shift : PAGE;
+}
+
+static guint64 full_size(const IpcShmEntry *e) {
+  guint64 page = page_size_of(e);
+  return e->size > G_MAXINT64 - page ? 0 : (e->size + page - 1) & ~(page - 1);
+}
+
+static IpcShmEntry *entry_new(const FileProbe *probe, const struct shmid_ds *ds, int id) {
   IpcShmEntry *e = MESSAGE_NEW(IpcShmEntry, ipc_shm_entry__init);
   IpcDescEntry *d = e->desc = MESSAGE_NEW(IpcDescEntry, ipc_desc_entry__init);
   d->key = (guint32)ds->shm_perm.__key;
@@ -59,6 +81,8 @@ static IpcShmEntry *entry_new(const struct shmid_ds *ds, int id) {
   d->id = (guint32)id;
   e->size = ds->shm_segsz;
   e->has_in_pagemaps = e->in_pagemaps = true;
+  e->hugetlb_flag = huge_flag(probe);
+  e->has_hugetlb_flag = e->hugetlb_flag != 0;
   return e;
 }
 
@@ -72,25 +96,118 @@ static Segment *segment_new(Collector *c, const FileProbe *probe, int id, GError
   Segment *s = g_new0(Segment, 1);
   *s = (Segment){.id = id, .pid = probe->pid, .comm = g_strdup(probe->comm)};
   g_hash_table_insert(segments_of(c), GINT_TO_POINTER(id), s);
-  checkpoint_add_record(collector_checkpoint(c), RECORD_IPC_SHM, &entry_new(&ds, id)->base, NULL);
+  checkpoint_add_record(collector_checkpoint(c), RECORD_IPC_SHM, &entry_new(probe, &ds, id)->base, NULL);
   collector_shmem_with_id(c, (guint64)id, probe->st.st_dev, probe->st.st_ino, ds.shm_segsz, probe->local);
   return s;
 }
 
-bool collector_sysv(Collector *c, const FileProbe *probe, guint64 offset, guint64 size, bool *ret_blocked, GError **error) {
+bool collector_sysv(Collector *c, const FileProbe *probe, GError **error) {
   int id = (int)probe->st.st_ino; /* the inode's number is the id */
   Segment *s = g_hash_table_lookup(segments_of(c), GINT_TO_POINTER(id));
   if (!s && !(s = segment_new(c, probe, id, error)))
     return false;
   s->attached++;
-  bool whole = offset == 0 && size == (((guint64)probe->st.st_size + PAGE - 1) & ~(PAGE - 1));
-  if (!whole && !s->blocked) {
-    block_segment(c, s, "only a part of it is mapped, or parts have other protections",
-        "let the program attach it as a whole with the same protection");
-    s->blocked = true;
-  }
-  *ret_blocked = s->blocked;
   return true;
+}
+
+static const IpcShmEntry *find_entry(const Checkpoint *c, guint64 id) {
+  const GPtrArray *records = c->records[RECORD_IPC_SHM];
+  for (guint i = 0; i < records->len; i++) {
+    const IpcShmEntry *e = (const IpcShmEntry *)((const Record *)records->pdata[i])->message;
+    if (e->desc->id == id)
+      return e;
+  }
+  return NULL;
+}
+
+static bool is_read_only(const VmaEntry *v) {
+  return v->has_fdflags && (v->fdflags & O_ACCMODE) == O_RDONLY;
+}
+
+bool sysv_attach_has(const SysvAttach *a, const VmaEntry *v) {
+  return v->status & VMA_AREA_SYSVIPC && v->shmid == a->shmid && v->start - v->pgoff == a->base && is_read_only(v) == a->read_only;
+}
+
+/* Whether a mapping that belongs to @other (NULL: to anything else) lies where the whole of @a was attached. */
+static bool lies_in(const SysvAttach *a, const SysvAttach *other, const MmEntry *mm) {
+  for (size_t i = 0; i < mm->n_vmas && a->kept < a->size; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    if (v->end > a->base && v->start < a->base + a->size && (other ? sysv_attach_has(other, v) : !sysv_attach_has(a, v)))
+      return true;
+  }
+  return false;
+}
+
+/* First those in whose holes parts of others are. */
+static void sort_attaches(GArray *attaches, const MmEntry *mm) {
+  for (guint i = 0; i < attaches->len; i++) {
+    guint next = i;
+    for (guint k = i; k < attaches->len; k++) {
+      bool first = true;
+      for (guint j = i; j < attaches->len && first; j++)
+        first = j == k || !lies_in(&g_array_index(attaches, SysvAttach, j), &g_array_index(attaches, SysvAttach, k), mm);
+      if (first) {
+        next = k;
+        break;
+      }
+    }
+    SysvAttach a = g_array_index(attaches, SysvAttach, next);
+    g_array_index(attaches, SysvAttach, next) = g_array_index(attaches, SysvAttach, i);
+    g_array_index(attaches, SysvAttach, i) = a;
+  }
+}
+
+/* Whether a part of an attach that is made before stands in the way. */
+static bool is_in_the_way(const GArray *attaches, guint index, const MmEntry *mm) {
+  for (guint k = 0; k < index; k++)
+    if (lies_in(&g_array_index(attaches, SysvAttach, index), &g_array_index(attaches, SysvAttach, k), mm))
+      return true;
+  return false;
+}
+
+GArray *sysv_attaches(const Checkpoint *c, const MmEntry *mm) {
+  GArray *attaches = g_array_new(FALSE, FALSE, sizeof(SysvAttach));
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    SysvAttach *known = NULL;
+    if (!(v->status & VMA_AREA_SYSVIPC))
+      continue;
+    for (guint k = 0; k < attaches->len && !known; k++)
+      if (sysv_attach_has(&g_array_index(attaches, SysvAttach, k), v))
+        known = &g_array_index(attaches, SysvAttach, k);
+    if (!known) {
+      const IpcShmEntry *e = find_entry(c, v->shmid);
+      SysvAttach a = {.shmid = v->shmid, .base = v->start - v->pgoff, .size = e ? full_size(e) : 0, .read_only = is_read_only(v)};
+      g_array_append_val(attaches, a);
+      known = &g_array_index(attaches, SysvAttach, attaches->len - 1);
+    }
+    known->executable |= (v->prot & PROT_EXEC) != 0;
+    known->kept += v->end - v->start;
+  }
+  sort_attaches(attaches, mm);
+  return attaches;
+}
+
+bool sysv_holes_used(const Checkpoint *c, const MmEntry *mm) {
+  g_autoptr(GArray) attaches = sysv_attaches(c, mm);
+  for (guint i = 0; i < attaches->len; i++)
+    if (lies_in(&g_array_index(attaches, SysvAttach, i), NULL, mm))
+      return true;
+  return false;
+}
+
+/* They are attached one after the other, each as a whole, before anything else is mapped. */
+void collector_sysv_task(Collector *c, pid_t pid, const char *comm, const MmEntry *mm) {
+  g_autoptr(GArray) attaches = sysv_attaches(collector_checkpoint(c), mm);
+  for (guint i = 0; i < attaches->len; i++) {
+    const SysvAttach *a = &g_array_index(attaches, SysvAttach, i);
+    bool outside = a->base < LOWEST || a->base > G_MAXINT64 || a->base + a->size > G_MAXINT64;
+    if (!outside && !is_in_the_way(attaches, i, mm))
+      continue;
+    g_autofree char *object = g_strdup_printf("pid %d (%s): System V shared memory %" G_GUINT64_FORMAT, (int)pid, comm, a->shmid);
+    job_block(collector_job(c), "vma", pid, -1, object, "a part of it was moved (mremap(2)) to where the whole could not be attached",
+        "let the program attach it again");
+  }
 }
 
 /* Whoever else has it attached would go on changing it, and finds it changed after the restore. */
@@ -151,11 +268,10 @@ static MadeTable *made_table(Restorer *r) {
 
 static const Record *find_record(Restorer *r, guint64 id) {
   const GPtrArray *records = restorer_checkpoint(r)->records[RECORD_IPC_SHM];
-  for (guint i = 0; i < records->len; i++) {
-    const Record *record = records->pdata[i];
-    if (((const IpcShmEntry *)record->message)->desc->id == id)
-      return record;
-  }
+  const IpcShmEntry *e = find_entry(restorer_checkpoint(r), id);
+  for (guint i = 0; i < records->len; i++)
+    if (((const Record *)records->pdata[i])->message == &e->base)
+      return records->pdata[i];
   return NULL;
 }
 
@@ -177,11 +293,22 @@ static bool choose_next_id(guint32 id, GError **error) {
          engine_fail_errno(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, errno, "Cannot choose a segment's id in " NEXT_ID);
 }
 
+/* Huge pages take CAP_IPC_LOCK, which the change of user id has made ineffective. */
+static bool may_lock(void) {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct data[2];
+  if (syscall(SYS_capget, &header, data) < 0)
+    return false;
+  data[0].effective |= data[0].permitted & 1u << CAP_IPC_LOCK;
+  return syscall(SYS_capset, &header, data) == 0;
+}
+
 /* As the user who made it. Of this thread alone, which is what the system call does. */
 static int get_as_creator(const IpcShmEntry *e) {
+  guint32 huge = e->has_hugetlb_flag ? e->hugetlb_flag & (SHM_HUGETLB | 0x3fu << HUGE_SHIFT) : 0;
   int fd = -1;
-  if (syscall(SYS_setresgid, -1, e->desc->cgid, -1) == 0 && syscall(SYS_setresuid, -1, e->desc->cuid, -1) == 0)
-    fd = shmget((key_t)e->desc->key, e->size, IPC_CREAT | IPC_EXCL | (int)(e->desc->mode & 0777));
+  if (syscall(SYS_setresgid, -1, e->desc->cgid, -1) == 0 && syscall(SYS_setresuid, -1, e->desc->cuid, -1) == 0 && (!huge || may_lock()))
+    fd = shmget((key_t)e->desc->key, e->size, IPC_CREAT | IPC_EXCL | (int)(e->desc->mode & 0777) | (int)huge);
   int err = errno;
   if (syscall(SYS_setresuid, -1, 0, -1) < 0 || syscall(SYS_setresgid, -1, 0, -1) < 0)
     g_error("cannot become root again");
@@ -206,7 +333,7 @@ static bool fill_segment(Restorer *r, const IpcShmEntry *e, GBytes *content, con
   char path[96];
   gsize n = 0;
   const void *bytes = content ? g_bytes_get_data(content, &n) : NULL;
-  guint64 size = (e->size + PAGE - 1) & ~(PAGE - 1);
+  guint64 size = full_size(e);
   (void)snprintf(path, sizeof path, "/proc/self/map_files/%lx-%lx", (unsigned long)m->at, (unsigned long)m->at + size);
   _cleanup_fd_ int fd = open(path, O_RDWR | O_CLOEXEC);
   if (fd < 0)

@@ -110,18 +110,37 @@ static bool has_pages(const Task *t, const VmaEntry *v, guint *at) {
   return false;
 }
 
-/* Attached whole, as it was at the dump. */
-static bool build_attach(Restore *r, const PlanTask *t, const VmaEntry *v, Program *p, GError **error) {
-  if (r->restorer && !restorer_sysv(r->restorer, v->shmid, error)) {
-    g_prefix_error(error, "pid %d: ", (int)t->pid);
-    return false;
+/* Parts of an attach: what lies between them goes, protections follow. */
+static void build_parts(const MmEntry *mm, const SysvAttach *a, Program *p) {
+  guint32 given = PROT_READ | (a->executable ? PROT_EXEC : 0u) | (a->read_only ? 0u : PROT_WRITE);
+  guint64 at = a->base;
+  for (size_t i = 0; i < mm->n_vmas; i++) {
+    const VmaEntry *v = mm->vmas[i];
+    if (!sysv_attach_has(a, v))
+      continue;
+    if (v->start > at)
+      PROGRAM_CALL(p, "munmap a part", SYS_munmap, ARG(at), ARG(v->start - at));
+    if (given != v->prot)
+      PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
+    at = v->end;
   }
-  int flags = (v->prot & PROT_EXEC ? SHM_EXEC : 0) | (v->has_fdflags && (v->fdflags & O_ACCMODE) == O_RDONLY ? SHM_RDONLY : 0);
-  PROGRAM_CALL(p, "shmat", SYS_shmat, ARG(v->shmid), ARG(v->start), ARG(flags));
-  program_expect(p, EXPECT_EQUAL, (gint64)v->start);
-  guint32 given = PROT_READ | (flags & SHM_EXEC ? PROT_EXEC : 0u) | (flags & SHM_RDONLY ? 0u : PROT_WRITE);
-  if (given != v->prot)
-    PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
+  if (a->base + a->size > at)
+    PROGRAM_CALL(p, "munmap a part", SYS_munmap, ARG(at), ARG(a->base + a->size - at));
+}
+
+/* Before anything else is mapped: each is attached as a whole. */
+static bool build_attaches(Restore *r, const PlanTask *t, Program *p, GError **error) {
+  g_autoptr(GArray) attaches = sysv_attaches(r->checkpoint, t->task->mm);
+  for (guint i = 0; i < attaches->len; i++) {
+    const SysvAttach *a = &g_array_index(attaches, SysvAttach, i);
+    if (r->restorer && !restorer_sysv(r->restorer, a->shmid, error)) {
+      g_prefix_error(error, "pid %d: ", (int)t->pid);
+      return false;
+    }
+    PROGRAM_CALL(p, "shmat", SYS_shmat, ARG(a->shmid), ARG(a->base), ARG((a->executable ? SHM_EXEC : 0) | (a->read_only ? SHM_RDONLY : 0)));
+    program_expect(p, EXPECT_EQUAL, (gint64)a->base);
+    build_parts(t->task->mm, a, p);
+  }
   return true;
 }
 
@@ -131,7 +150,7 @@ static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool wri
   if (v->status & VMA_AREA_AIORING)
     return build_ring(r, t, v, p, error);
   if (v->status & VMA_AREA_SYSVIPC)
-    return build_attach(r, t, v, p, error);
+    return true; /* build_attaches() */
   if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED)) {
     bool anonymous = v->status & VMA_ANON_SHARED;
     fd = anonymous && r->restorer ? restorer_anon_shared(r->restorer, v->shmid, error) : mm_file_fd(r, t->task, v, &pgoff, error);
@@ -273,6 +292,8 @@ static bool build_fresh(Restore *r, PlanTask *t, Program *p, GError **error) {
     PROGRAM_CALL(p, "munmap below", SYS_munmap, ARG(0), ARG(r->plan->region_start));
     PROGRAM_CALL(p, "munmap above", SYS_munmap, ARG(end), ARG(mm_task_size() - end));
   }
+  if (!build_attaches(r, t, p, error))
+    return false;
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
     if (!is_special(v) && !ring_is_map(r, v) && !build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error))
@@ -403,7 +424,7 @@ static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error)
   build_unmap(r, t, p);
   if (!same_vdso(r, t->task, t->parent->task))
     build_vdso(r, t, p);
-  if (!cursor_open(&child, r, t->task->pages, error))
+  if (!build_attaches(r, t, p, error) || !cursor_open(&child, r, t->task->pages, error))
     return false;
   bool ok = cursor_open(&theirs, r, t->parent->task->pages, error);
   guint at = 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "plan.h"
+#include "object.h"
 #include "proc.h"
 #include "stages.h"
 #include <signal.h>
@@ -91,7 +92,8 @@ static bool add_task(Plan *plan, const Task *task, GError **error) {
   if (!t->parent)
     return true;
   g_ptr_array_add(t->parent->children, t);
-  t->late = !t->zombie && shares_memory(task, t->parent->task);
+  /* what it has from its parent must not be where a segment is attached for a moment */
+  t->late = !t->zombie && shares_memory(task, t->parent->task) && !sysv_holes_used(plan->checkpoint, task->mm);
   return true;
 }
 
@@ -209,6 +211,8 @@ static uint64_t estimate_region(const Plan *plan) {
     size += 32 << 10;
     if (!t->task || !t->task->mm)
       continue;
+    for (size_t k = 0; k < t->task->mm->n_aios; k++)
+      size += (32 << 10) + t->task->mm->aios[k]->ring_len / 32;
     size += t->task->mm->n_vmas * 1024 + t->task->fds->len * 768;
     size += t->task->pages ? t->task->pages->entries->len * 192ull : 0;
     for (guint k = 0; k < t->task->threads->len; k++) {
@@ -225,6 +229,14 @@ static uint64_t estimate_region(const Plan *plan) {
 static void occupy(GArray *used, uint64_t start, uint64_t end) {
   Span r = {start, end};
   g_array_append_val(used, r);
+}
+
+static void occupy_attaches(const Plan *plan, const MmEntry *mm, GArray *used) {
+  g_autoptr(GArray) attaches = sysv_attaches(plan->checkpoint, mm);
+  for (guint i = 0; i < attaches->len; i++) {
+    const SysvAttach *a = &g_array_index(attaches, SysvAttach, i);
+    occupy(used, a->base, a->base + a->size);
+  }
 }
 
 static int compare_ranges(gconstpointer a, gconstpointer b) {
@@ -247,6 +259,8 @@ static bool find_hole(Plan *plan, guint64 behind, GError **error) {
       /* stacks grow, and the kernel keeps a guard gap below them */
       occupy(used, v->start - (v->flags & 0x100 ? MIN(v->start, 16ull << 20) : 0), v->end);
     }
+    if (t->task && t->task->mm)
+      occupy_attaches(plan, t->task->mm, used);
     if (t->task && t->task->mm) /* room for the heap to grow is not needed before the release */
       occupy(used, t->task->mm->mm_start_brk, t->task->mm->mm_brk);
   }
