@@ -2,6 +2,7 @@
 /* What a process knows about itself only: signal actions, timers, limits, flags of its descriptors. */
 #include "collect.h"
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,11 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
+#include <unistd.h>
 
 #define N_SIGNALS 64
 #define N_RLIMITS 16
+#define MEMBARRIER_CMD_GET_REGISTRATIONS_ (1 << 9)
 
 typedef struct PosixTimerInfo {
   int id, signo, notify, clock;
@@ -68,6 +71,42 @@ static void add_timers(ProcessProgram *pp) {
   }
 }
 
+/* Which kinds of membarrier(2) a process has registered for: asked since 6.3. Before that a private one that works says it; the
+ * global one works for everybody. */
+static bool kernel_tells_membarriers(void) {
+  static int known = -1;
+  if (known < 0)
+    known = syscall(SYS_membarrier, MEMBARRIER_CMD_GET_REGISTRATIONS_, 0, 0) >= 0 && !g_getenv("CHECKPOINTD_NO_MEMBARRIER_QUERY");
+  return known;
+}
+
+static const struct {
+  int use, registration;
+} private_membarriers[] = {
+    {MEMBARRIER_CMD_PRIVATE_EXPEDITED, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED},
+    {MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE},
+    {MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ},
+};
+
+static void add_membarrier(ProcessProgram *pp) {
+  Program *p = pp->program;
+  pp->membarrier = program_n_ops(p);
+  for (size_t i = 0; i < (kernel_tells_membarriers() ? 1 : G_N_ELEMENTS(private_membarriers)); i++) {
+    int command = kernel_tells_membarriers() ? MEMBARRIER_CMD_GET_REGISTRATIONS_ : private_membarriers[i].use;
+    PROGRAM_CALL(p, "membarrier", SYS_membarrier, ARG(command), ARG(0), ARG(0));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+}
+
+static void decode_membarrier(const ProcessProgram *p, const LoadedProgram *l, CkptTask *x) {
+  const int64_t *results = &l->results[p->membarrier];
+  guint32 registered = kernel_tells_membarriers() && results[0] > 0 ? (guint32)results[0] : 0;
+  for (size_t i = 0; !kernel_tells_membarriers() && i < G_N_ELEMENTS(private_membarriers); i++)
+    registered |= results[i] == 0 ? (guint32)private_membarriers[i].registration : 0;
+  x->has_membarrier = registered != 0;
+  x->membarrier = registered;
+}
+
 ProcessProgram *process_program_new(const FrozenTask *task) {
   ProcessProgram *pp = g_new0(ProcessProgram, 1);
   Program *p = pp->program = program_new();
@@ -89,6 +128,7 @@ ProcessProgram *process_program_new(const FrozenTask *task) {
   program_expect(p, EXPECT_ANY, 0);
   pp->keepcaps = PROGRAM_CALL(p, "prctl GET_KEEPCAPS", SYS_prctl, ARG(PR_GET_KEEPCAPS));
   pp->brk = PROGRAM_CALL(p, "brk", SYS_brk, ARG(0));
+  add_membarrier(pp);
   memory_ops_add(&pp->memory, task, p);
   pp->fds = program_n_ops(p);
   for (guint i = 0; i < pp->fd_numbers->len; i++) {
@@ -213,5 +253,6 @@ bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **
   mm->mm_brk = (guint64)l->results[p->brk];
   task->model->extra->has_keepcaps = l->results[p->keepcaps] != 0;
   task->model->extra->keepcaps = l->results[p->keepcaps] != 0;
+  decode_membarrier(p, l, task->model->extra);
   return memory_ops_decode(&p->memory, task, error);
 }

@@ -8,6 +8,8 @@
 #include "tracee.h"
 #include "warden.h"
 #include <errno.h>
+#include <linux/rseq.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -96,6 +98,25 @@ static bool fail_thread(int e, const FrozenThread *t, const char *what, GError *
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "tid %d: cannot read its %s", (int)t->state.tid, what);
 }
 
+/* A thread that was taken off its processor in a critical section goes on at the section's abort handler (rseq(2)). The kernel
+ * sees to that when the thread goes on by itself; once it has been in an agent, it has forgotten the section. */
+static void leave_critical_section(FrozenThread *t, const struct rseq_config *config) {
+  struct {
+    guint32 version, flags;
+    guint64 start, size, abort;
+  } section;
+  guint64 at = 0;
+  guint32 signature = 0;
+  struct user_regs_struct *r = &t->state.regs;
+  pid_t tid = t->state.tid;
+  if (tracee_read(tid, config->pointer + offsetof(struct rseq, rseq_cs), &at, sizeof at) < 0 || !at ||
+      tracee_read(tid, at, &section, sizeof section) < 0 || section.version || section.flags || r->rip - section.start >= section.size ||
+      tracee_read(tid, section.abort - sizeof signature, &signature, sizeof signature) < 0 || signature != config->signature)
+    return; /* what is wrong there is the program's end as soon as it goes on, too */
+  r->rip = section.abort;
+  r->orig_rax = (uint64_t)-1;
+}
+
 static bool collect_rseq(FrozenThread *t, ThreadCoreEntry *tc, GError **error) {
   struct rseq_config config;
   int e = tracee_get_rseq(t->state.tid, &config);
@@ -105,6 +126,7 @@ static bool collect_rseq(FrozenThread *t, ThreadCoreEntry *tc, GError **error) {
     return fail_thread(e, t, "rseq registration", error);
   if (!config.pointer)
     return true;
+  leave_critical_section(t, &config);
   RseqEntry *r = tc->rseq_entry = malloc(sizeof *r);
   rseq_entry__init(r);
   r->rseq_abi_pointer = config.pointer;
@@ -168,6 +190,8 @@ static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool spe
   sleep_measure(t);
   undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
   collect_sleep(task, t);
+  if (!collect_rseq(t, tc, error))
+    return false;
   core->thread_info = regs_encode(&t->state.regs, xstate, (size_t)size);
   if (regs_needs_raw_xstate(xstate, (size_t)size))
     block_tiles(job, task, t);
@@ -175,7 +199,7 @@ static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool spe
   tc->blk_sigset = t->state.sigmask;
   if (leader)
     core->tc->blk_sigset = t->state.sigmask;
-  return collect_rseq(t, tc, error);
+  return true;
 }
 
 static void collect_zombie(FrozenTask *task) {

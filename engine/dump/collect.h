@@ -36,7 +36,7 @@ CkptMemory *task_memory(FrozenTask *task);
 /* Asked once per process, by its leader. */
 typedef struct ProcessProgram {
   Program *program;
-  size_t sigactions, itimers, rlimits, dumpable, subreaper, thp, brk, keepcaps, fds, timers;
+  size_t sigactions, itimers, rlimits, dumpable, subreaper, thp, brk, keepcaps, fds, timers, membarrier;
   MemoryOps memory;
   GArray *timer_infos; /* PosixTimerInfo */
   GArray *fd_numbers;  /* int */

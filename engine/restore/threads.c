@@ -3,6 +3,7 @@
 #include "stages.h"
 #include <errno.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -24,7 +25,17 @@ struct sched_attributes {
   uint64_t runtime, deadline, period;
 };
 
+/* While there is one thread: with more of them the kernel waits for all processors. */
+static void build_membarriers(const PlanTask *t, Program *p) {
+  static const int registrations[] = {MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
+      MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ};
+  for (size_t i = 0; i < G_N_ELEMENTS(registrations); i++)
+    if (t->task->extra && t->task->extra->membarrier & (guint32)registrations[i])
+      PROGRAM_CALL(p, "membarrier", SYS_membarrier, ARG(registrations[i]), ARG(0), ARG(0));
+}
+
 bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
+  build_membarriers(t, p);
   PROGRAM_CALL(p, "personality", SYS_personality, ARG(t->task->core->tc->personality)); /* threads inherit it */
   /* SIGCHLD was let through, and ignored, while zombies ended; from here on signals are made pending again. */
   uint64_t all = ~0ull;
