@@ -63,7 +63,7 @@ FrozenTask *frozen_tree_find(const FrozenTree *tree, pid_t pid) {
   return NULL;
 }
 
-static bool fail_seize(pid_t pid, pid_t tid, int err, GError **error) {
+static bool fail_seize(const FrozenTree *tree, pid_t pid, pid_t tid, int err, GError **error) {
   ProcStatus status = {0};
   pid_t tracer = 0;
   if (err == -EPERM && proc_status(pid, tid, &status, NULL)) {
@@ -72,11 +72,13 @@ static bool fail_seize(pid_t pid, pid_t tid, int err, GError **error) {
   }
   if (!tracer)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET, err, "Cannot stop pid %d", (int)pid);
-  char comm[64];
-  proc_comm(tracer, comm);
-  return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
-      "pid %d is traced by pid %d (%s): a traced task cannot be checkpointed; detach that debugger first", (int)tid,
-      (int)tracer, comm);
+  char comm[64], name[64];
+  proc_comm(tracer, name);
+  proc_comm(pid, comm);
+  const char *cure = frozen_tree_find(tree, tracer)
+                         ? ", which is in the same tree: let that tracer (strace, gdb) detach, or checkpoint what it traces without it"
+                         : ": a traced task cannot be checkpointed; detach that debugger first";
+  return engine_fail(error, ENGINE_ERROR_CODE__BUSY, "pid %d (%s) is traced by pid %d (%s)%s", (int)tid, comm, (int)tracer, name, cure);
 }
 
 static bool have_thread(const FrozenTask *task, pid_t tid) {
@@ -188,7 +190,7 @@ static bool fail_vfork(const FrozenTask *task, pid_t tid, GError **error) {
 }
 
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
-static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
+static bool seize_threads(const FrozenTree *tree, FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
   guint before = task->threads->len;
   for (guint i = 0; i < tids->len; i++) {
     FrozenThread thread = {.state.tid = g_array_index(tids, pid_t, i)};
@@ -202,7 +204,7 @@ static bool seize_threads(FrozenTask *task, GArray *tids, bool *ret_new, GError 
       continue;
     }
     if (e < 0)
-      return fail_seize(task->pid, tid, e, error);
+      return fail_seize(tree, task->pid, tid, e, error);
     g_array_append_val(task->threads, thread);
     e = interrupt(tid);
     if (e < 0 && e != -ESRCH)
@@ -260,7 +262,7 @@ static bool freeze_task(FrozenTree *tree, FrozenTask *task, bool *again, GError 
   task->zombie = task->stat.state == 'Z' && tids->len == 1;
   task->headless = task->stat.state == 'Z' && !task->zombie;
   bool grew = false;
-  if (!task->zombie && !seize_threads(task, tids, &grew, error))
+  if (!task->zombie && !seize_threads(tree, task, tids, &grew, error))
     return false;
   *again |= grew;
   if (grew)
