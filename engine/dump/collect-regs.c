@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Registers, signal masks and pending signals by ptrace; then the agents, in every thread at once. */
 #include "collect.h"
+#include "landlock.h"
 #include "overruns.h"
 #include "regs.h"
 #include "sleep.h"
@@ -436,7 +437,11 @@ static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram
 }
 
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
-  ThreadProgram *tp = thread_program_new();
+  const TaskFacts *root = &((FrozenTask *)tree->tasks->pdata[0])->facts;
+  Stranger *stranger = NULL;
+  if (!stranger_new(root->status.uid[0], root->status.gid[0], &stranger, error))
+    return false;
+  ThreadProgram *tp = thread_program_new(stranger_pid(stranger));
   GadgetCache *cache = gadget_cache_new();
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
@@ -455,6 +460,8 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
       s->xstate = NULL;
     }
   }
+  stranger_free(stranger);
+  ok = ok && landlock_check(job, tree, error);
   thread_program_free(tp);
   gadget_cache_free(cache);
   if (ok)

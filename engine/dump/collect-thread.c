@@ -31,7 +31,7 @@ struct ThreadProgram {
   Program *program;
   size_t policy, sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
   size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_ambient, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
-      op_robust, op_sched, op_nice;
+      op_robust, op_sched, op_nice, op_stranger;
 };
 
 static void add_identity(ThreadProgram *t, Program *p) {
@@ -74,7 +74,7 @@ static void add_scheduling(ThreadProgram *t, Program *p) {
   t->op_slack = PROGRAM_CALL(p, "prctl GET_TIMERSLACK", SYS_prctl, ARG(PR_GET_TIMERSLACK));
 }
 
-ThreadProgram *thread_program_new(void) {
+ThreadProgram *thread_program_new(pid_t stranger) {
   ThreadProgram *t = g_new0(ThreadProgram, 1);
   Program *p = t->program = program_new();
   t->sas = program_data(p, NULL, 24);
@@ -90,6 +90,11 @@ ThreadProgram *thread_program_new(void) {
   program_expect(p, EXPECT_ANY, 0);
   add_identity(t, p);
   add_scheduling(t, p);
+  if (stranger) {
+    size_t ignored = program_data(p, NULL, 16);
+    t->op_stranger = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(stranger), ARG_DATA(ignored), ARG_DATA(ignored + 8));
+    program_expect(p, EXPECT_ANY, 0);
+  }
   return t;
 }
 
@@ -231,6 +236,7 @@ bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader,
   if (!decode_groups(p, t, tc->creds, error))
     return false;
   decode_scheduling(p, t, tc);
+  t->suspect = p->op_stranger && t->loaded.results[p->op_stranger] < 0;
   if (leader)
     core->tc->comm = strdup(tc->comm);
   return true;

@@ -9,7 +9,8 @@
 /* What every task is asked by its own agents, in one program per thread; the same ops for all, data and results in each
  * lane. */
 typedef struct ThreadProgram ThreadProgram;
-ThreadProgram *thread_program_new(void);
+/* @stranger: a process to look at (landlock.h), 0: none. */
+ThreadProgram *thread_program_new(pid_t stranger);
 void thread_program_free(ThreadProgram *p);
 const Program *thread_program_get(const ThreadProgram *p);
 /* Fills the thread's core entry and extra from what came back. */
