@@ -258,9 +258,10 @@ static bool load_sockets(Loader *l, GError **error) {
   return true;
 }
 
-/* Rings; what is in them is checked by verify_events(). */
+/* Rings, message queues; what is in them is checked by verify_events(). */
 static void load_events(Loader *l) {
   (void)swap_array(&l->checkpoint->urings, &l->manifest.urings);
+  (void)swap_array(&l->checkpoint->mqueues, &l->manifest.mqueues);
 }
 
 /* Options of netlink sockets, locks of mapped files, files that lost their names. */

@@ -21,6 +21,7 @@ void manifest_init(Manifest *m) {
       .plugin_objects = g_ptr_array_new_with_free_func(free_message),
       .ttys = g_ptr_array_new_with_free_func(free_message),
       .urings = g_ptr_array_new_with_free_func(free_message),
+      .mqueues = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
   };
 }
@@ -38,6 +39,7 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->plugin_objects, g_ptr_array_unref);
   g_clear_pointer(&m->ttys, g_ptr_array_unref);
   g_clear_pointer(&m->urings, g_ptr_array_unref);
+  g_clear_pointer(&m->mqueues, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
 }
 
@@ -92,6 +94,8 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
   e->n_tty = 0;
   if (e->uring)
     g_ptr_array_add(m->urings, g_steal_pointer(&e->uring));
+  if (e->mqueue)
+    g_ptr_array_add(m->mqueues, g_steal_pointer(&e->mqueue));
   return true;
 }
 
@@ -277,6 +281,12 @@ static bool store_events(ImageWriter *w, const Checkpoint *checkpoint, GError **
   for (guint i = 0; i < checkpoint->urings->len; i++) {
     CkptEntry entry = CKPT_ENTRY__INIT;
     entry.uring = checkpoint->urings->pdata[i];
+    if (!store_entry(w, &entry, error))
+      return false;
+  }
+  for (guint i = 0; i < checkpoint->mqueues->len; i++) {
+    CkptEntry entry = CKPT_ENTRY__INIT;
+    entry.mqueue = checkpoint->mqueues->pdata[i];
     if (!store_entry(w, &entry, error))
       return false;
   }

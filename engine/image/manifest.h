@@ -29,6 +29,7 @@ typedef struct Manifest {
   GPtrArray *plugins, *plugin_objects; /* CkptPlugin, CkptPluginObject, the same */
   GPtrArray *ttys;      /* CkptTty, the same */
   GPtrArray *urings;    /* CkptUring, the same */
+  GPtrArray *mqueues;   /* CkptMqueue, the same */
   GHashTable *files;    /* name -> ManifestFile */
 } Manifest;
 

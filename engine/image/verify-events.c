@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "verify.h"
+#include <string.h>
 
-/* Rings of io_uring(7). */
+/* Rings of io_uring(7), POSIX message queues. */
 
 #define SQ_MAX 32768u /* the kernel's own limits */
 #define CQ_MAX 65536u
@@ -48,6 +49,30 @@ static bool verify_uring(const Checkpoint *c, const CkptUring *u, GError **error
   return verify_registered(u, error);
 }
 
+/* The kernel's own limits. */
+#define MESSAGES_MAX 65536u
+#define MESSAGE_SIZE_MAX (16u << 20)
+#define PRIORITY_MAX 32768u
+
+static bool mqueue_fail(GError **error, const CkptMqueue *q, const char *reason) {
+  return image_invalid(error, IMAGE_CHECKPOINT, 0, "message queue of file id %u: %s", q->file_id, reason);
+}
+
+static bool verify_mqueue(const Checkpoint *c, const CkptMqueue *q, GError **error) {
+  if (verify_file_type(c, q->file_id) != FD_TYPES__EXT)
+    return mqueue_fail(error, q, "it is not in files.img");
+  if (checkpoint_find_mqueue(c, q->file_id) != q || checkpoint_find_uring(c, q->file_id))
+    return mqueue_fail(error, q, "it is described twice");
+  if (!*q->name || strchr(q->name, '/') || strlen(q->name) > 255 || q->name[0] == '.')
+    return mqueue_fail(error, q, "its name is none");
+  if (q->max_messages > MESSAGES_MAX || q->message_size > MESSAGE_SIZE_MAX || q->n_message > q->max_messages)
+    return mqueue_fail(error, q, "it is too large");
+  for (size_t i = 0; i < q->n_message; i++)
+    if (q->message[i]->priority >= PRIORITY_MAX || q->message[i]->data.len > q->message_size)
+      return mqueue_fail(error, q, "one of its messages is too large, or too important");
+  return true;
+}
+
 bool verify_events(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->urings->len; i++) {
     const CkptUring *u = c->urings->pdata[i];
@@ -56,5 +81,8 @@ bool verify_events(const Checkpoint *c, GError **error) {
     if (!verify_uring(c, u, error))
       return false;
   }
+  for (guint i = 0; i < c->mqueues->len; i++)
+    if (!verify_mqueue(c, c->mqueues->pdata[i], error))
+      return false;
   return true;
 }

@@ -134,6 +134,7 @@ Checkpoint *checkpoint_new(void) {
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->ttys = g_ptr_array_new_with_free_func(message_free);
   c->urings = g_ptr_array_new_with_free_func(message_free);
+  c->mqueues = g_ptr_array_new_with_free_func(message_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
   return c;
 }
@@ -162,6 +163,7 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->plugin_objects);
   g_ptr_array_unref(c->ttys);
   g_ptr_array_unref(c->urings);
+  g_ptr_array_unref(c->mqueues);
   g_hash_table_unref(c->shmem);
   g_free(c);
 }
@@ -253,6 +255,15 @@ CkptUring *checkpoint_find_uring(const Checkpoint *c, guint32 file_id) {
     CkptUring *u = c->urings->pdata[i];
     if (u->file_id == file_id)
       return u;
+  }
+  return NULL;
+}
+
+CkptMqueue *checkpoint_find_mqueue(const Checkpoint *c, guint32 file_id) {
+  for (guint i = 0; i < c->mqueues->len; i++) {
+    CkptMqueue *q = c->mqueues->pdata[i];
+    if (q->file_id == file_id)
+      return q;
   }
   return NULL;
 }

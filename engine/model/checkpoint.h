@@ -141,6 +141,7 @@ typedef struct Checkpoint {
   GPtrArray *plugin_objects;     /* CkptPluginObject: what they took */
   GPtrArray *ttys;               /* CkptTty, one a pseudo terminal */
   GPtrArray *urings;             /* CkptUring */
+  GPtrArray *mqueues;            /* CkptMqueue, one a description */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);
@@ -166,6 +167,8 @@ void checkpoint_add_socket(Checkpoint *checkpoint, CkptSocket *socket);
 CkptSocket *checkpoint_find_socket(const Checkpoint *checkpoint, guint32 file_id);
 /* What is known about pseudo terminal @index, and the entry of tty-info.img with an id; NULL if there is none. */
 CkptTty *checkpoint_find_tty(const Checkpoint *checkpoint, guint32 index);
+/* The description of a POSIX message queue with that file id; NULL if it is none. */
+CkptMqueue *checkpoint_find_mqueue(const Checkpoint *checkpoint, guint32 file_id);
 /* The ring behind a file id; NULL if it is none. */
 CkptUring *checkpoint_find_uring(const Checkpoint *checkpoint, guint32 file_id);
 TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *checkpoint, guint32 id);

@@ -72,6 +72,7 @@ char *find_outside_holder(const Collector *c, const char *link, mode_t access);
 
 extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, timerfd_ops, signalfd_ops, memfd_ops;
 extern const ObjectOps inotify_ops, netlink_ops, pidfd_ops, uring_ops, ns_ops;
+extern const ObjectOps mqueue_ops, fanotify_ops;
 extern const ObjectOps unix_ops, inet_ops, tty_ops, ext_ops, unsupported_ops;
 
 /* --- restorer.c --- */
@@ -150,6 +151,11 @@ bool pipe_restore_data(Restorer *r, RecordKind kind, guint32 pipe_id, int writer
 
 /* When every description is open: settings, contents, hang-ups of pseudo terminals. */
 bool tty_settle(Restorer *r, GError **error);
+
+/* --- mqueue.c --- */
+
+/* The tree lives: queues stay. */
+void mqueue_keep(Restorer *r);
 
 /* --- uring-restore.c --- */
 

@@ -4,6 +4,7 @@
 /* The order is that of the questions: the first kind that claims a description has it. The last one claims all. */
 static const ObjectOps *const registry[] = {
     &memfd_ops,
+    &mqueue_ops,
     &reg_ops,
     &pipe_ops,
     &fifo_ops,
@@ -38,6 +39,8 @@ const ObjectOps *object_claim(const FileProbe *probe) {
 const ObjectOps *object_of_entry(const Checkpoint *checkpoint, const FileEntry *entry) {
   if (entry->type == FD_TYPES__EXT && checkpoint_find_uring(checkpoint, entry->id))
     return &uring_ops;
+  if (entry->type == FD_TYPES__EXT && checkpoint_find_mqueue(checkpoint, entry->id))
+    return &mqueue_ops;
   return object_of_type(entry->type);
 }
 

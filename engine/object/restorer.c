@@ -287,6 +287,7 @@ bool restorer_set_flags(int fd, guint32 flags, GError **error) {
 
 void restorer_keep(Restorer *r) {
   sysv_keep(r);
+  mqueue_keep(r);
   ghost_keep(r);
 }
 
