@@ -17,6 +17,8 @@
 #include <sys/syscall.h>
 
 #define XSTATE_MAX 32768
+#define USER_CS_64 0x33
+#define USER_CS_64_XEN 0xe033 /* in a paravirtual guest */
 #define ASK_ROOM 16384 /* for further programs, one at a time */
 
 SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
@@ -145,6 +147,19 @@ static void collect_sleep(FrozenTask *task, FrozenThread *t) {
   s->remaining_nsec = (guint64)MAX(t->sleep_remaining_nsec, 0);
 }
 
+/* In 32-bit code, or in a system call that it made. */
+static bool is_compat(const FrozenThread *t) {
+  return t->state.regs.cs != USER_CS_64 && t->state.regs.cs != USER_CS_64_XEN;
+}
+
+/* An agent is 64-bit code, and must not come to it. */
+static void block_compat(Job *job, FrozenTask *task, const FrozenThread *t) {
+  g_autofree char *object = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)t->state.tid);
+  job_block(job, "task", task->pid, -1, object, "it runs 32-bit code (ia32), which is not supported",
+      "checkpoint without it: use a 64-bit build of the program");
+  task->compat = task->no_agent = true;
+}
+
 /* Live tile registers (Intel AMX) need a thread that has used them before it can be given any. */
 static void block_tiles(Job *job, const FrozenTask *task, const FrozenThread *t) {
   g_autofree char *object = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)t->state.tid);
@@ -188,8 +203,12 @@ static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool spe
   if (speaks)
     task->model->core->tc->signals_s = collect_signals(t->state.tid, true);
   SignalQueueEntry *shared = task->model->core->tc->signals_s;
-  sleep_measure(t);
-  undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
+  if (is_compat(t)) {
+    block_compat(job, task, t);
+  } else { /* by numbers of 64-bit system calls */
+    sleep_measure(t);
+    undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
+  }
   collect_sleep(task, t);
   if (!collect_rseq(t, tc, error))
     return false;

@@ -164,6 +164,8 @@ bool seccomp_collect(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError 
   bool ok = true;
   for (guint i = 0; ok && i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
+    if (task->compat)
+      continue;
     if (task->no_agent) {
       block_thread(&f, task, task->pid, "it runs under seccomp, which can only be suspended by root (CAP_SYS_ADMIN) who has no seccomp filter",
           "run the engine as root outside of containers with such filters");

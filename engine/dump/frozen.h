@@ -39,7 +39,8 @@ typedef struct FrozenTask {
   ProcStat stat;
   bool zombie;
   bool headless; /* its main thread has ended, others go on */
-  bool no_agent; /* under seccomp that cannot be suspended: an agent's system calls could be its death */
+  bool compat;   /* some thread is in 32-bit code */
+  bool no_agent; /* blocked: under seccomp that cannot be suspended, so that an agent's calls could be its death, or 32-bit code */
   bool stopped; /* by job control */
   int stop_signal;
   GArray *threads; /* FrozenThread that live; [0] is the leader, or speaks for it */

@@ -17,6 +17,7 @@
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x0010U
 #endif
+#define MFD_NOEXEC_SEAL_ 0x0008U
 #ifndef F_SEAL_EXEC
 #define F_SEAL_EXEC 0x0020
 #endif
@@ -41,6 +42,14 @@ static bool memfd_claims(const FileProbe *probe) {
          (g_str_has_prefix(probe->link, "/memfd:") || g_str_has_prefix(probe->link, "/anon_hugepage"));
 }
 
+/* Whether a memfd has, behind more slashes or none, the name that stands for anonymous memory in the images; those get one
+ * slash more there. */
+static bool is_confusing(const char *name) {
+  while (g_str_has_prefix(name, "//"))
+    name++;
+  return strcmp(name, ANON_NAME) == 0 || strcmp(name, ANON_HUGE_NAME) == 0;
+}
+
 /* The name as memfd_create() got it; NULL for files of the kernel that are neither. */
 static char *memfd_name(const FileProbe *probe) {
   const char *name = probe->link;
@@ -51,7 +60,9 @@ static char *memfd_name(const FileProbe *probe) {
   size_t length = strlen(name);
   if (g_str_has_suffix(name, DELETED))
     length -= strlen(DELETED);
-  return g_strndup(name, length);
+  g_autofree char *plain = g_strndup(name, length);
+  bool escaped = name != probe->link && is_confusing(plain);
+  return escaped ? g_strconcat("/", plain, NULL) : g_steal_pointer(&plain);
 }
 
 static bool is_huge(const FileProbe *probe) {
@@ -158,12 +169,16 @@ static int make_anonymous(guint64 size, guint32 huge) {
 
 static int make_memfd(const MemfdInodeEntry *inode, GError **error) {
   unsigned int flags = MFD_CLOEXEC | (inode->seals == F_SEAL_SEAL ? 0 : MFD_ALLOW_SEALING) | inode->hugetlb_flag;
-  int fd = memfd_create(inode->name, flags | MFD_EXEC);
+  bool no_code = inode->seals & F_SEAL_EXEC && inode->has_mode && !(inode->mode & 0111);
+  const char *name = inode->name[0] == '/' && inode->name[1] == '/' && is_confusing(inode->name) ? inode->name + 1 : inode->name;
+  int fd = memfd_create(name, flags | (no_code ? MFD_NOEXEC_SEAL_ : MFD_EXEC));
   if (fd < 0 && errno == EINVAL) /* before 6.3 */
-    fd = memfd_create(inode->name, flags);
+    fd = memfd_create(name, flags);
   if (fd < 0)
     engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make the memfd %s%s", inode->name,
-        inode->hugetlb_flag ? " (in huge pages: are there enough in /proc/sys/vm/nr_hugepages?)" : "");
+        errno == EACCES       ? " (it may hold code, which sysctl vm.memfd_noexec forbids)"
+        : inode->hugetlb_flag ? " (in huge pages: are there enough in /proc/sys/vm/nr_hugepages?)"
+                              : "");
   return fd;
 }
 
