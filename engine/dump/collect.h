@@ -67,6 +67,8 @@ void collect_undo(Job *job, const FrozenTree *tree);
 /* cwd, root, exe. */
 bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error);
 
+/* Whether a process of the tree serves a file system (FUSE): a blocker, and no file may be looked at then. */
+bool collect_fuse(Job *job, const FrozenTree *tree);
 /* File locks and leases of the tree; blockers without option file_locks. After the descriptors are known. */
 bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, GError **error);
 

@@ -117,6 +117,8 @@ static bool dump_collect(Dump *d, GError **error) {
 
 static bool dump_objects(Dump *d, int images_fd, GError **error) {
   job_phase(d->job, "objects");
+  if (collect_fuse(d->job, d->tree))
+    return true; /* the blocker is named, and looking on would not end */
   d->collector = collector_new(d->job, d->checkpoint, images_fd);
   d->external = external_stage_new(d->job, d->collector, error);
   if (!d->external)

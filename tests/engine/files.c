@@ -289,6 +289,19 @@ static void dnotify(void) {
   wait_for_check();
 }
 
+/* It serves a file system, and has a file of it open: to ask that one for anything would wait for ever. */
+static void fuse(void) {
+  char options[64];
+  int serving = open("/dev/fuse", O_RDWR);
+  check_call(mkdir(in("mnt"), 0755) == 0);
+  (void)snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", serving);
+  if (serving < 0 || mount("none", in("mnt"), "fuse", 0, options) < 0)
+    subject_skip("no FUSE here");
+  check_call(open(in("mnt"), O_PATH) >= 0);
+  wait_for_check();
+  clean_mounts();
+}
+
 static void device(const char *path) {
   int fd = open(path, strcmp(path, "/dev/kmsg") == 0 ? O_RDONLY : O_RDWR);
   if (fd < 0)
@@ -303,7 +316,7 @@ int main(int argc, char **argv) {
     const char *name;
     void (*run)(void);
   } cases[] = {{"flags", flags}, {"owners", owners}, {"numbers", numbers}, {"hidden", hidden}, {"lazy", lazy}, {"elsewhere", elsewhere},
-      {"bound", bound}, {"overlay", overlay}, {"dnotify", dnotify}};
+      {"bound", bound}, {"overlay", overlay}, {"dnotify", dnotify}, {"fuse", fuse}};
   subject_begin(argc, argv);
   check(argc > 2, "which case?");
   subject_path(dir, sizeof dir, "dir");
