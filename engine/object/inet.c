@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* TCP and UDP sockets over IPv4 and IPv6. Those that listen, are bound, or are not connected at all, and connected UDP
- * sockets, are made here; TCP connections are the matter of tcp-dump.c and tcp-restore.c. What is queued in a UDP
- * socket is dropped, as a network may. */
+/* TCP, UDP, raw and ping sockets over IPv4 and IPv6. Those that listen, are bound, or are not connected at all, and connected
+ * ones without connections, are made here; TCP connections are the matter of tcp-dump.c and tcp-restore.c. What is queued in
+ * the others is dropped, as a network may. */
 
 #include "inet.h"
+#include "as-process.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -69,7 +71,7 @@ void inet_collect_addresses(InetSkEntry *i, int fd, InetAddress *local, InetAddr
 }
 
 bool inet_is_connection(const InetSkEntry *i) {
-  return i->proto == IPPROTO_TCP && i->state != INET_LISTEN && i->state != INET_CLOSE;
+  return i->proto == IPPROTO_TCP && i->type == SOCK_STREAM && i->state != INET_LISTEN && i->state != INET_CLOSE;
 }
 
 void inet_entry_close(InetSkEntry *i) {
@@ -119,9 +121,37 @@ NetTuple inet_tuple(const InetAddress *local, const InetAddress *remote) {
   return t;
 }
 
+/* A raw socket has no ports, and getpeername(2) answers only those that have one: the peer stands in /proc/net/raw, where the
+ * "port" is the protocol. */
+static void raw_collect_state(InetSkEntry *i) {
+  g_autofree char *text = NULL;
+  i->state = INET_CLOSE;
+  i->src_port = i->dst_port = 0;
+  if (!g_file_get_contents(i->family == AF_INET6 ? "/proc/net/raw6" : "/proc/net/raw", &text, NULL, NULL))
+    return;
+  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+  for (char **line = lines; *line; line++) {
+    InetAddress remote = {.sa.sa_family = (sa_family_t)i->family};
+    guint32 words[4] = {0};
+    unsigned state = 0, ino = 0;
+    char hex[33] = "";
+    if (sscanf(*line, "%*[ 0-9]: %*[0-9A-F]:%*x %32[0-9A-F]:%*x %x %*s %*s %*s %*s %*s %u", hex, &state, &ino) != 3 || ino != i->ino)
+      continue;
+    for (size_t k = 0; k < strlen(hex) / 8; k++)
+      (void)sscanf(hex + 8 * k, "%8x", &words[k]); /* as numbers of the host */
+    memcpy(i->family == AF_INET6 ? (void *)&remote.in6.sin6_addr : (void *)&remote.in.sin_addr, words, strlen(hex) / 2);
+    i->state = state == INET_ESTABLISHED ? INET_ESTABLISHED : INET_CLOSE;
+    inet_set_remote(i, &remote);
+  }
+}
+
 static void collect_state(InetSkEntry *i, int fd, const InetAddress *remote, guint32 *ret_waiting) {
   struct tcp_info info = {0};
   socklen_t size = sizeof info;
+  if (i->type == SOCK_RAW) {
+    raw_collect_state(i);
+    return;
+  }
   if (i->proto != IPPROTO_TCP) {
     i->state = i->dst_port || remote->sa.sa_family == AF_UNSPEC ? INET_ESTABLISHED : INET_CLOSE;
     return;
@@ -131,6 +161,26 @@ static void collect_state(InetSkEntry *i, int fd, const InetAddress *remote, gui
     return;
   i->backlog = info.tcpi_sacked;    /* of a listening socket: how many connections may wait, */
   *ret_waiting = info.tcpi_unacked; /* and how many do */
+}
+
+static int inet_fresh_ttl(void) {
+  static int ttl;
+  _cleanup_fd_ int fd = ttl ? -1 : socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd >= 0)
+    ttl = sockopt_get(fd, SOL_IP, IP_TTL, 0);
+  return ttl;
+}
+
+/* The ICMP filter and the place of a checksum are with the other options (sockopts-table.c). */
+static void collect_raw_options(InetSkEntry *i, int fd) {
+  bool six = i->family == AF_INET6;
+  int hdrincl = sockopt_get(fd, six ? SOL_IPV6 : SOL_IP, six ? IPV6_HDRINCL : IP_HDRINCL, 0);
+  int nodefrag = six ? 0 : sockopt_get(fd, SOL_IP, IP_NODEFRAG, 0);
+  if (i->type != SOCK_RAW || (hdrincl <= 0 && nodefrag <= 0))
+    return;
+  IpOptsRawEntry *raw = i->ip_opts->raw = MESSAGE_NEW(IpOptsRawEntry, ip_opts_raw_entry__init);
+  raw->has_hdrincl = raw->hdrincl = hdrincl > 0;
+  raw->has_nodefrag = raw->nodefrag = nodefrag > 0;
 }
 
 static void collect_ip_options(InetSkEntry *i, int fd, int family) {
@@ -143,6 +193,10 @@ static void collect_ip_options(InetSkEntry *i, int fd, int family) {
   int tos = sockopt_get(fd, SOL_IP, IP_TOS, 0);
   i->ip_opts->has_tos = tos > 0;
   i->ip_opts->tos = tos > 0 ? (guint32)tos : 0;
+  int ttl = sockopt_get(fd, SOL_IP, IP_TTL, -1);
+  i->ip_opts->has_ttl = family == AF_INET && ttl > 0 && ttl != inet_fresh_ttl();
+  i->ip_opts->ttl = i->ip_opts->has_ttl ? (guint32)ttl : 0;
+  collect_raw_options(i, fd);
   if (family == AF_INET6) {
     i->has_v6only = true;
     i->v6only = sockopt_get(fd, SOL_IPV6, IPV6_V6ONLY, 0) > 0;
@@ -165,6 +219,28 @@ static void block_waiting(Collector *c, const FileProbe *probe, const char *from
   collector_block(c, probe, what, reason, "try again in a moment, or use the option skip-in-flight to leave them out");
 }
 
+/* Other protocols over IP, by name where people know one. */
+static void inet_block_protocol(Collector *c, const FileProbe *probe, guint32 protocol) {
+  static const struct {
+    guint32 protocol;
+    const char *what, *reason, *cure;
+  } known[] = {
+      {132, "SCTP socket", "associations cannot be read from the kernel", "close it before the dump"},
+      {33, "DCCP socket", "connections cannot be read from the kernel", "close it before the dump"},
+      {262, "MPTCP socket", "what its subflows share cannot be read from the kernel",
+          "let the program use TCP (sysctl net.mptcp.enabled=0, or without mptcpize)"},
+      {256, "SMC socket", "its memory is shared with a device", "let the program use TCP"},
+      {115, "L2TP socket", "tunnels are of the kernel", "close it before the dump"},
+  };
+  for (size_t i = 0; i < G_N_ELEMENTS(known); i++)
+    if (known[i].protocol == protocol) {
+      collector_block(c, probe, known[i].what, known[i].reason, known[i].cure);
+      return;
+    }
+  g_autofree char *what = g_strdup_printf("socket of IP protocol %u", protocol);
+  collector_block(c, probe, what, "only TCP, UDP, raw and ping sockets are supported", "close it before the dump");
+}
+
 static void check_unread(Collector *c, const FileProbe *probe) {
   int unread = 0;
   if (ioctl(probe->local, SIOCINQ, &unread) == 0 && unread > 0)
@@ -172,13 +248,50 @@ static void check_unread(Collector *c, const FileProbe *probe) {
         c, probe, "TCP connection that has ended", "not all that came in was read", "try again in a moment");
 }
 
+static const char *inet_kind(const InetSkEntry *i) {
+  return i->type == SOCK_RAW                                                ? "raw socket"
+         : i->proto == IPPROTO_ICMP || i->proto == IPPROTO_ICMPV6           ? "ping socket"
+         : i->proto == IPPROTO_TCP                                          ? "TCP socket"
+         : i->proto == IPPROTO_UDP                                          ? "UDP socket"
+         : i->proto == IPPROTO_UDPLITE                                      ? "UDP-Lite socket"
+                                                                            : NULL;
+}
+
+/* What was put together for one datagram is in the kernel until it is sent, and cannot be read there. A short while is given to
+ * what is on its way out of a device. */
+static bool has_unsent(int fd) {
+  int unsent = 0;
+  for (int i = 0; i < 5 && ioctl(fd, SIOCOUTQ, &unsent) == 0 && unsent > 0; i++)
+    g_usleep(1000);
+  return unsent > 0;
+}
+
+static void check_datagrams(Collector *c, const FileProbe *probe, const InetSkEntry *i, const char *kind) {
+  int unread = 0;
+  if (has_unsent(probe->local))
+    collector_block(c, probe, kind, "data that is held back until there is more (UDP_CORK, MSG_MORE) cannot be read",
+        "let the program send it first, or try again in a moment");
+  if (ioctl(probe->local, FIONREAD, &unread) == 0 && unread > 0)
+    job_log(collector_job(c), 3, "pid %d fd %d: datagrams that a %s has received and not read are dropped, as a network may",
+        (int)probe->pid, probe->fd, kind);
+}
+
+static bool has_keys(int fd) {
+  char info[256] = {0}; /* struct tcp_ao_info_opt; without keys ENOENT */
+  socklen_t size = 40;
+  return getsockopt(fd, IPPROTO_TCP, 40 /* TCP_AO_INFO */, info, &size) == 0;
+}
+
 static void check_supported(Collector *c, const FileProbe *probe, InetSkEntry *i, guint32 waiting,
     const InetAddress *local, const InetAddress *remote) {
   const EngineOptions *o = job_options(collector_job(c));
+  const char *kind = inet_kind(i);
   g_autofree char *from = inet_address_text(local), *to = inet_address_text(remote), *what = NULL;
-  if (i->proto != IPPROTO_TCP && i->proto != IPPROTO_UDP && i->proto != IPPROTO_UDPLITE) {
-    what = g_strdup_printf("socket of IP protocol %u", i->proto);
-    collector_block(c, probe, what, "only TCP and UDP sockets are supported", "close it before the dump");
+  sockopts_check(c, probe, kind ? kind : "socket");
+  if (!kind) {
+    inet_block_protocol(c, probe, i->proto);
+  } else if (i->proto != IPPROTO_TCP || i->type == SOCK_RAW) {
+    check_datagrams(c, probe, i, kind);
   } else if (inet_is_connection(i) && o->tcp_close) {
     inet_entry_close(i);
   } else if (inet_is_connection(i)) {
@@ -190,6 +303,8 @@ static void check_supported(Collector *c, const FileProbe *probe, InetSkEntry *i
   } else if (waiting && !o->skip_in_flight) {
     block_waiting(c, probe, from, waiting);
   }
+  if (i->proto == IPPROTO_TCP && i->type == SOCK_STREAM && has_keys(probe->local))
+    collector_block(c, probe, kind, "it signs its packets (TCP-AO), and the kernel keeps the keys", "use the option tcp-close, or remove the keys");
 }
 
 static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
@@ -214,8 +329,9 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
     return false;
   collect_ip_options(i, fd, family);
   collect_tcp_options(i, fd);
+  sockopts_collect_more(c, entry->id, fd, inet_is_connection(i));
   check_supported(c, probe, i, waiting, &local, &remote);
-  if (i->type == SOCK_DGRAM)
+  if (i->type != SOCK_STREAM)
     multicast_collect(c, probe, i);
   return true;
 }
@@ -273,7 +389,7 @@ static bool before_bind(const InetSkEntry *i, int fd, GError **error) {
     return false;
   if (o->so_reuseport && !set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1, error))
     return false;
-  if (i->has_v6only && !set_option(fd, SOL_IPV6, IPV6_V6ONLY, i->v6only, error))
+  if (i->has_v6only && i->type != SOCK_RAW && !set_option(fd, SOL_IPV6, IPV6_V6ONLY, i->v6only, error))
     return false;
   if (i->ip_opts && i->ip_opts->freebind && !set_option(fd, SOL_IP, IP_FREEBIND, 1, error))
     return false;
@@ -288,6 +404,13 @@ static bool after_bind(const InetSkEntry *i, int fd, GError **error) {
   bool six = i->family == AF_INET6;
   if (i->ip_opts && i->ip_opts->pktinfo &&
       !set_option(fd, six ? SOL_IPV6 : SOL_IP, six ? IPV6_RECVPKTINFO : IP_PKTINFO, 1, error))
+    return false;
+  const IpOptsRawEntry *raw = i->ip_opts ? i->ip_opts->raw : NULL;
+  if (raw && raw->hdrincl && !set_option(fd, six ? SOL_IPV6 : SOL_IP, six ? IPV6_HDRINCL : IP_HDRINCL, 1, error))
+    return false;
+  if (raw && raw->nodefrag && !set_option(fd, SOL_IP, IP_NODEFRAG, 1, error))
+    return false;
+  if (i->ip_opts && i->ip_opts->has_ttl && !set_option(fd, SOL_IP, IP_TTL, (int)i->ip_opts->ttl, error))
     return false;
   if (i->ip_opts && i->ip_opts->has_tos && !set_option(fd, SOL_IP, IP_TOS, (int)i->ip_opts->tos, error))
     return false;
@@ -329,7 +452,7 @@ static bool bind_and_listen(const InetSkEntry *i, int fd, GError **error) {
 static bool connect_udp(const InetSkEntry *i, int fd, GError **error) {
   InetAddress remote;
   socklen_t size;
-  if (i->proto == IPPROTO_TCP || i->state != INET_ESTABLISHED)
+  if (i->type == SOCK_STREAM || i->state != INET_ESTABLISHED)
     return true;
   if (!inet_entry_address(i, true, &remote, &size, error))
     return false;
@@ -361,23 +484,69 @@ static bool open_other(Restorer *r, const InetSkEntry *i, int fd, GError **error
          after_bind(i, fd, error) && sockopts_restore(fd, i->opts, error);
 }
 
+/* As CRIU writes it; ours is among the other options. */
+static bool filter_icmp(const InetSkEntry *i, int fd, GError **error) {
+  const IpOptsRawEntry *raw = i->type == SOCK_RAW && i->ip_opts ? i->ip_opts->raw : NULL;
+  if (!raw || !raw->n_icmpv_filter)
+    return true;
+  bool six = i->family == AF_INET6;
+  return setsockopt(fd, six ? SOL_ICMPV6 : SOL_RAW, 1, raw->icmpv_filter, (socklen_t)(raw->n_icmpv_filter * sizeof(uint32_t))) == 0 ||
+         engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, errno, "Cannot set the ICMP filter of a raw socket");
+}
+
+typedef struct PingCall {
+  const InetSkEntry *entry;
+  int fd;
+} PingCall;
+
+static int do_ping(void *data) {
+  PingCall *call = data;
+  call->fd = socket((int)call->entry->family, (int)call->entry->type | SOCK_CLOEXEC, (int)call->entry->proto);
+  return call->fd < 0 ? -errno : 0;
+}
+
+static int inet_ping_as_holder(Restorer *r, const InetSkEntry *i) {
+  const Task *task = restorer_holder_of(r, i->id);
+  const CredsEntry *creds = task && task->core && task->core->thread_core ? task->core->thread_core->creds : NULL;
+  PingCall call = {.entry = i, .fd = -1};
+  if (!creds)
+    return -1;
+  const AsWho who = {.uid = creds->uid, .gid = creds->gid, .groups = creds->groups, .n_groups = creds->n_groups};
+  int result = as_process(&who, do_ping, &call, NULL);
+  errno = -result;
+  return call.fd;
+}
+
+/* Ping sockets are for the groups of a sysctl; root is in none of them. */
+static int make_socket(Restorer *r, const InetSkEntry *i, GError **error) {
+  int fd = socket((int)i->family, (int)i->type | SOCK_CLOEXEC, (int)i->proto);
+  bool ping = i->type == SOCK_DGRAM && (i->proto == IPPROTO_ICMP || i->proto == IPPROTO_ICMPV6);
+  if (fd < 0 && errno == EACCES && ping)
+    fd = inet_ping_as_holder(r, i);
+  if (fd >= 0)
+    return fd;
+  engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno,
+      ping ? "Cannot make a ping socket (sysctl net.ipv4.ping_group_range says who may)" : "Cannot make a socket of protocol %u", i->proto);
+  return -1;
+}
+
 static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
   const InetSkEntry *i = entry->isk;
   if (!check_entry(i, error))
     return -1;
-  _cleanup_fd_ int fd = socket((int)i->family, (int)i->type | SOCK_CLOEXEC, (int)i->proto);
-  if (fd < 0) {
-    engine_fail_errno(
-        error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, errno, "Cannot make a socket of protocol %u", i->proto);
+  _cleanup_fd_ int fd = make_socket(r, i, error);
+  if (fd < 0)
     return -1;
-  }
-  bool ok = before_bind(i, fd, error);
+  bool connection = inet_is_connection(i);
+  bool ok = before_bind(i, fd, error) && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_EARLY, connection, error);
   if (is_ended(i) || tcp_closes(r, i))
     ok = ok && open_ended(i, fd, error);
   else if (inet_is_connection(i))
     ok = ok && open_connection(r, i, fd, error);
   else
     ok = ok && open_other(r, i, fd, error);
+  ok = ok && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LATE, connection, error) && filter_icmp(i, fd, error) &&
+       sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LAST, connection, error);
   return ok && restorer_set_flags(fd, i->flags, error) ? fd_take(&fd) : -1;
 }
 

@@ -72,6 +72,8 @@ static bool netlink_collect(Collector *c, const FileProbe *probe, FileEntry *ent
   e->opts = sockopts_collect(probe->local, AF_NETLINK, (int)e->protocol, error);
   if (!e->opts)
     return false;
+  sockopts_collect_more(c, entry->id, probe->local, false);
+  sockopts_check(c, probe, "netlink socket");
   if (getsockname(probe->local, (struct sockaddr *)&own, &own_size) < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot read the address of a netlink socket");
   e->portid = own.nl_pid;
@@ -138,7 +140,8 @@ static int netlink_open(Restorer *r, const FileEntry *entry, GError **error) {
     return -1;
   }
   bool ok = sockopts_restore(fd, e->opts, error) && restore_switches(r, fd, entry->id, error) && restore_addresses(fd, e, error) &&
-            restore_groups(fd, e, error) && restorer_set_flags(fd, e->flags, error);
+            restore_groups(fd, e, error) && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LATE, false, error) &&
+            sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LAST, false, error) && restorer_set_flags(fd, e->flags, error);
   return ok ? fd_take(&fd) : -1;
 }
 

@@ -82,7 +82,7 @@ static bool field_get(const SkOptsEntry *opts, const IntOption *o, int *ret_valu
 static bool collect_filter(int fd, SkOptsEntry *opts, GError **error) {
   socklen_t n = 0; /* counted in instructions */
   if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &n) < 0) {
-    if (errno == ENOPROTOOPT || errno == EOPNOTSUPP)
+    if (errno == ENOPROTOOPT || errno == EOPNOTSUPP || errno == EACCES /* sockopts_check() */)
       return true;
     return engine_fail_errno(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, errno, "Cannot read a socket filter");
   }

@@ -532,7 +532,8 @@ int unix_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "There are two sockets of inode %u", u->ino);
     return -1;
   }
-  if (!sockopts_restore(fd, u->opts, error) || !restorer_set_flags(fd, u->flags, error))
+  if (!sockopts_restore(fd, u->opts, error) || !sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LATE, false, error) ||
+      !restorer_set_flags(fd, u->flags, error))
     return -1;
   return fd_take(&fd);
 }
@@ -620,6 +621,21 @@ static bool connect_waiting(Restorer *r, GError **error) {
   return true;
 }
 
+/* What would be in the way of filling a queue. */
+static bool set_last_options(Restorer *r, GError **error) {
+  const GPtrArray *sockets = restorer_checkpoint(r)->sockets;
+  for (guint i = 0; i < sockets->len; i++) {
+    const CkptSocket *s = sockets->pdata[i];
+    const FileEntry *entry = s->n_option ? checkpoint_find_file(restorer_checkpoint(r), s->file_id) : NULL;
+    if (!entry || !entry->usk || checkpoint_find_external(restorer_checkpoint(r), s->file_id))
+      continue;
+    int fd = restorer_fd_of(r, s->file_id, error);
+    if (fd < 0 || !sockopts_restore_more(r, s->file_id, fd, SOCKOPTS_LAST, false, error))
+      return false;
+  }
+  return true;
+}
+
 bool unix_settle(Restorer *r, GError **error) {
   Settling *s = settling_of(r);
   for (guint i = 0; i < s->later->len; i++) { /* grows */
@@ -642,5 +658,5 @@ bool unix_settle(Restorer *r, GError **error) {
     const char *slash = strrchr(name, '/');
     (void)unlinkat(p->directory, slash ? slash + 1 : name, 0);
   }
-  return true;
+  return set_last_options(r, error);
 }

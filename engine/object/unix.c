@@ -159,6 +159,8 @@ static bool unix_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   if (unix_has_path(entry->usk))
     collect_file(c, entry->usk, probe);
   collect_peer(c, entry->usk, probe->local);
+  sockopts_collect_more(c, entry->id, probe->local, false);
+  sockopts_check(c, probe, "unix socket");
   g_hash_table_insert(s->by_ino, GUINT_TO_POINTER(d->ino), GUINT_TO_POINTER(entry->id));
   g_array_append_val(s->ids, entry->id);
   return true;

@@ -30,8 +30,28 @@ static const Hint anon_hints[] = {
     {"dmabuf", "DMA buffer", "state of a device is outside the process", "use the plugin of the device"},
 };
 
-static const Hint family_hints[] = {
-    {"PACKET", "packet socket", "packet sockets cannot be brought back yet", "stop the capture"},
+/* By address family; what is not listed is named by its number. */
+static const struct {
+  int family;
+  Hint hint;
+} family_hints[] = {
+    {AF_VSOCK, {NULL, "VSOCK socket", "connections to a host or guest end with it", "close it before the dump"}},
+    {AF_ALG, {NULL, "AF_ALG socket", "the kernel keeps the key and the state of its algorithm", "let the program use a library in user space"}},
+    {AF_XDP, {NULL, "AF_XDP socket", "its rings are shared with a network device", "let the program use a packet socket"}},
+    {AF_CAN, {NULL, "CAN socket", "it belongs to a bus of this machine", "close it before the dump"}},
+    {AF_TIPC, {NULL, "TIPC socket", "connections and names of the cluster cannot be read back", "close it before the dump"}},
+    {AF_BLUETOOTH, {NULL, "Bluetooth socket", "its connections are in the radio", "close it before the dump"}},
+    {AF_RDS, {NULL, "RDS socket", "its connections cannot be read from the kernel", "close it before the dump"}},
+    {AF_SMC, {NULL, "SMC socket", "its memory is shared with a device", "let the program use TCP"}},
+    {AF_KCM, {NULL, "KCM socket", "a program in the kernel parses its connections", "close it before the dump"}},
+    {AF_RXRPC, {NULL, "RxRPC socket", "its calls cannot be read from the kernel", "close it before the dump"}},
+    {AF_KEY, {NULL, "PF_KEY socket", "it waits for what the kernel tells once", "close it before the dump"}},
+    {AF_PHONET, {NULL, "Phonet socket", "it belongs to a modem", "close it before the dump"}},
+    {AF_QIPCRTR, {NULL, "QRTR socket", "it belongs to a modem", "close it before the dump"}},
+    {AF_NFC, {NULL, "NFC socket", "it belongs to a device", "close it before the dump"}},
+    {AF_LLC, {NULL, "LLC socket", "its connections cannot be read from the kernel", "close it before the dump"}},
+    {AF_PPPOX, {NULL, "PPPoX socket", "its session is the kernel's", "close it before the dump"}},
+    {AF_IUCV, {NULL, "IUCV socket", "its connections are the hypervisor's", "close it before the dump"}},
 };
 
 static bool block_anon(
@@ -50,9 +70,11 @@ static bool block_socket(Collector *c, const FileProbe *probe, FileEntry *entry,
   int family = -1;
   socklen_t size = sizeof family;
   (void)getsockopt(probe->local, SOL_SOCKET, SO_DOMAIN, &family, &size);
-  const Hint *h = family == AF_PACKET ? &family_hints[0] : NULL;
-  if (h)
-    return collector_block_external(c, EXTERNAL_OTHER, probe, entry, h->what, h->reason, h->cure, error);
+  for (size_t i = 0; i < G_N_ELEMENTS(family_hints); i++) {
+    const Hint *h = &family_hints[i].hint;
+    if (family_hints[i].family == family)
+      return collector_block_external(c, EXTERNAL_OTHER, probe, entry, h->what, h->reason, h->cure, error);
+  }
   g_autofree char *what = g_strdup_printf("socket of address family %d", family);
   return collector_block_external(c, EXTERNAL_OTHER, probe, entry, what, "sockets of this family are not supported",
       "close it before the dump, or use a plugin for it", error);
