@@ -257,6 +257,22 @@ static bool fill_uring(VmaEntry *e, const ProcVma *v, Collector *collector) {
   return true;
 }
 
+/* The rings of a packet socket, in the images as CRIU has them; they come back empty. Only as a whole they can be mapped. */
+static bool fill_packet(VmaEntry *e, const ProcVma *v, Collector *collector) {
+  guint32 id = g_str_has_prefix(v->path, "socket:") && !v->offset ? collector_packet_of(collector, v->inode) : 0;
+  const FileEntry *file = id ? checkpoint_find_file(collector_checkpoint(collector), id) : NULL;
+  const PacketRing *rx = file && file->psk ? file->psk->rx_ring : NULL, *tx = file && file->psk ? file->psk->tx_ring : NULL;
+  guint64 size = (rx ? (guint64)rx->block_size * rx->block_nr : 0) + (tx ? (guint64)tx->block_size * tx->block_nr : 0);
+  if (!size || size != v->end - v->start)
+    return false;
+  e->status = VMA_AREA_REGULAR | VMA_AREA_SOCKET;
+  e->flags = MAP_SHARED | (v->flags & VMF_LOCKED ? MAP_LOCKED : 0u);
+  e->shmid = id;
+  e->has_fdflags = true;
+  e->fdflags = O_RDWR;
+  return true;
+}
+
 /* Private huge pages have a file of the kernel behind them, but nobody else sees it. */
 static bool is_anonymous(const ProcVma *v) {
   bool huge = (v->flags & VMF_HUGETLB) && g_str_has_prefix(v->path, "/anon_hugepage");
@@ -338,7 +354,7 @@ static bool collect_mapping(Job *job, FrozenTask *task, const ProcVma *v, Collec
   MmEntry *mm = task->model->mm;
   VmaEntry *e = vma_new(v);
   const char *cure;
-  bool ok = true, special = fill_special(e, v) || fill_uring(e, v, collector);
+  bool ok = true, special = fill_special(e, v) || fill_uring(e, v, collector) || fill_packet(e, v, collector);
   const char *why = special ? NULL : refusal(v, &cure);
   bool taken = false, kept = true;
   if (why && may_be_external(v))

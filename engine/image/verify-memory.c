@@ -16,6 +16,10 @@ static bool vma_fail(GError **error, guint64 pid, const VmaEntry *v, const char 
 
 /* shmid is the file id of mapped files. */
 static bool verify_vma_file(const Checkpoint *c, guint64 pid, const VmaEntry *v, GError **error) {
+  if (v->status & VMA_AREA_SOCKET)
+    return (v->status == (VMA_AREA_REGULAR | VMA_AREA_SOCKET) && v->shmid <= G_MAXUINT32 &&
+               verify_file_type(c, (guint32)v->shmid) == FD_TYPES__PACKETSK) ||
+           vma_fail(error, pid, v, "it is a ring of a packet socket that is not in files.img");
   if (!(v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) || (v->status & VMA_EXT_PLUGIN))
     return true;
   FdTypes type = v->shmid <= G_MAXUINT32 ? verify_file_type(c, (guint32)v->shmid) : FD_TYPES__UND;

@@ -329,7 +329,7 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
     return false;
   collect_ip_options(i, fd, family);
   collect_tcp_options(i, fd);
-  sockopts_collect_more(c, entry->id, fd, inet_is_connection(i));
+  sockopts_collect_more(c, entry->id, fd, inet_is_connection(i) || is_ended(i));
   check_supported(c, probe, i, waiting, &local, &remote);
   if (i->type != SOCK_STREAM)
     multicast_collect(c, probe, i);

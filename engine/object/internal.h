@@ -73,7 +73,7 @@ char *find_outside_holder(const Collector *c, const char *link, mode_t access);
 extern const ObjectOps reg_ops, pipe_ops, fifo_ops, eventfd_ops, epoll_ops, timerfd_ops, signalfd_ops, memfd_ops;
 extern const ObjectOps inotify_ops, netlink_ops, pidfd_ops, uring_ops, ns_ops;
 extern const ObjectOps mqueue_ops, fanotify_ops;
-extern const ObjectOps unix_ops, inet_ops, tty_ops, ext_ops, unsupported_ops;
+extern const ObjectOps unix_ops, inet_ops, packet_ops, tty_ops, ext_ops, unsupported_ops;
 
 /* --- restorer.c --- */
 

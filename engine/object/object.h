@@ -134,6 +134,8 @@ void collector_shmem_with_id(Collector *c, guint64 shmid, dev_t dev, ino_t ino, 
 bool collector_sysv(Collector *c, const FileProbe *probe, GError **error);
 /* The file id of the ring (io_uring) with that inode; 0: no descriptor in the tree leads to it (yet). */
 guint32 collector_uring_of(Collector *c, guint64 ino);
+/* The same of a packet socket, whose rings can be mapped. */
+guint32 collector_packet_of(Collector *c, guint64 ino);
 /* One shmat(2): all mappings of a segment at the same place, of which parts may have been unmapped or have other protections. */
 typedef struct SysvAttach {
   guint64 shmid, base, size; /* size: of the whole segment, in full pages; 0: there is no image of it */

@@ -19,6 +19,7 @@ static const ObjectOps *const registry[] = {
     &unix_ops,
     &inet_ops,
     &netlink_ops,
+    &packet_ops,
     &tty_ops,
     &ext_ops,
     &unsupported_ops,

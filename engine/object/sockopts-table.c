@@ -18,6 +18,7 @@ enum {
   LAST = 1 << 1,      /* after everything else, it forbids or holds back */
   UNCONNECTED = 1 << 2, /* not of TCP connections: tcp-dump.c has it, or it changes by itself */
   STREAM = 1 << 3,    /* of TCP connections only after connect(2) */
+  DATAGRAM = 1 << 4,  /* not of streams */
 };
 
 typedef struct AnyOption {
@@ -72,8 +73,8 @@ static const AnyOption options[] = {
     {SOL_IP, 24, "IP_BIND_ADDRESS_NO_PORT", EARLY},
     {SOL_IP, 25, "IP_RECVFRAGSIZE"},
     {SOL_IP, 26, "IP_RECVERR_RFC4884"},
-    {SOL_IP, 32, "IP_MULTICAST_IF"},
-    {SOL_IP, 33, "IP_MULTICAST_TTL"},
+    {SOL_IP, 32, "IP_MULTICAST_IF", DATAGRAM},
+    {SOL_IP, 33, "IP_MULTICAST_TTL", DATAGRAM},
     {SOL_IP, 34, "IP_MULTICAST_LOOP"},
     {SOL_IP, 49, "IP_MULTICAST_ALL"},
     {SOL_IP, 50, "IP_UNICAST_IF"},
@@ -86,8 +87,8 @@ static const AnyOption options[] = {
     {SOL_IPV6, 8, "IPV6_2292HOPLIMIT"},
     {SOL_IPV6, 11, "IPV6_FLOWINFO"},
     {SOL_IPV6, 16, "IPV6_UNICAST_HOPS"},
-    {SOL_IPV6, 17, "IPV6_MULTICAST_IF"},
-    {SOL_IPV6, 18, "IPV6_MULTICAST_HOPS"},
+    {SOL_IPV6, 17, "IPV6_MULTICAST_IF", DATAGRAM},
+    {SOL_IPV6, 18, "IPV6_MULTICAST_HOPS", DATAGRAM},
     {SOL_IPV6, 19, "IPV6_MULTICAST_LOOP"},
     {SOL_IPV6, 23, "IPV6_MTU_DISCOVER"},
     {SOL_IPV6, 25, "IPV6_RECVERR"},
@@ -152,6 +153,10 @@ static const AnyOption options[] = {
     {SOL_RAW_, 1, "ICMP_FILTER"},
     {SOL_RAW_, 7, "IPV6_CHECKSUM"},
     {SOL_ICMPV6_, 1, "ICMPV6_FILTER"},
+    /* include/uapi/linux/if_packet.h; most have fields */
+    {SOL_PACKET, 20, "PACKET_QDISC_BYPASS"},
+    {SOL_PACKET, 23, "PACKET_IGNORE_OUTGOING"},
+    {SOL_PACKET, 24, "PACKET_VNET_HDR_SZ"},
 };
 
 typedef struct Value {
@@ -165,12 +170,16 @@ typedef struct Fresh {
 } Fresh;
 
 static bool is_option_of(const AnyOption *o, int family, int type, int protocol) {
+  if (type == SOCK_STREAM && o->flags & DATAGRAM)
+    return false;
   if (o->level == IPPROTO_TCP)
     return protocol == IPPROTO_TCP && type == SOCK_STREAM && (family == AF_INET || family == AF_INET6);
   if (o->level == IPPROTO_UDP || o->level == IPPROTO_UDPLITE)
     return protocol == o->level && type == SOCK_DGRAM && (family == AF_INET || family == AF_INET6);
   if (o->level == SOL_RAW_ || o->level == SOL_ICMPV6_)
     return type == SOCK_RAW && (family == AF_INET || family == AF_INET6);
+  if (o->level == SOL_PACKET)
+    return family == AF_PACKET;
   if (o->level == SOL_IP)
     return family == AF_INET || (family == AF_INET6 && type != SOCK_RAW);
   return o->level == SOL_SOCKET || family == AF_INET6;

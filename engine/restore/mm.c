@@ -151,7 +151,7 @@ static bool build_map(Restore *r, const PlanTask *t, const VmaEntry *v, bool wri
     return build_ring(r, t, v, p, error);
   if (v->status & VMA_AREA_SYSVIPC)
     return true; /* build_attaches() */
-  if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED)) {
+  if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_AREA_SOCKET)) {
     bool anonymous = v->status & VMA_ANON_SHARED;
     fd = anonymous && r->restorer ? restorer_anon_shared(r->restorer, v->shmid, error) : mm_file_fd(r, t->task, v, &pgoff, error);
     if (fd < 0) {

@@ -147,7 +147,7 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
   for (size_t i = 0; i < t->mm->n_vmas; i++) {
     const VmaEntry *v = t->mm->vmas[i];
     guint64 pgoff;
-    if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) && mm_file_fd(r, t, v, &pgoff, error) < 0)
+    if ((v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_AREA_SOCKET)) && mm_file_fd(r, t, v, &pgoff, error) < 0)
       return false;
     if ((v->status & VMA_ANON_SHARED) && !(v->status & VMA_AREA_SYSVIPC) && restorer_anon_shared(r->restorer, v->shmid, error) < 0)
       return false;

@@ -185,6 +185,11 @@ static const char *raw_setup(const char *dir) {
   return NULL;
 }
 
+static const char *raw_verify(const char *dir) {
+  REQUIRE(get(51, SOL_SOCKET, SO_TYPE) == SOCK_RAW && get(51, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_ICMP);
+  return NULL;
+}
+
 const ObjectCase object_cases[] = {
     {"tcp", tcp_setup, tcp_verify},
     {"six", six_setup, six_verify},
@@ -192,6 +197,6 @@ const ObjectCase object_cases[] = {
     {"established", established_setup, .blocked = "TCP connection from 127.0.0.1:"},
     {"waiting", waiting_setup, .blocked = "1 connections wait"},
     {"taken", taken_setup, .between = taken_between, .unrestorable = "address 127.0.0.1:17308 is in use"},
-    {"raw", raw_setup, .blocked = "socket of IP protocol 1"},
+    {"raw", raw_setup, raw_verify},
     {0},
 };

@@ -67,11 +67,6 @@ static const char *proc_setup(const char *dir) {
   return NULL;
 }
 
-static const char *packet_setup(const char *dir) {
-  REQUIRE(case_place(socket(AF_PACKET, SOCK_RAW, 0), 10));
-  return NULL;
-}
-
 const ObjectCase object_cases[] = {
     {"userfaultfd", uffd_setup, .blocked = "fd 10: userfaultfd: "},
     {"terminal", terminal_setup, .blocked = "fd 10: terminal /dev/pts/"},
@@ -79,6 +74,5 @@ const ObjectCase object_cases[] = {
     {"device", device_setup, .blocked = "fd 10: character device /dev/kmsg (1:11): "},
     {"namespace", namespace_setup, .blocked = "fd 10: namespace net:["},
     {"proc", proc_setup, .blocked = "fd 10: file /proc/"},
-    {"packet", packet_setup, .blocked = "fd 10: packet socket: "},
     {0},
 };
