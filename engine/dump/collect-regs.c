@@ -7,6 +7,7 @@
 #include "sleep.h"
 #include "sweeper.h"
 #include "tracee.h"
+#include "tracers.h"
 #include "warden.h"
 #include <errno.h>
 #include <linux/rseq.h>
@@ -178,8 +179,7 @@ static void collect_dead_leader(FrozenTask *task) {
   core->thread_core->has_blk_sigset = true;
 }
 
-static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool speaks, void *xstate, GError **error) {
-  bool leader = speaks && !task->headless;
+static void add_thread(FrozenTask *task, FrozenThread *t, bool leader) {
   CoreEntry *core = core_new(leader);
   t->model = thread_new(t->state.tid, core);
   g_ptr_array_add(task->model->threads, t->model);
@@ -188,6 +188,12 @@ static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool spe
   x->tid = (guint32)t->state.tid;
   if (leader)
     task->model->core = core;
+}
+
+/* By its tracer. */
+static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void *xstate, GError **error) {
+  bool leader = speaks && !task->headless;
+  CoreEntry *core = t->model->core;
   int e = tracee_get_regs(t->state.tid, &t->state.regs);
   if (e < 0)
     return fail_thread(e, t, "registers", error);
@@ -213,8 +219,7 @@ static bool collect_thread(Job *job, FrozenTask *task, FrozenThread *t, bool spe
   if (!collect_rseq(t, tc, error))
     return false;
   core->thread_info = regs_encode(&t->state.regs, xstate, (size_t)size);
-  if (regs_needs_raw_xstate(xstate, (size_t)size))
-    block_tiles(job, task, t);
+  t->has_tiles = regs_needs_raw_xstate(xstate, (size_t)size);
   tc->has_blk_sigset = true;
   tc->blk_sigset = t->state.sigmask;
   if (leader)
@@ -230,6 +235,47 @@ static void collect_zombie(FrozenTask *task) {
   core->tc->exit_code = (guint32)task->stat.exit_code;
   core->tc->comm = strdup(task->stat.comm);
   g_ptr_array_add(task->model->threads, thread_new(task->pid, core));
+}
+
+/* What is done to all threads but the first, to each by its tracer. */
+typedef struct TracersShare {
+  FrozenTask *task;
+  GError *errors[2]; /* of each tracer */
+} TracersShare;
+
+static bool run_by_tracers(FrozenTask *task, TracersWork *work, GError **error) {
+  TracersShare w = {.task = task};
+  if (task->threads->len > 1)
+    tracers_run(work, &w);
+  g_autoptr(GError) second = w.errors[1];
+  if (!w.errors[0] && !second)
+    return true;
+  g_propagate_error(error, w.errors[0] ? w.errors[0] : g_steal_pointer(&second));
+  return false;
+}
+
+static void collect_share(void *data, unsigned which) {
+  TracersShare *w = data;
+  g_autofree void *xstate = g_malloc(XSTATE_MAX);
+  for (guint k = 1; k < w->task->threads->len; k++) {
+    FrozenThread *t = &g_array_index(w->task->threads, FrozenThread, k);
+    if (tracers_owner(t->state.tid) == which && !collect_thread(w->task, t, false, xstate, &w->errors[which]))
+      return;
+  }
+}
+
+static bool collect_threads(Job *job, FrozenTask *task, void *xstate, GError **error) {
+  for (guint k = 0; k < task->threads->len; k++)
+    add_thread(task, &g_array_index(task->threads, FrozenThread, k), k == 0 && !task->headless);
+  if (!collect_thread(task, &g_array_index(task->threads, FrozenThread, 0), true, xstate, error) ||
+      !run_by_tracers(task, collect_share, error))
+    return false;
+  for (guint k = 0; k < task->threads->len; k++) {
+    const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (t->has_tiles)
+      block_tiles(job, task, t);
+  }
+  return true;
 }
 
 bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError **error) {
@@ -254,9 +300,8 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
       collect_zombie(task);
     if (task->headless)
       collect_dead_leader(task);
-    for (guint k = 0; k < task->threads->len; k++)
-      if (!collect_thread(job, task, &g_array_index(task->threads, FrozenThread, k), k == 0, xstate, error))
-        return false;
+    if (!task->zombie && !collect_threads(job, task, xstate, error))
+      return false;
     if (!job_poll(job, error))
       return false;
   }
@@ -310,12 +355,24 @@ static size_t signals_room(const FrozenTask *task) {
   return n ? MIN((n + most) * 400, SIGNALS_ROOM) : 0;
 }
 
+static void inject_share(void *data, unsigned which) {
+  TracersShare *w = data;
+  for (guint k = 1; k < w->task->threads->len; k++) {
+    FrozenThread *t = &g_array_index(w->task->threads, FrozenThread, k);
+    if (tracers_owner(t->state.tid) != which)
+      continue;
+    t->in_agent = inject_thread(w->task->injection, &t->state, t->lane, &w->errors[which]);
+    if (!t->in_agent)
+      return;
+  }
+}
+
 /* An agent in every thread, each with its program prepared before it starts. */
 static bool inject_task(FrozenTask *task, const Program *thread_program, const Program *process_program, GadgetCache *cache, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
-  size_t room = region_program_size(process_program) + ASK_ROOM + signals_room(task);
+  size_t room = region_program_size(process_program) + region_program_size(thread_program) + ASK_ROOM + signals_room(task);
   for (guint k = 0; k < task->threads->len; k++)
-    room += region_program_size(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
+    room += region_program_size_shared(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
   g_autofree InjectMap *maps = inject_maps(task);
   task->injection = inject_process(&leader->state, task->threads->len, task->region_at, room, maps, task->facts.vmas->len, cache, error);
   if (!task->injection)
@@ -332,10 +389,23 @@ static bool inject_task(FrozenTask *task, const Program *thread_program, const P
     if (!t->lane || !region_load(region, thread_program, leader->loaded.ops, &t->loaded, error))
       return false;
     region_prepare(region, t->lane, &t->loaded); /* it begins at once, and sleeps only when it is done */
-    if (!inject_thread(task->injection, &t->state, t->lane, error))
-      return false;
-    t->in_agent = true;
   }
+  return run_by_tracers(task, inject_share, error);
+}
+
+static bool ask_ambient(Region *region, const ThreadProgram *tp, FrozenThread *t, GError **error) {
+  const Program *p = thread_program_ambient(tp, t);
+  LoadedProgram loaded;
+  if (!p)
+    return true;
+  size_t mark = region_mark(region);
+  if (!region_load(region, p, NULL, &loaded, error))
+    return false;
+  region_start(region, t->lane, &loaded);
+  if (!region_wait(region, t->lane, t->state.tid, error))
+    return false;
+  thread_program_decode_ambient(t, &loaded);
+  region_release(region, mark);
   return true;
 }
 
@@ -343,7 +413,8 @@ static bool wait_task(FrozenTask *task, const ThreadProgram *tp, GError **error)
   Region *region = injection_region(task->injection);
   for (guint k = 0; k < task->threads->len; k++) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-    if (!region_wait(region, t->lane, t->state.tid, error) || !thread_program_decode(tp, t, k == 0 && !task->headless, error))
+    if (!region_wait(region, t->lane, t->state.tid, error) || !thread_program_decode(tp, t, k == 0 && !task->headless, error) ||
+        !ask_ambient(region, tp, t, error))
       return false;
   }
   return true;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "collect-seccomp.h"
 #include "tracee.h"
+#include "tracers.h"
 #include "seccomp.pb-c.h"
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -42,13 +43,25 @@ static void look_at_thread(const FrozenTask *task, FrozenThread *t) {
   proc_status_clear(&s);
 }
 
-bool seccomp_suspend(FrozenTree *tree) {
-  bool any = false;
+static void look_share(void *data, unsigned which) {
+  const FrozenTree *tree = data;
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     for (guint k = 0; k < task->threads->len; k++) {
       FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-      look_at_thread(task, t);
+      if (tracers_owner(t->state.tid) == which)
+        look_at_thread(task, t);
+    }
+  }
+}
+
+bool seccomp_suspend(FrozenTree *tree) {
+  bool any = false;
+  tracers_run(look_share, tree);
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = 0; k < task->threads->len; k++) {
+      FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
       if (!t->seccomp_filters && !t->seccomp_strict)
         continue;
       int e = tracee_set_options(t->state.tid, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP);

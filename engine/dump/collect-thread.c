@@ -29,8 +29,9 @@ struct sched_attributes {
 
 struct ThreadProgram {
   Program *program;
+  Program *ambient; /* for the few that can have any */
   size_t policy, sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
-  size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_ambient, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
+  size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
       op_robust, op_sched, op_nice, op_stranger;
 };
 
@@ -51,9 +52,6 @@ static void add_identity(ThreadProgram *t, Program *p) {
   t->op_bounding = program_n_ops(p);
   for (int cap = 0; cap <= LAST_CAP; cap++)
     PROGRAM_CALL(p, "prctl CAPBSET_READ", SYS_prctl, ARG(PR_CAPBSET_READ), ARG(cap));
-  t->op_ambient = program_n_ops(p);
-  for (int cap = 0; cap <= LAST_CAP; cap++)
-    PROGRAM_CALL(p, "prctl CAP_AMBIENT", SYS_prctl, ARG(PR_CAP_AMBIENT), ARG(PR_CAP_AMBIENT_IS_SET), ARG(cap));
   t->op_nnp = PROGRAM_CALL(p, "prctl GET_NO_NEW_PRIVS", SYS_prctl, ARG(PR_GET_NO_NEW_PRIVS));
   t->op_securebits = PROGRAM_CALL(p, "prctl GET_SECUREBITS", SYS_prctl, ARG(PR_GET_SECUREBITS));
 }
@@ -95,6 +93,9 @@ ThreadProgram *thread_program_new(pid_t stranger) {
     t->op_stranger = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(stranger), ARG_DATA(ignored), ARG_DATA(ignored + 8));
     program_expect(p, EXPECT_ANY, 0);
   }
+  t->ambient = program_new();
+  for (int cap = 0; cap <= LAST_CAP; cap++)
+    PROGRAM_CALL(t->ambient, "prctl CAP_AMBIENT", SYS_prctl, ARG(PR_CAP_AMBIENT), ARG(PR_CAP_AMBIENT_IS_SET), ARG(cap));
   return t;
 }
 
@@ -102,6 +103,7 @@ void thread_program_free(ThreadProgram *p) {
   if (!p)
     return;
   program_free(p->program);
+  program_free(p->ambient);
   g_free(p);
 }
 
@@ -128,10 +130,10 @@ static void set_caps(size_t *n, uint32_t **words, guint64 caps) {
   (*words)[1] = (uint32_t)(caps >> 32);
 }
 
-static guint64 caps_of_ops(const FrozenThread *t, size_t first) {
+static guint64 caps_of_ops(const int64_t *results) {
   guint64 caps = 0;
   for (int cap = 0; cap <= LAST_CAP; cap++)
-    if (t->loaded.results[first + (size_t)cap] == 1)
+    if (results[cap] == 1)
       caps |= 1ull << cap;
   return caps;
 }
@@ -154,11 +156,20 @@ static CredsEntry *decode_creds(const ThreadProgram *p, const FrozenThread *t) {
   set_caps(&c->n_cap_eff, &c->cap_eff, caps_of_data(t, eff));
   set_caps(&c->n_cap_prm, &c->cap_prm, caps_of_data(t, prm));
   set_caps(&c->n_cap_inh, &c->cap_inh, caps_of_data(t, inh));
-  set_caps(&c->n_cap_bnd, &c->cap_bnd, caps_of_ops(t, p->op_bounding));
-  guint64 ambient = caps_of_ops(t, p->op_ambient);
+  set_caps(&c->n_cap_bnd, &c->cap_bnd, caps_of_ops(t->loaded.results + p->op_bounding));
+  return c;
+}
+
+/* capabilities(7): never any that is not both permitted and inheritable. */
+const Program *thread_program_ambient(const ThreadProgram *p, const FrozenThread *t) {
+  return caps_of_data(t, p->capability + 4) & caps_of_data(t, p->capability + 8) ? p->ambient : NULL;
+}
+
+void thread_program_decode_ambient(FrozenThread *t, const LoadedProgram *loaded) {
+  CredsEntry *c = t->model->core->thread_core->creds;
+  guint64 ambient = caps_of_ops(loaded->results);
   if (ambient)
     set_caps(&c->n_cap_amb, &c->cap_amb, ambient);
-  return c;
 }
 
 static void set_groups(CredsEntry *c, const void *groups, size_t n) {

@@ -15,6 +15,9 @@ void thread_program_free(ThreadProgram *p);
 const Program *thread_program_get(const ThreadProgram *p);
 /* Fills the thread's core entry and extra from what came back. */
 bool thread_program_decode(const ThreadProgram *p, FrozenThread *thread, bool leader, GError **error);
+/* To be run next, if the thread can have ambient capabilities; else NULL. */
+const Program *thread_program_ambient(const ThreadProgram *p, const FrozenThread *thread);
+void thread_program_decode_ambient(FrozenThread *thread, const LoadedProgram *loaded);
 
 /* What a process is asked about its memory (collect-policy.c). */
 typedef struct MemoryOps {

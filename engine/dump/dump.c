@@ -5,6 +5,7 @@
 #include "collect.h"
 #include "config.h"
 #include "external-dump.h"
+#include "tracers.h"
 #include "overruns.h"
 #include "plugin-stage.h"
 #include "collect-seccomp.h"
@@ -98,7 +99,7 @@ static bool collect_stopped(Dump *d, GError **error) {
     task->facts.dead = task->zombie;
     facts[i] = &task->facts;
   }
-  FactsReader *reader = facts_start(facts, n);
+  FactsReader *reader = facts_start(facts, n, tracers_count() > 1);
   bool ok = collect_registers(d->job, d->tree, d->checkpoint, error);
   facts_finish(reader);
   return ok;

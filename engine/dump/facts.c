@@ -98,11 +98,11 @@ static guint n_helpers(void) {
   return MIN(n - 1, MAX_THREADS);
 }
 
-FactsReader *facts_start(TaskFacts *const *facts, guint n) {
+FactsReader *facts_start(TaskFacts *const *facts, guint n, bool large) {
   FactsReader *r = g_new0(FactsReader, 1);
   r->facts = facts;
   r->n = n;
-  guint wanted = n >= THREAD_WORTH ? n_helpers() : 0;
+  guint wanted = n >= THREAD_WORTH || large ? n_helpers() : 0;
   while (r->n_threads < wanted && pthread_create(&r->threads[r->n_threads], NULL, read_all, r) == 0)
     r->n_threads++;
   return r;

@@ -26,8 +26,8 @@ const char *facts_namespace_name(size_t i);
 
 typedef struct FactsReader FactsReader;
 
-/* Begins to read; @facts (borrowed) have pid and dead set, all else zero. */
-FactsReader *facts_start(TaskFacts *const *facts, guint n);
+/* Begins to read; @facts (borrowed) have pid and dead set, all else zero. @large: even one of them takes long. */
+FactsReader *facts_start(TaskFacts *const *facts, guint n, bool large);
 /* Helps and waits until all are read. */
 void facts_finish(FactsReader *reader);
 /* Frees what was read, not @facts itself. */

@@ -6,6 +6,7 @@
 #include "sleep.h"
 #include "sweeper.h"
 #include "tracee.h"
+#include "tracers.h"
 #include "warden.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -189,50 +190,106 @@ static bool fail_vfork(const FrozenTask *task, pid_t tid, GError **error) {
       "the child do so, then try again", (int)task->pid, task->stat.comm, (int)tid);
 }
 
+/* Where a second tracer is worth its making. */
+#define MANY_THREADS 64u
+
+/* A thread that is being seized. */
+typedef struct Seizure {
+  FrozenThread thread;
+  bool worker; /* of the kernel's: nobody traces it */
+  int seized, interrupted, stopped; /* 0 or a negative errno */
+  int stop_signal;
+} Seizure;
+
+typedef struct Seizures {
+  pid_t pid;
+  GArray *list; /* Seizure */
+  guint shares;
+} Seizures;
+
+static Seizures find_new_threads(const FrozenTask *task, const GArray *tids) {
+  GArray *list = g_array_new(FALSE, TRUE, sizeof(Seizure));
+  if (tids->len >= MANY_THREADS)
+    tracers_begin();
+  guint shares = tids->len >= MANY_THREADS ? tracers_count() : 1;
+  for (guint i = 0; i < tids->len; i++) {
+    Seizure s = {.thread.state.tid = g_array_index(tids, pid_t, i)};
+    if ((task->threads->len && have_thread(task, s.thread.state.tid)) || (task->headless && s.thread.state.tid == task->pid))
+      continue;
+    tracers_assign(s.thread.state.tid, list->len % shares);
+    g_array_append_val(list, s);
+  }
+  return (Seizures){.pid = task->pid, .list = list, .shares = shares};
+}
+
+/* A tracer's share. All are interrupted before any is waited for. */
+static void seize_share(void *data, unsigned which) {
+  const Seizures *all = data;
+  for (guint i = which; i < all->list->len; i += all->shares) {
+    Seizure *s = &g_array_index(all->list, Seizure, i);
+    pid_t tid = s->thread.state.tid;
+    s->worker = !sleep_observe(all->pid, &s->thread) && proc_is_kernel_worker(all->pid, tid);
+    if (s->worker)
+      continue;
+    s->seized = seize(all->pid, tid);
+    if (s->seized == 0)
+      s->interrupted = interrupt(tid);
+  }
+  for (guint i = which; i < all->list->len; i += all->shares) {
+    Seizure *s = &g_array_index(all->list, Seizure, i);
+    pid_t tid = s->thread.state.tid;
+    if (s->worker || s->seized < 0 || (s->interrupted < 0 && s->interrupted != -ESRCH))
+      continue;
+    s->stopped = wait_event(all->pid, tid);
+    if (s->stopped == 0)
+      s->stopped = tracee_wait_interrupted(tid, &s->stop_signal);
+  }
+}
+
+/* Takes it into the tree, if it lives; *ret_new: look again. */
+static bool take_seized(const FrozenTree *tree, FrozenTask *task, Seizure *s, bool *ret_new, GError **error) {
+  pid_t tid = s->thread.state.tid;
+  if (s->worker)
+    return true;
+  if (s->seized == -ESRCH || (s->seized == -EPERM && thread_has_ended(task->pid, tid))) {
+    *ret_new = true; /* meanwhile */
+    return true;
+  }
+  if (s->seized < 0)
+    return fail_seize(tree, task->pid, tid, s->seized, error);
+  *ret_new = true;
+  if (s->stopped == -ESRCH)
+    return true;
+  s->thread.state.group_stop = s->stop_signal != 0;
+  if (s->stop_signal) {
+    task->stopped = true;
+    task->stop_signal = s->stop_signal;
+  }
+  g_array_append_val(task->threads, s->thread); /* also where something failed: it is to be let go */
+  if (s->interrupted < 0 && s->interrupted != -ESRCH)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, s->interrupted, "Cannot interrupt tid %d", (int)tid);
+  if (s->stopped == -EBUSY)
+    return fail_vfork(task, tid, error);
+  if (s->stopped < 0)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, s->stopped, "Cannot wait for tid %d", (int)tid);
+  return true;
+}
+
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
 static bool seize_threads(const FrozenTree *tree, FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
-  guint before = task->threads->len;
-  for (guint i = 0; i < tids->len; i++) {
-    FrozenThread thread = {.state.tid = g_array_index(tids, pid_t, i)};
-    pid_t tid = thread.state.tid;
-    if ((before && have_thread(task, tid)) || (task->headless && tid == task->pid) || proc_is_kernel_worker(task->pid, tid))
-      continue;
-    sleep_observe(task->pid, &thread);
-    int e = seize(task->pid, tid);
-    if (e == -ESRCH || (e == -EPERM && thread_has_ended(task->pid, tid))) {
-      *ret_new = true; /* meanwhile: look again */
-      continue;
-    }
-    if (e < 0)
-      return fail_seize(tree, task->pid, tid, e, error);
-    g_array_append_val(task->threads, thread);
-    e = interrupt(tid);
-    if (e < 0 && e != -ESRCH)
-      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "Cannot interrupt tid %d", (int)tid);
-  }
-  *ret_new |= task->threads->len != before;
-  for (guint i = before; i < task->threads->len;) {
-    FrozenThread *t = &g_array_index(task->threads, FrozenThread, i);
-    int stop_signal = 0, e = wait_event(task->pid, t->state.tid);
-    if (e == -EBUSY)
-      return fail_vfork(task, t->state.tid, error);
-    if (e == 0)
-      e = tracee_wait_interrupted(t->state.tid, &stop_signal);
-    if (e < 0 && e != -ESRCH)
-      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "Cannot wait for tid %d", (int)t->state.tid);
-    if (e < 0) {
-      g_array_remove_index(task->threads, i);
-      continue;
-    }
-    t->state.group_stop = stop_signal != 0;
-    if (stop_signal) {
-      task->stopped = true;
-      task->stop_signal = stop_signal;
-    }
-    i++;
-  }
+  Seizures all = find_new_threads(task, tids);
+  g_autoptr(GArray) list = all.list;
+  g_autoptr(GError) failure = NULL;
+  if (list->len && all.shares > 1)
+    tracers_run(seize_share, &all);
+  else
+    seize_share(&all, 0);
+  for (guint i = 0; i < list->len; i++)
+    (void)take_seized(tree, task, &g_array_index(list, Seizure, i), ret_new, failure ? NULL : &failure);
   sort_threads(task);
-  return true;
+  if (failure)
+    g_propagate_error(error, g_steal_pointer(&failure));
+  return !failure;
 }
 
 static bool refuse_special(const FrozenTask *task, GError **error) {

@@ -14,6 +14,7 @@
 typedef struct FrozenThread {
   StoppedThread state; /* tid, registers, mask; xstate only while injecting */
   bool in_agent;
+  bool has_tiles; /* live AMX registers */
   bool seccomp_strict;
   bool suspect;                 /* may be restricted by Landlock (landlock.h) */
   int seccomp_filters;          /* how many; negative: some, which this process may not see */

@@ -109,6 +109,8 @@ static guint64 remaining_address(guint64 nr, const guint64 args[static 6]) {
  * and CLOCK_MONOTONIC, seen by standing there for a moment. */
 static bool clock_offset(int cpu, gint64 *ret) {
   static GHashTable *known;
+  static GMutex mutex; /* both tracers ask */
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mutex);
   if (!known)
     known = g_hash_table_new_full(NULL, NULL, NULL, g_free);
   gint64 *offset = g_hash_table_lookup(known, GINT_TO_POINTER(cpu + 1));
@@ -121,7 +123,9 @@ static bool clock_offset(int cpu, gint64 *ret) {
     if (sched_getaffinity(0, sizeof before, &before) < 0 || sched_setaffinity(0, sizeof there, &there) < 0)
       return false;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    bool ok = read_exec_start("sched", getpid(), &start);
+    char name[64];
+    g_snprintf(name, sizeof name, "task/%d/sched", (int)gettid());
+    bool ok = read_exec_start(name, getpid(), &start);
     (void)sched_setaffinity(0, sizeof before, &before);
     if (!ok)
       return false;
@@ -186,29 +190,32 @@ static void begin_again(struct user_regs_struct *regs, guint64 nr) {
   regs->orig_rax = nr;
 }
 
-void sleep_observe(pid_t pid, FrozenThread *thread) {
+bool sleep_observe(pid_t pid, FrozenThread *thread) {
   char name[64];
   g_snprintf(name, sizeof name, "task/%d/syscall", (int)thread->state.tid);
   g_autofree char *text = proc_read(pid, name, NULL, NULL);
   if (!text || !g_ascii_isdigit(*text))
-    return;
+    return false;
   guint64 args[6];
   char *p = text;
   guint64 nr = strtoull(p, &p, 10);
   for (int i = 0; i < 6; i++)
     args[i] = strtoull(p, &p, 16);
   (void)strtoull(p, &p, 16); /* stack pointer */
+  if (strtoull(p, &p, 16) == 0)
+    return false; /* it executes no program */
   if (nr == SYS_restart_syscall)
     nr = restarted_by_stack(pid, thread->state.tid, args);
   gint64 duration;
   if (!read_duration(thread->state.tid, nr, args, &duration)) {
     thread->sleep_nr = is_told_by_arguments(nr, args) ? nr : 0;
-    return;
+    return true;
   }
   thread->sleep_nr = nr;
   if (remaining_address(nr, args))
-    return; /* the kernel will say itself */
+    return true; /* the kernel will say itself */
   thread->sleep_remaining_nsec = MAX(duration - time_asleep(pid, thread->state.tid), 0);
+  return true;
 }
 
 void sleep_measure(FrozenThread *thread) {

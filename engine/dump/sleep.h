@@ -7,7 +7,8 @@
 
 #include "frozen.h"
 
-/* Before the thread is interrupted: if it sleeps in such a call, notes the call and the moment it began. */
-void sleep_observe(pid_t pid, FrozenThread *thread);
+/* Before the thread is interrupted: if it sleeps in such a call, notes the call and the moment it began. False if it was not
+ * seen in a program's system call: it runs, has ended, or is a worker of the kernel's. */
+bool sleep_observe(pid_t pid, FrozenThread *thread);
 /* After it was stopped and its registers are known: what is left, into thread->sleep_*. */
 void sleep_measure(FrozenThread *thread);

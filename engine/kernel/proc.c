@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 static bool proc_gone(GError **error, pid_t pid, const char *name, int err) {
@@ -207,7 +208,31 @@ bool proc_is_kernel_worker(pid_t pid, pid_t tid) {
          stat.flags & (PROC_PF_IO_WORKER | PROC_PF_USER_WORKER);
 }
 
+/* Every process says who its parent is. */
+static bool find_children(pid_t pid, GArray *children, GError **error) {
+  DIR *dir = opendir("/proc");
+  if (!dir)
+    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot list /proc");
+  for (struct dirent *e; (e = readdir(dir));) {
+    ProcStat stat;
+    pid_t child = g_ascii_isdigit(e->d_name[0]) ? (pid_t)atoi(e->d_name) : 0;
+    if (child && proc_stat(child, &stat, NULL) && stat.ppid == pid)
+      g_array_append_val(children, child);
+  }
+  (void)closedir(dir);
+  return true;
+}
+
+/* Children are listed with the thread that made them, but a file for each of many threads costs more than all processes of
+ * the machine, if these are fewer. */
+static bool are_more_than_processes(guint threads) {
+  struct sysinfo info;
+  return threads > 16 && sysinfo(&info) == 0 && (guint)info.procs < threads + threads / 2;
+}
+
 bool proc_children(pid_t pid, GArray *tids, GArray *children, GError **error) {
+  if (are_more_than_processes(tids->len))
+    return find_children(pid, children, error);
   for (guint i = 0; i < tids->len; i++) {
     char name[64];
     g_snprintf(name, sizeof name, "task/%d/children", (int)g_array_index(tids, pid_t, i));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tracee.h"
 #include "trace-call.h"
+#include "tracers.h"
 #include "warden.h"
 #include <elf.h>
 #include <errno.h>
@@ -87,7 +88,7 @@ static int has_news(pid_t tid) {
 static int resume_to_syscall(pid_t tid) {
   int signal = 0;
   for (;;) {
-    int status;
+    int status = 0;
     if (ptrace(PTRACE_SYSCALL, tid, NULL, (void *)(uintptr_t)signal) < 0)
       return -errno;
     int r = wait_stop(tid, &status);
@@ -192,7 +193,7 @@ int64_t trace_perform(const TraceCall *c) {
 
 static int64_t step_data(TraceOp op, pid_t tid, uint64_t a, uint64_t b, void *data, size_t size) {
   const TraceCall call = {op, tid, a, b, data, size};
-  return warden_is_active() ? warden_perform(&call) : trace_perform(&call);
+  return warden_is_active() ? warden_perform(&call) : tracers_perform(&call);
 }
 
 static int step(TraceOp op, pid_t tid, uint64_t a, uint64_t b) {

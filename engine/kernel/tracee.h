@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* ptrace(2), typed. All calls are made by the one thread that seized the task, or all by the warden (warden.h). They return
+/* ptrace(2), typed. All calls are made by the thread that seized the task (tracers.h), or all by the warden (warden.h). They return
  * 0 or a negative errno. */
 
 #include <linux/filter.h>

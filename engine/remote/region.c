@@ -115,6 +115,10 @@ Lane *region_add_lane(Region *r) {
   return lane;
 }
 
+size_t region_program_size_shared(const Program *p) {
+  return p->ops->len * sizeof(int64_t) + p->data->len + 3 * 64;
+}
+
 size_t region_program_size(const Program *p) {
   return p->ops->len * (sizeof(Op) + sizeof(int64_t)) + p->data->len + 3 * 64;
 }

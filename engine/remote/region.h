@@ -46,6 +46,8 @@ Lane *region_add_lane(Region *region);
 
 /* How much a program takes there. */
 size_t region_program_size(const Program *program);
+/* The same, with ops that are there already. */
+size_t region_program_size_shared(const Program *program);
 /* A program in place, with room for its results. Several lanes can run the same ops with data and results of their own:
  * pass the first one as @shared_ops. */
 typedef struct LoadedProgram {

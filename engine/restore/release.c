@@ -6,6 +6,7 @@
 #include "regs.h"
 #include "stages.h"
 #include "tracee.h"
+#include "tracers.h"
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -20,19 +21,56 @@ static bool fail_thread(const PlanThread *th, const char *what, int e, GError **
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "tid %d: %s", (int)th->thread->tid, what);
 }
 
-static bool seize_all(Restore *r, GError **error) {
-  for (guint i = 0; i < r->plan->tasks->len; i++) {
-    PlanTask *t = r->plan->tasks->pdata[i];
+/* Where a second tracer is worth its making. */
+#define MANY_THREADS 64u
+
+/* What both tracers do, each to its own threads. */
+typedef struct Share {
+  Restore *r;
+  PlanTask *task; /* of one */
+  GError *errors[2];
+} Share;
+
+static bool share_out(Share *s, TracersWork *work, GError **error) {
+  tracers_run(work, s);
+  g_autoptr(GError) second = s->errors[1];
+  if (!s->errors[0] && !second)
+    return true;
+  g_propagate_error(error, s->errors[0] ? s->errors[0] : g_steal_pointer(&second));
+  return false;
+}
+
+static void seize_share(void *data, unsigned which) {
+  Share *s = data;
+  for (guint i = 0; i < s->r->plan->tasks->len; i++) {
+    const PlanTask *t = s->r->plan->tasks->pdata[i];
     for (guint k = 0; k < t->threads->len; k++) {
       const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+      if (tracers_owner(th->thread->tid) != which)
+        continue;
       int e = th->seized ? 0 : tracee_seize(th->thread->tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
-      if (e == 0 && ptrace(PTRACE_INTERRUPT, th->thread->tid, NULL, NULL) < 0)
-        e = -errno;
-      if (e < 0)
-        return fail_thread(th, "cannot be traced", e, error);
+      if (e == 0)
+        e = tracee_ask_interrupt(th->thread->tid);
+      if (e < 0) {
+        fail_thread(th, "cannot be traced", e, &s->errors[which]);
+        return;
+      }
     }
   }
-  return true;
+}
+
+static bool seize_all(Restore *r, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    if (t->threads->len < MANY_THREADS)
+      continue;
+    tracers_begin();
+    for (guint k = 0; k < t->threads->len; k++) {
+      const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+      tracers_assign(th->thread->tid, th->seized ? 0 : k % tracers_count());
+    }
+  }
+  return share_out(&(Share){.r = r}, seize_share, error);
 }
 
 /* Stopped in its agent; a sleeper inside its sleep or after it. */
@@ -173,19 +211,30 @@ static bool forget_stops(Restore *r, const PlanTask *t, const struct user_regs_s
   return true;
 }
 
-static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
-  for (guint k = t->threads->len; k-- > 0;) {
-    const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+/* All but the leader. */
+static void set_share(void *data, unsigned which) {
+  Share *s = data;
+  g_autofree void *xstate = g_malloc(XSTATE_MAX);
+  for (guint k = s->task->threads->len; k-- > 1;) {
+    const PlanThread *th = &g_array_index(s->task->threads, PlanThread, k);
     struct user_regs_struct now;
-    if (!wait_stopped(th, &now, error))
-      return false;
-    /* (munmap leaves the restart block of a sleeper alone) */
-    if (k == 0 && (!forget_stops(r, t, &now, error) || !set_dumpable(r, t, th, &now, error) || !unmap_region(r, th, &now, error)))
-      return false;
-    if (!set_state(th, &now, xstate, error))
-      return false;
+    if (tracers_owner(th->thread->tid) != which)
+      continue;
+    if (!wait_stopped(th, &now, &s->errors[which]) || !set_state(th, &now, xstate, &s->errors[which]))
+      return;
   }
-  return true;
+}
+
+static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
+  Share s = {.r = r, .task = t};
+  if (!t->threads->len)
+    return true;
+  const PlanThread *leader = &g_array_index(t->threads, PlanThread, 0);
+  struct user_regs_struct now;
+  /* (munmap leaves the restart block of a sleeper alone) */
+  return (t->threads->len == 1 || share_out(&s, set_share, error)) && wait_stopped(leader, &now, error) &&
+         forget_stops(r, t, &now, error) && set_dumpable(r, t, leader, &now, error) && unmap_region(r, leader, &now, error) &&
+         set_state(leader, &now, xstate, error);
 }
 
 static bool is_stopped(const PlanTask *t) {
@@ -246,18 +295,34 @@ static void stop_all(const Restore *r) {
   }
 }
 
-static void detach_all(const Restore *r) {
-  for (int pass = 0; pass < 2; pass++)
-    for (guint i = r->plan->tasks->len; i-- > 0;) {
-      const PlanTask *t = r->plan->tasks->pdata[i];
-      for (guint k = t->threads->len; k-- > 0;) {
-        pid_t tid = g_array_index(t->threads, PlanThread, k).thread->tid;
-        if (pass == 0)
-          (void)ptrace(PTRACE_SETOPTIONS, tid, NULL, NULL);
-        else
-          (void)tracee_detach(tid);
-      }
+static void spare_share(void *data, unsigned which) {
+  const Restore *r = data;
+  for (guint i = r->plan->tasks->len; i-- > 0;) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = t->threads->len; k-- > 0;) {
+      pid_t tid = g_array_index(t->threads, PlanThread, k).thread->tid;
+      if (tracers_owner(tid) == which)
+        (void)tracee_set_options(tid, 0);
     }
+  }
+}
+
+static void detach_share(void *data, unsigned which) {
+  const Restore *r = data;
+  for (guint i = r->plan->tasks->len; i-- > 0;) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = t->threads->len; k-- > 0;) {
+      pid_t tid = g_array_index(t->threads, PlanThread, k).thread->tid;
+      if (tracers_owner(tid) == which)
+        (void)tracee_detach(tid);
+    }
+  }
+}
+
+/* None dies with us any more before the first runs. */
+static void detach_all(Restore *r) {
+  tracers_run(spare_share, r);
+  tracers_run(detach_share, r);
 }
 
 /* A main thread that had ended ends again, at once. */
