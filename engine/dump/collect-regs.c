@@ -209,9 +209,7 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void 
   if (speaks)
     task->model->core->tc->signals_s = collect_signals(t->state.tid, true);
   SignalQueueEntry *shared = task->model->core->tc->signals_s;
-  if (is_compat(t)) {
-    block_compat(job, task, t);
-  } else { /* by numbers of 64-bit system calls */
+  if (!is_compat(t)) { /* by numbers of 64-bit system calls */
     sleep_measure(t);
     undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
   }
@@ -272,6 +270,8 @@ static bool collect_threads(Job *job, FrozenTask *task, void *xstate, GError **e
     return false;
   for (guint k = 0; k < task->threads->len; k++) {
     const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (is_compat(t))
+      block_compat(job, task, t);
     if (t->has_tiles)
       block_tiles(job, task, t);
   }
