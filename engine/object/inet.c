@@ -213,12 +213,6 @@ static void collect_tcp_options(InetSkEntry *i, int fd) {
   i->tcp_opts->has_cork = i->tcp_opts->cork = cork > 0;
 }
 
-static void block_waiting(Collector *c, const FileProbe *probe, const char *from, guint32 waiting) {
-  g_autofree char *what = g_strdup_printf("TCP socket listening at %s", from);
-  g_autofree char *reason = g_strdup_printf("%u connections wait to be accepted", waiting);
-  collector_block(c, probe, what, reason, "try again in a moment, or use the option skip-in-flight to leave them out");
-}
-
 /* Other protocols over IP, by name where people know one. */
 static void inet_block_protocol(Collector *c, const FileProbe *probe, guint32 protocol) {
   static const struct {
@@ -301,7 +295,7 @@ static void check_supported(Collector *c, const FileProbe *probe, InetSkEntry *i
   } else if (is_ended(i) && !o->tcp_close) {
     check_unread(c, probe);
   } else if (waiting && !o->skip_in_flight) {
-    block_waiting(c, probe, from, waiting);
+    tcp_waiting_note(c, i->id, waiting);
   }
   if (i->proto == IPPROTO_TCP && i->type == SOCK_STREAM && has_keys(probe->local))
     collector_block(c, probe, kind, "it signs its packets (TCP-AO), and the kernel keeps the keys", "use the option tcp-close, or remove the keys");
@@ -346,6 +340,7 @@ static bool inet_collect_finish(Collector *c, GError **error) {
     i->ns_id = collector_net_ns_of(c, i->id);
     i->has_ns_id = i->ns_id != 0;
   }
+  tcp_waiting_check(c);
   tcp_check_holders(c);
   return true;
 }
@@ -420,13 +415,16 @@ static bool after_bind(const InetSkEntry *i, int fd, GError **error) {
          (!i->tcp_opts->cork || set_option(fd, IPPROTO_TCP, TCP_CORK, 1, error));
 }
 
-static bool address_fail(const char *what, const InetAddress *a, int reason, GError **error) {
+static bool address_fail(const InetSkEntry *i, const char *what, const InetAddress *a, int reason, GError **error) {
   g_autofree char *text = inet_address_text(a);
-  if (reason == EADDRINUSE)
-    return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
-        "The address %s is in use by another process; stop it first (ss -lnp shows which)", text);
+  if (reason == EADDRINUSE) {
+    g_autofree char *who = inet_port_holder((int)i->proto, ntohs(a->in.sin_port));
+    return engine_fail(error, ENGINE_ERROR_CODE__BUSY, "The address %s is in use by %s; stop it first%s", text,
+        who ? who : "another process", who ? "" : " (ss -anp shows which)");
+  }
   if (reason == EADDRNOTAVAIL)
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "This machine does not have the address %s", text);
+    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+        "This machine does not have the address %s; give it to one of its devices first (ip address add)", text);
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot %s %s", what, text);
 }
 
@@ -438,7 +436,7 @@ bool inet_bind(const InetSkEntry *i, int fd, GError **error) {
   bool any = !i->src_port;
   for (size_t k = 0; k < i->n_src_addr; k++)
     any = any && !i->src_addr[k];
-  return any || bind(fd, &local.sa, size) == 0 || address_fail("bind to", &local, errno, error);
+  return any || bind(fd, &local.sa, size) == 0 || address_fail(i, "bind to", &local, errno, error);
 }
 
 static bool bind_and_listen(const InetSkEntry *i, int fd, GError **error) {
@@ -446,7 +444,7 @@ static bool bind_and_listen(const InetSkEntry *i, int fd, GError **error) {
   socklen_t size;
   if (!inet_bind(i, fd, error) || !inet_entry_address(i, false, &local, &size, error))
     return false;
-  return i->state != INET_LISTEN || listen(fd, (int)i->backlog) == 0 || address_fail("listen at", &local, errno, error);
+  return i->state != INET_LISTEN || listen(fd, (int)i->backlog) == 0 || address_fail(i, "listen at", &local, errno, error);
 }
 
 static bool connect_udp(const InetSkEntry *i, int fd, GError **error) {
@@ -456,7 +454,7 @@ static bool connect_udp(const InetSkEntry *i, int fd, GError **error) {
     return true;
   if (!inet_entry_address(i, true, &remote, &size, error))
     return false;
-  return connect(fd, &remote.sa, size) == 0 || address_fail("connect to", &remote, errno, error);
+  return connect(fd, &remote.sa, size) == 0 || address_fail(i, "connect to", &remote, errno, error);
 }
 
 static bool check_entry(const InetSkEntry *i, GError **error) {

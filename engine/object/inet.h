@@ -50,5 +50,25 @@ bool multicast_restore(Restorer *r, const InetSkEntry *i, int fd, GError **error
 
 /* --- tcp-diag.c --- */
 
+/* A connection that no descriptor leads to: nobody has accepted it. */
+typedef struct TcpOrphan {
+  InetAddress local, remote;
+  guint32 unread; /* bytes */
+  guint8 state;
+} TcpOrphan;
+/* All of them (TcpOrphan) of a family; NULL: they are not told. */
+GArray *tcp_diag_orphans(int family);
+/* Who has sockets at a local port: "pid 12 (nginx)", newly allocated; NULL: nobody who could be found. */
+char *inet_port_holder(int protocol, guint16 port);
 /* Where a connecting socket (SYN_SENT) goes to: sock_diag(7) alone tells. */
 bool tcp_diag_remote(int family, guint64 ino, InetAddress *ret);
+
+/* --- tcp-waiting.c --- */
+
+/* A listening socket, and how many connections wait there. */
+void tcp_waiting_note(Collector *c, guint32 id, guint32 waiting);
+/* When all sockets are known: blockers for those that cannot be made again. */
+void tcp_waiting_check(Collector *c);
+/* Whether the socket is the client's end of one, which connects again; and how many wait at a listening one. */
+bool tcp_waiting_connects_again(Collector *c, guint32 id);
+guint32 tcp_waiting_expected(Collector *c, guint32 id);

@@ -64,7 +64,7 @@ void raise_fd_limit(void);
 /* "pid 12 (dbus-daemon)" of some process outside the tree that has @link ("socket:[17]") open, for reading (S_IRUSR) or
  * writing (S_IWUSR) if @access says so; NULL if none is found. */
 pid_t outside_holder(const Collector *c, const char *link, mode_t access, char **ret_comm); /* 0: none */
-/* The same for many links at once, a table link -> value: *ret_value is that of the one found. NULL: nobody has any. */
+/* The same for many links at once, of any process if @c is NULL, a table link -> value: *ret_value is that of the one found. NULL: nobody has any. */
 char *outside_holder_of_any(const Collector *c, GHashTable *links, guint32 *ret_value);
 char *find_outside_holder(const Collector *c, const char *link, mode_t access);
 

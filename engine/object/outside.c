@@ -40,7 +40,7 @@ static pid_t search(const Collector *c, const char *link, mode_t access, char **
   const struct dirent *e;
   while (proc && (e = readdir(proc))) {
     pid_t pid = (pid_t)atoi(e->d_name);
-    if (pid <= 0 || pid == getpid() || collector_has_task(c, pid) || !holds_link(pid, link, access))
+    if (pid <= 0 || pid == getpid() || (c && collector_has_task(c, pid)) || !holds_link(pid, link, access))
       continue;
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%d/comm", pid);
@@ -80,7 +80,7 @@ char *outside_holder_of_any(const Collector *c, GHashTable *links, guint32 *ret_
   const struct dirent *e;
   while (proc && (e = readdir(proc))) {
     pid_t pid = (pid_t)atoi(e->d_name);
-    const char *link = pid <= 0 || pid == getpid() || collector_has_task(c, pid) ? NULL : holds_any(pid, links);
+    const char *link = pid <= 0 || pid == getpid() || (c && collector_has_task(c, pid)) ? NULL : holds_any(pid, links);
     if (!link)
       continue;
     char path[64];

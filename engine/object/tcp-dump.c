@@ -138,7 +138,8 @@ static bool check_listener(Collector *c, const InetSkEntry *i, GError **error) {
   struct tcp_info info = {0};
   socklen_t size = sizeof info;
   int fd = collector_local_of(c, i->id);
-  if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0 || !info.tcpi_unacked)
+  if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0 ||
+      info.tcpi_unacked <= tcp_waiting_expected(c, i->id))
     return true;
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
       "At port %u, %u connections came in during the dump and were not accepted; with the option skip-in-flight they "
@@ -233,6 +234,8 @@ static bool read_one(Collector *c, const Connection *one, CkptNetwork *network, 
     return true;
   }
   network->tcp[network->n_tcp++] = collect_extra(one);
+  if (tcp_waiting_connects_again(c, i->id))
+    i->state = INET_SYN_SENT;
   if (i->state == INET_SYN_SENT)
     return true;
   collect_shutdown(i, one->socket.fd);
