@@ -262,6 +262,8 @@ static bool load_sockets(Loader *l, GError **error) {
 static void load_events(Loader *l) {
   (void)swap_array(&l->checkpoint->urings, &l->manifest.urings);
   (void)swap_array(&l->checkpoint->mqueues, &l->manifest.mqueues);
+  (void)swap_array(&l->checkpoint->fs_marks, &l->manifest.fs_marks);
+  (void)swap_array(&l->checkpoint->watches, &l->manifest.watches);
 }
 
 /* Options of netlink sockets, locks of mapped files, files that lost their names. */

@@ -73,6 +73,21 @@ static bool verify_mqueue(const Checkpoint *c, const CkptMqueue *q, GError **err
   return true;
 }
 
+static bool verify_watches(const Checkpoint *c, GError **error) {
+  for (guint i = 0; i < c->watches->len; i++) {
+    const CkptWatch *w = c->watches->pdata[i];
+    FdTypes type = verify_file_type(c, w->file_id);
+    if ((type != FD_TYPES__INOTIFY && type != FD_TYPES__FANOTIFY) || verify_file_type(c, w->target) != FD_TYPES__REG)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "watch %u of file id %u: one of the two is of the wrong type", w->number, w->file_id);
+  }
+  for (guint i = 0; i < c->fs_marks->len; i++) {
+    const CkptFsMark *m = c->fs_marks->pdata[i];
+    if (verify_file_type(c, m->file_id) != FD_TYPES__FANOTIFY || m->path[0] != '/')
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "a file system is marked by file id %u, which is no fanotify", m->file_id);
+  }
+  return true;
+}
+
 bool verify_events(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->urings->len; i++) {
     const CkptUring *u = c->urings->pdata[i];
@@ -84,5 +99,5 @@ bool verify_events(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->mqueues->len; i++)
     if (!verify_mqueue(c, c->mqueues->pdata[i], error))
       return false;
-  return true;
+  return verify_watches(c, error);
 }

@@ -142,6 +142,8 @@ typedef struct Checkpoint {
   GPtrArray *ttys;               /* CkptTty, one a pseudo terminal */
   GPtrArray *urings;             /* CkptUring */
   GPtrArray *mqueues;            /* CkptMqueue, one a description */
+  GPtrArray *fs_marks; /* CkptFsMark */
+  GPtrArray *watches; /* CkptWatch */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);

@@ -4,102 +4,83 @@
  * path goes into the image, too. At the restore the handle is tried first, then the path. Watch descriptors count upwards
  * and are never given twice, so the wanted one comes after as many tries. */
 
-#include "internal.h"
-#include "fsnotify.pb-c.h"
+#include "watched.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
-#include <sys/sysmacros.h>
 
 #define MAX_WD (1 << 20) /* tries at the restore */
-#define HANDLE_WORDS 16  /* of fh_entry.handle, as CRIU writes it: MAX_HANDLE_SZ of 128 bytes */
-#define HANDLE_BYTES (HANDLE_WORDS * 8)
-#define DELETED " (deleted)"
-
-typedef struct Handle {
-  struct file_handle head;
-  unsigned char bytes[HANDLE_BYTES];
-} Handle;
-
-/* A place in the file system with that kernel device number (as fdinfo shows it: major << 20 | minor); -1: none. */
-static int open_mount(guint32 sdev) {
-  g_autofree char *text = NULL;
-  if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
-    return -1;
-  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-  for (char **l = lines; *l; l++) {
-    unsigned maj, min;
-    char place[PATH_MAX];
-    if (sscanf(*l, "%*d %*d %u:%u %*s %4095s", &maj, &min, place) != 3 || (maj << 20 | min) != sdev)
-      continue;
-    g_autofree char *path = g_strcompress(place); /* \040 for blanks */
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd >= 0)
-      return fd;
-  }
-  return -1;
-}
-
-static int open_handle(guint32 sdev, guint32 type, const void *bytes, guint32 size) {
-  _cleanup_fd_ int mount = open_mount(sdev);
-  Handle h = {.head = {.handle_bytes = size, .handle_type = (int)type}};
-  if (mount < 0 || size > HANDLE_BYTES)
-    return -1;
-  memcpy(h.head.f_handle, bytes, size);
-  return open_by_handle_at(mount, &h.head, O_PATH | O_CLOEXEC);
-}
 
 /* --- collect --- */
 
 typedef struct Watch {
-  guint32 wd, sdev, mask, ignored, bytes, type;
-  guint64 ino;
-  unsigned char handle[HANDLE_BYTES];
+  guint32 wd, mask, ignored;
+  Watched file;
 } Watch;
 
 /* "inotify wd:1 ino:2 sdev:fe00000 mask:fce ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:0200000000000000" */
 static bool parse_watch(const char *line, Watch *w) {
-  char hex[2 * HANDLE_BYTES + 1] = "";
   unsigned long ino;
-  if (sscanf(line, "inotify wd:%x ino:%lx sdev:%x mask:%x ignored_mask:%x fhandle-bytes:%x fhandle-type:%x f_handle:%256[0-9a-f]",
-          &w->wd, &ino, &w->sdev, &w->mask, &w->ignored, &w->bytes, &w->type, hex) != 8 ||
-      w->bytes > HANDLE_BYTES || strlen(hex) < 2 * (size_t)w->bytes)
+  if (sscanf(line, "inotify wd:%x ino:%lx sdev:%x mask:%x ignored_mask:%x", &w->wd, &ino, &w->file.sdev, &w->mask, &w->ignored) != 5)
     return false;
-  w->ino = ino;
-  for (guint32 i = 0; i < w->bytes; i++)
-    w->handle[i] = (unsigned char)(g_ascii_xdigit_value(hex[2 * i]) << 4 | g_ascii_xdigit_value(hex[2 * i + 1]));
-  return true;
+  w->file.ino = ino;
+  return watched_parse(line, &w->file);
 }
 
 static InotifyWdEntry *watch_entry(const Watch *w, guint32 id, const char *path) {
   InotifyWdEntry *e = MESSAGE_NEW(InotifyWdEntry, inotify_wd_entry__init);
-  FhEntry *h = e->f_handle = MESSAGE_NEW(FhEntry, fh_entry__init);
   e->id = id;
-  e->i_ino = w->ino, e->mask = w->mask, e->ignored_mask = w->ignored, e->s_dev = w->sdev, e->wd = w->wd;
-  h->bytes = w->bytes, h->type = w->type;
-  h->n_handle = HANDLE_WORDS;
-  h->handle = g_malloc0(HANDLE_BYTES);
-  memcpy(h->handle, w->handle, w->bytes);
-  h->path = g_strdup(path);
+  e->i_ino = w->file.ino, e->mask = w->mask, e->ignored_mask = w->ignored, e->s_dev = w->file.sdev, e->wd = w->wd;
+  e->f_handle = watched_entry(&w->file, path);
   return e;
 }
 
-static bool collect_watch(Collector *c, const FileProbe *probe, const char *line, InotifyFileEntry *entry) {
+static void collect_watch(Collector *c, const FileProbe *probe, const char *line, InotifyFileEntry *entry) {
   Watch w = {0};
   char path[PATH_MAX] = "";
-  bool parsed = parse_watch(line, &w);
-  _cleanup_fd_ int fd = parsed ? open_handle(w.sdev, w.type, w.handle, w.bytes) : -1;
-  if (fd < 0 || !probe_readlink(fd, path, sizeof path, NULL) || g_str_has_suffix(path, DELETED)) {
-    g_autofree char *why = g_strdup_printf("watch %u is on a file that %s", w.wd,
-        !parsed ? "the kernel does not name" : *path ? "was deleted" : "cannot be found again (its file system has no file handles)");
+  guint32 target = 0;
+  const char *reason = "the kernel does not name";
+  if (!parse_watch(line, &w) || !watched_find(c, &w.file, path, &target, &reason)) {
+    g_autofree char *why = g_strdup_printf("watch %u is on a file that %s", w.wd, reason);
     collector_block(c, probe, "inotify", why, "let the program remove that watch before the dump");
-    return false;
+    return;
   }
   entry->wd = g_renew(InotifyWdEntry *, entry->wd, entry->n_wd + 1);
   entry->wd[entry->n_wd++] = watch_entry(&w, entry->id, path);
+  if (target)
+    watched_note(c, entry->id, w.wd, target);
+}
+
+/* When all open files are known: a watched one may be deleted. */
+static bool collect_watches(Collector *c, guint32 id, GError **error) {
+  FileEntry *entry = checkpoint_find_file(collector_checkpoint(c), id);
+  FileProbe probe;
+  if (!entry || !collector_probe_of(c, id, &probe))
+    return true;
+  g_autofree char *text = file_probe_fdinfo(&probe, error);
+  g_auto(GStrv) lines = text ? g_strsplit(text, "\n", -1) : NULL;
+  for (char **l = lines; l && *l; l++)
+    if (g_str_has_prefix(*l, "inotify wd:"))
+      collect_watch(c, &probe, *l, entry->ify);
+  return text != NULL;
+}
+
+static gpointer ids_new(void) {
+  return g_array_new(FALSE, FALSE, sizeof(guint32));
+}
+
+static GArray *ids_of(Collector *c) {
+  return collector_state(c, &inotify_ops, ids_new, (GDestroyNotify)g_array_unref);
+}
+
+static bool inotify_collect_finish(Collector *c, GError **error) {
+  const GArray *ids = ids_of(c);
+  for (guint i = 0; i < ids->len; i++)
+    if (!collect_watches(c, g_array_index(ids, guint32, i), error))
+      return false;
   return true;
 }
 
@@ -108,9 +89,6 @@ static bool inotify_claims(const FileProbe *probe) {
 }
 
 static bool inotify_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
-  g_autofree char *text = file_probe_fdinfo(probe, error);
-  if (!text)
-    return false;
   int pending = 0;
   if (ioctl(probe->local, FIONREAD, &pending) == 0 && pending > 0)
     collector_block(c, probe, "inotify", "there are events that the program has not read yet, and they cannot be made again",
@@ -119,33 +97,14 @@ static bool inotify_collect(Collector *c, const FileProbe *probe, FileEntry *ent
   ify->id = entry->id;
   ify->flags = (guint32)probe->flags;
   ify->fown = collector_fown(probe);
-  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-  for (char **l = lines; *l; l++)
-    if (g_str_has_prefix(*l, "inotify wd:"))
-      (void)collect_watch(c, probe, *l, ify);
+  g_array_append_val(ids_of(c), entry->id);
   return true;
 }
 
 /* --- restore --- */
 
-/* The inode is what the handle names; without it (another machine, a restored backup) the path is. */
-static int open_watched(const InotifyWdEntry *e, GError **error) {
-  struct stat st;
-  const FhEntry *h = e->f_handle;
-  int fd = h->bytes <= h->n_handle * sizeof *h->handle ? open_handle(e->s_dev, h->type, h->handle, h->bytes) : -1;
-  if (fd >= 0 && (!h->path || (fstat(fd, &st) == 0 && st.st_ino == e->i_ino)))
-    return fd;
-  if (fd >= 0)
-    (void)close(fd);
-  fd = h->path ? open(h->path, O_PATH | O_CLOEXEC) : -1;
-  if (fd < 0)
-    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, h->path ? errno : ESTALE, "inotify: the file of watch %u (%s) cannot be found",
-        e->wd, h->path ? h->path : "no path known");
-  return fd;
-}
-
-static bool add_watch(int fd, const InotifyWdEntry *e, GError **error) {
-  _cleanup_fd_ int file = open_watched(e, error);
+static bool add_watch(Restorer *r, int fd, guint32 id, const InotifyWdEntry *e, GError **error) {
+  _cleanup_fd_ int file = watched_open(r, id, e->wd, e->s_dev, e->i_ino, e->f_handle, error);
   if (file < 0)
     return false;
   FdPath path = fd_path(file);
@@ -189,7 +148,7 @@ static int inotify_open(Restorer *r, const FileEntry *entry, GError **error) {
   if (sorted)
     qsort(sorted, ify->n_wd, sizeof *sorted, compare_watches);
   for (size_t i = 0; i < ify->n_wd; i++) {
-    if (!add_watch(fd, sorted[i], error))
+    if (!add_watch(r, fd, entry->id, sorted[i], error))
       return -1;
     drain(fd);
   }
@@ -205,6 +164,7 @@ const ObjectOps inotify_ops = {
     .type = FD_TYPES__INOTIFY,
     .claims = inotify_claims,
     .collect = inotify_collect,
+    .collect_finish = inotify_collect_finish,
     .open = inotify_open,
     .fown = inotify_fown,
 };

@@ -14,6 +14,7 @@ static const ObjectOps *const registry[] = {
     &timerfd_ops,
     &signalfd_ops,
     &inotify_ops,
+    &fanotify_ops,
     &pidfd_ops,
     &ns_ops,
     &unix_ops,

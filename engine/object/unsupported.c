@@ -16,7 +16,6 @@ typedef struct Hint {
 } Hint;
 
 static const Hint anon_hints[] = {
-    {"[fanotify]", "fanotify", "file watches cannot be brought back yet", "close it before the dump"},
     {"[io_uring]", "io_uring", "rings and requests in flight cannot be brought back yet",
         "let the program use epoll instead (UV_USE_IO_URING=0 for node and libuv), or close the ring before the dump"},
     {"[userfaultfd]", "userfaultfd", "memory that is paged by the program itself cannot be brought back", "close it"},

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* inotify watches on a directory and a file, waited for by epoll in a thread, that report what happens after the restore. */
+/* inotify watches on a directory and a file, waited for by epoll in a thread, that report what happens after the restore.
+ * Others in an instance of its own: on a file that was renamed, on one that was deleted and is still open, for one event
+ * (IN_ONESHOT), for files that have their names (IN_EXCL_UNLINK). */
 
 #include "subject.h"
 #include <pthread.h>
@@ -36,6 +38,55 @@ static int open_in(const char *directory, const char *name) {
   return open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 }
 
+static int more, renamed, gone, once;
+static char child[4400];
+
+static void more_watches(const char *directory) {
+  char path[4400], other[4400];
+  more = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+  renamed = open_in(directory, "renamed");
+  gone = open_in(directory, "gone");
+  once = open_in(directory, "once");
+  (void)snprintf(path, sizeof path, "%s/renamed", directory);
+  (void)snprintf(other, sizeof other, "%s/new name", directory);
+  check_call(inotify_add_watch(more, path, IN_MODIFY) == 1 && rename(path, other) == 0);
+  (void)snprintf(path, sizeof path, "%s/gone", directory);
+  check_call(inotify_add_watch(more, path, IN_MODIFY) == 2 && unlink(path) == 0);
+  (void)snprintf(path, sizeof path, "%s/once", directory);
+  check_call(inotify_add_watch(more, path, IN_MODIFY | IN_ONESHOT) == 3);
+  (void)snprintf(child, sizeof child, "%s/sub", directory);
+  check_call(mkdir(child, 0700) == 0 && inotify_add_watch(more, child, IN_MODIFY | IN_EXCL_UNLINK) == 4);
+}
+
+static void expect(int wd, uint32_t mask) {
+  _Alignas(struct inotify_event) char buffer[sizeof(struct inotify_event) + 256];
+  const struct inotify_event *e = (const struct inotify_event *)(const void *)buffer;
+  ssize_t n = -1;
+  for (int i = 0; n < 0 && i < 200; i++) {
+    n = read(more, buffer, wd == 4 ? sizeof buffer : sizeof *e); /* one event */
+    if (n < 0)
+      subject_tick();
+  }
+  check(n > 0 && e->wd == wd && e->mask == mask, "watch %d: event %x, expected %x of %d", n > 0 ? e->wd : -1, n > 0 ? e->mask : 0, mask, wd);
+}
+
+static void check_more(void) {
+  check_call(write(renamed, "x", 1) == 1);
+  expect(1, IN_MODIFY);
+  check_call(write(gone, "x", 1) == 1);
+  expect(2, IN_MODIFY);
+  check_call(write(once, "x", 1) == 1);
+  expect(3, IN_MODIFY);
+  expect(3, IN_IGNORED);
+  int file = open_in(child, "file");
+  check_call(file >= 0 && write(file, "x", 1) == 1);
+  expect(4, IN_MODIFY);
+  char path[4500], byte[256];
+  (void)snprintf(path, sizeof path, "%s/file", child);
+  check_call(unlink(path) == 0 && write(file, "x", 1) == 1 && write(once, "x", 1) == 1);
+  check(read(more, byte, sizeof byte) < 0 && errno == EAGAIN, "an event of a file without a name, or a second one of one");
+}
+
 int main(int argc, char **argv) {
   char directory[4200], path[4300];
   pthread_t thread;
@@ -48,6 +99,8 @@ int main(int argc, char **argv) {
   check_call(file >= 0 && watcher >= 0);
   check_call(inotify_add_watch(watcher, directory, IN_CREATE) == 1 && inotify_add_watch(watcher, "/", IN_MOVE_SELF) == 2);
   check_call(inotify_rm_watch(watcher, 2) == 0 && inotify_add_watch(watcher, path, IN_MODIFY) == 3);
+  more_watches(directory);
+  created = modified = 0;
   check_call(pthread_create(&thread, NULL, wait_for_events, NULL) == 0);
   subject_tick();
   subject_ready();
@@ -59,5 +112,6 @@ int main(int argc, char **argv) {
   for (int i = 0; i < 400 && !(created && modified); i++)
     subject_tick();
   check(created == 1 && modified == 1, "%u files made, %u modified", created, modified);
+  check_more();
   return subject_pass();
 }
