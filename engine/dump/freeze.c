@@ -34,6 +34,7 @@ static void frozen_task_free(void *p) {
   g_array_unref(t->threads);
   g_clear_pointer(&t->provided, g_hash_table_unref);
   g_clear_pointer(&t->overruns, g_array_unref);
+  g_clear_pointer(&t->sleep_notes, g_array_unref);
   g_clear_pointer(&t->policies, g_ptr_array_unref);
   g_free(t);
 }
@@ -203,6 +204,7 @@ typedef struct Seizure {
 
 typedef struct Seizures {
   pid_t pid;
+  const FrozenTask *task;
   GArray *list; /* Seizure */
   guint shares;
 } Seizures;
@@ -219,7 +221,7 @@ static Seizures find_new_threads(const FrozenTask *task, const GArray *tids) {
     tracers_assign(s.thread.state.tid, list->len % shares);
     g_array_append_val(list, s);
   }
-  return (Seizures){.pid = task->pid, .list = list, .shares = shares};
+  return (Seizures){.pid = task->pid, .task = task, .list = list, .shares = shares};
 }
 
 /* A tracer's share. All are interrupted before any is waited for. */
@@ -228,7 +230,7 @@ static void seize_share(void *data, unsigned which) {
   for (guint i = which; i < all->list->len; i += all->shares) {
     Seizure *s = &g_array_index(all->list, Seizure, i);
     pid_t tid = s->thread.state.tid;
-    s->worker = !sleep_observe(all->pid, &s->thread) && proc_is_kernel_worker(all->pid, tid);
+    s->worker = !sleep_observe(all->task, &s->thread) && proc_is_kernel_worker(all->pid, tid);
     if (s->worker)
       continue;
     s->seized = seize(all->pid, tid);
@@ -277,6 +279,7 @@ static bool take_seized(const FrozenTree *tree, FrozenTask *task, Seizure *s, bo
 
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
 static bool seize_threads(const FrozenTree *tree, FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
+  sleep_find_notes(task);
   Seizures all = find_new_threads(task, tids);
   g_autoptr(GArray) list = all.list;
   g_autoptr(GError) failure = NULL;
@@ -443,6 +446,8 @@ void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
     cure_task(job, tree->tasks->pdata[i]);
   if (stopped)
     stop_tasks(tree);
+  for (guint i = 0; i < tree->tasks->len; i++)
+    sleep_keep_notes(tree->tasks->pdata[i]);
   for (guint i = tree->tasks->len; i-- > 0;) {
     FrozenTask *task = tree->tasks->pdata[i];
     for (guint k = 0; k < task->threads->len; k++)

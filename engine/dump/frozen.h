@@ -22,6 +22,7 @@ typedef struct FrozenThread {
   LoadedProgram loaded;
   guint64 sleep_nr;             /* the system call it slept in when frozen, 0: none to keep the time of */
   gint64 sleep_remaining_nsec;  /* what was left of it */
+  gint64 sleep_seen_nsec;       /* then, by CLOCK_MONOTONIC; 0: it can be asked each time */
   Thread *model;                /* borrowed */
 } FrozenThread;
 
@@ -51,6 +52,8 @@ typedef struct FrozenTask {
   GPtrArray *policies; /* CkptMempolicy, one a mapping of the facts, NULL for the default; NULL: all have that */
   GHashTable *provided; /* guint64* start of mappings whose content a plugin has; NULL: none */
   gint64 timers_at;     /* g_get_monotonic_time() when its timers were read */
+  GArray *sleep_notes;  /* SleepNote: what an earlier engine knew; NULL: none */
+  bool sleep_asked;     /* whether there are any */
   GArray *overruns;     /* TimerFirst: whose pending signals were put back; NULL: none */
   Injection *injection;
   LoadedProgram leader_loaded;

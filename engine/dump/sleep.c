@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sleep.h"
 #include "frame.h"
+#include "sleep-note.h"
 #include "tracee.h"
 #include <errno.h>
 #include <linux/futex.h>
@@ -140,17 +141,18 @@ static bool clock_offset(int cpu, gint64 *ret) {
 /* With few processors it is cheaper to take the one whose clock makes the sleep longest than to ask where each thread
  * ran. */
 #define FEW_CPUS 8
+#define CLOCKS_APART 2000000 /* nanoseconds; a virtual machine's, from which time is stolen, may be seconds apart */
 
 static bool any_clock_offset(gint64 *ret) {
   static long n;
   if (!n)
     n = sysconf(_SC_NPROCESSORS_CONF);
-  gint64 offset, most = G_MININT64;
+  gint64 offset, most = G_MININT64, least = G_MAXINT64;
   for (int cpu = 0; cpu < n && n <= FEW_CPUS; cpu++)
     if (clock_offset(cpu, &offset))
-      most = MAX(most, offset);
+      most = MAX(most, offset), least = MIN(least, offset);
   *ret = most;
-  return most != G_MININT64;
+  return most != G_MININT64 && most - least < CLOCKS_APART;
 }
 
 static int last_cpu(pid_t pid, pid_t tid) {
@@ -190,7 +192,36 @@ static void begin_again(struct user_regs_struct *regs, guint64 nr) {
   regs->orig_rax = nr;
 }
 
-bool sleep_observe(pid_t pid, FrozenThread *thread) {
+static gint64 monotonic_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * NSEC + now.tv_nsec;
+}
+
+/* An engine let it go on in a sleep; it is in the same one if it has run once since, and may have lost its processor then. A later
+ * one shows as restarted only if it was stopped in it: that takes four runs. */
+static bool still_sleeps(const SleepNote *n, pid_t pid) {
+  guint64 runs = sleep_runs(pid, (pid_t)n->tid);
+  return n->runs && runs > n->runs && runs - n->runs < 4 && n->end_nsec > monotonic_now();
+}
+
+void sleep_find_notes(FrozenTask *task) {
+  if (!task->sleep_asked)
+    task->sleep_notes = sleep_notes_find(task->pid, task->stat.start_time);
+  task->sleep_asked = true;
+}
+
+static const SleepNote *find_note(const FrozenTask *task, pid_t tid) {
+  for (guint i = 0; task->sleep_notes && i < task->sleep_notes->len; i++) {
+    const SleepNote *n = &g_array_index(task->sleep_notes, SleepNote, i);
+    if (n->tid == (guint32)tid)
+      return still_sleeps(n, task->pid) ? n : NULL;
+  }
+  return NULL;
+}
+
+bool sleep_observe(const FrozenTask *task, FrozenThread *thread) {
+  pid_t pid = task->pid;
   char name[64];
   g_snprintf(name, sizeof name, "task/%d/syscall", (int)thread->state.tid);
   g_autofree char *text = proc_read(pid, name, NULL, NULL);
@@ -204,8 +235,9 @@ bool sleep_observe(pid_t pid, FrozenThread *thread) {
   (void)strtoull(p, &p, 16); /* stack pointer */
   if (strtoull(p, &p, 16) == 0)
     return false; /* it executes no program */
+  const SleepNote *note = nr == SYS_restart_syscall ? find_note(task, thread->state.tid) : NULL;
   if (nr == SYS_restart_syscall)
-    nr = restarted_by_stack(pid, thread->state.tid, args);
+    nr = note ? note->syscall_nr : restarted_by_stack(pid, thread->state.tid, args);
   gint64 duration;
   if (!read_duration(thread->state.tid, nr, args, &duration)) {
     thread->sleep_nr = is_told_by_arguments(nr, args) ? nr : 0;
@@ -214,7 +246,11 @@ bool sleep_observe(pid_t pid, FrozenThread *thread) {
   thread->sleep_nr = nr;
   if (remaining_address(nr, args))
     return true; /* the kernel will say itself */
-  thread->sleep_remaining_nsec = MAX(duration - time_asleep(pid, thread->state.tid), 0);
+  thread->sleep_seen_nsec = monotonic_now();
+  if (note)
+    thread->sleep_remaining_nsec = MAX(note->end_nsec - thread->sleep_seen_nsec, 0);
+  else
+    thread->sleep_remaining_nsec = MAX(duration - time_asleep(pid, thread->state.tid), 0);
   return true;
 }
 
@@ -240,4 +276,21 @@ void sleep_measure(FrozenThread *thread) {
     thread->sleep_remaining_nsec = ts.tv_sec * NSEC + ts.tv_nsec;
   else if (seen != nr && read_duration(thread->state.tid, nr, args, &duration))
     thread->sleep_remaining_nsec = duration; /* it began after we looked */
+  if (left)
+    thread->sleep_seen_nsec = 0;
+  else if (seen != nr)
+    thread->sleep_seen_nsec = monotonic_now();
+}
+
+void sleep_keep_notes(const FrozenTask *task) {
+  g_autoptr(GArray) notes = g_array_new(FALSE, FALSE, sizeof(SleepNote));
+  for (guint k = 0; k < task->threads->len; k++) {
+    const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (!t->sleep_seen_nsec || !t->model || !t->model->extra || !t->model->extra->sleep)
+      continue;
+    SleepNote n = {.tid = (guint32)t->state.tid, .syscall_nr = (guint32)t->sleep_nr, .end_nsec = t->sleep_seen_nsec + t->sleep_remaining_nsec,
+        .runs = sleep_runs(task->pid, t->state.tid)};
+    g_array_append_val(notes, n);
+  }
+  sleep_notes_keep(task->pid, task->stat.start_time, notes);
 }

@@ -4,6 +4,7 @@
 #include "guardian.h"
 #include "proc.h"
 #include "regs.h"
+#include "sleep-note.h"
 #include "stages.h"
 #include "tracee.h"
 #include "tracers.h"
@@ -325,6 +326,25 @@ static void detach_all(Restore *r) {
   tracers_run(detach_share, r);
 }
 
+/* For the next engine that finds them asleep. */
+static void keep_sleep_notes(const Restore *r) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    g_autoptr(GArray) notes = g_array_new(FALSE, FALSE, sizeof(SleepNote));
+    for (guint k = 0; k < t->threads->len; k++) {
+      const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+      if (th->op_sleep < 0 || th->loaded.results[th->op_sleep] != RESULT_PENDING)
+        continue;
+      SleepNote n = {.tid = (guint32)th->thread->tid, .syscall_nr = (guint32)th->thread->extra->sleep->syscall_nr,
+          .end_nsec = th->sleep_end_nsec, .runs = sleep_runs(t->pid, th->thread->tid)};
+      g_array_append_val(notes, n);
+    }
+    ProcStat stat;
+    if (notes->len && proc_stat(t->pid, &stat, NULL))
+      sleep_notes_keep(t->pid, stat.start_time, notes);
+  }
+}
+
 /* A main thread that had ended ends again, at once. */
 static void wait_headless(const Restore *r) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
@@ -348,6 +368,7 @@ bool release_tree(Restore *r, GError **error) {
   restorer_take_terminal(r->restorer);
   if (job_options(r->job)->restore_stopped)
     stop_all(r);
+  keep_sleep_notes(r);
   guardian_arm(r->guardian);
   detach_all(r);
   if (!job_options(r->job)->restore_stopped)

@@ -191,6 +191,10 @@ static bool wait_sleeper(PlanThread *th, GError **error) {
           (int)th->thread->tid, th->lane->stopped);
     g_usleep(patience < 10 ? 20 : 500);
   }
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  guint64 left = MIN(th->thread->extra->sleep->remaining_nsec, (guint64)G_MAXINT64 / 4);
+  th->sleep_end_nsec = now.tv_sec * (gint64)NSEC + now.tv_nsec + (gint64)left;
   return true;
 }
 

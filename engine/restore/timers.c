@@ -134,7 +134,7 @@ bool timers_queue_signals(const PlanTask *t, const PlanThread *th, const SignalQ
       arm_in_past(timer, first, p);
       const struct timespec moment = {.tv_nsec = FIRE_NSEC};
       if (number_follows(q, i, info.si_signo)) /* behind it */
-        PROGRAM_CALL(p, "nanosleep", SYS_nanosleep, ARG_DATA(program_data(p, &moment, sizeof moment)), ARG(0));
+        PROGRAM_CALL(p, "ppoll", SYS_ppoll, ARG(0), ARG(0), ARG_DATA(program_data(p, &moment, sizeof moment)), ARG(0), ARG(0));
       continue;
     }
     size_t at = program_data(p, &info, sizeof info);
