@@ -6,6 +6,7 @@
 #include "regs.h"
 #include "sleep.h"
 #include "sweeper.h"
+#include "traits.h"
 #include "tracee.h"
 #include "tracers.h"
 #include "warden.h"
@@ -551,7 +552,7 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
     }
   }
   stranger_free(stranger);
-  ok = ok && landlock_check(job, tree, error);
+  ok = ok && landlock_check(job, tree, error) && traits_check(job, tree, error);
   thread_program_free(tp);
   gadget_cache_free(cache);
   if (ok)

@@ -2,6 +2,7 @@
 #include "collect-seccomp.h"
 #include "tracee.h"
 #include "tracers.h"
+#include "traits.h"
 #include "seccomp.pb-c.h"
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -49,8 +50,10 @@ static void look_share(void *data, unsigned which) {
     FrozenTask *task = tree->tasks->pdata[i];
     for (guint k = 0; k < task->threads->len; k++) {
       FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-      if (tracers_owner(t->state.tid) == which)
-        look_at_thread(task, t);
+      if (tracers_owner(t->state.tid) != which)
+        continue;
+      traits_look(t);
+      look_at_thread(task, t);
     }
   }
 }
@@ -62,9 +65,11 @@ bool seccomp_suspend(FrozenTree *tree) {
     FrozenTask *task = tree->tasks->pdata[i];
     for (guint k = 0; k < task->threads->len; k++) {
       FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+      task->no_agent |= traits_forbid_agent(t);
       if (!t->seccomp_filters && !t->seccomp_strict)
         continue;
       int e = tracee_set_options(t->state.tid, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP);
+      task->unsuspendable |= e < 0;
       task->no_agent |= e < 0;
       any |= e == 0;
     }
@@ -179,7 +184,7 @@ bool seccomp_collect(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError 
     const FrozenTask *task = tree->tasks->pdata[i];
     if (task->compat)
       continue;
-    if (task->no_agent) {
+    if (task->unsuspendable) {
       block_thread(&f, task, task->pid, "it runs under seccomp, which can only be suspended by root (CAP_SYS_ADMIN) who has no seccomp filter",
           "run the engine as root outside of containers with such filters");
       continue;

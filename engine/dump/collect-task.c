@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What /proc tells about a task. */
 #include "collect.h"
+#include "traits.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -226,6 +227,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
     tc->stop_signo = (guint32)task->stop_signal;
     m->extra->has_stop_unreported = m->extra->stop_unreported = task->stat.exit_code != 0;
   }
+  traits_collect(task);
   m->extra->has_tty_nr = true;
   m->extra->tty_nr = (guint32)task->stat.tty_nr;
   return true;

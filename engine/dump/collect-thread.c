@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a thread knows about itself only: asked by a program that its agent runs, one round trip for all of it. */
 #include "collect.h"
+#include "traits.h"
 #include "regs.h"
 #include <errno.h>
 #include <linux/capability.h>
@@ -17,6 +18,7 @@
 #define MAX_GROUPS 64 /* more are read from /proc, which is slower */
 #define AFFINITY_BYTES 128
 #define IOPRIO_WHO_PROCESS 1
+#define UTIL_ALL 1024
 #define LAST_CAP 40 /* CAP_CHECKPOINT_RESTORE */
 
 struct sched_attributes {
@@ -25,11 +27,13 @@ struct sched_attributes {
   int32_t nice;
   uint32_t priority;
   uint64_t runtime, deadline, period;
+  uint32_t util_min, util_max; /* since 5.3 */
 };
 
 struct ThreadProgram {
   Program *program;
   Program *ambient; /* for the few that can have any */
+  TraitOps traits;
   size_t policy, sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
   size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
       op_robust, op_sched, op_nice, op_stranger;
@@ -88,6 +92,7 @@ ThreadProgram *thread_program_new(pid_t stranger) {
   program_expect(p, EXPECT_ANY, 0);
   add_identity(t, p);
   add_scheduling(t, p);
+  trait_ops_add(&t->traits, p);
   if (stranger) {
     size_t ignored = program_data(p, NULL, 16);
     t->op_stranger = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(stranger), ARG_DATA(ignored), ARG_DATA(ignored + 8));
@@ -209,6 +214,10 @@ static void decode_scheduling(const ThreadProgram *p, const FrozenThread *t, Thr
     x->has_sched_runtime = x->has_sched_deadline = x->has_sched_period = true;
     x->sched_runtime = a.runtime, x->sched_deadline = a.deadline, x->sched_period = a.period;
   }
+  if (a.util_min || (a.util_max && a.util_max != UTIL_ALL)) { /* zeroes: a kernel without them */
+    x->has_util_min = x->has_util_max = true;
+    x->util_min = a.util_min, x->util_max = a.util_max;
+  }
   gint64 n = t->loaded.results[p->op_affinity];
   if (n > 0 && n <= AFFINITY_BYTES) {
     x->has_affinity = true;
@@ -247,6 +256,7 @@ bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader,
   if (!decode_groups(p, t, tc->creds, error))
     return false;
   decode_scheduling(p, t, tc);
+  trait_ops_decode(&p->traits, t);
   t->suspect = p->op_stranger && t->loaded.results[p->op_stranger] < 0;
   if (leader)
     core->tc->comm = strdup(tc->comm);

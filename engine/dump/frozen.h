@@ -16,6 +16,8 @@ typedef struct FrozenThread {
   bool in_agent;
   bool has_tiles; /* live AMX registers */
   bool seccomp_strict;
+  bool own_dispatch, shadow_stack; /* no agent may run in it (traits.h) */
+  guint64 core_cookie;
   bool suspect;                 /* may be restricted by Landlock (landlock.h) */
   int seccomp_filters;          /* how many; negative: some, which this process may not see */
   Lane *lane;
@@ -42,7 +44,8 @@ typedef struct FrozenTask {
   bool zombie;
   bool headless; /* its main thread has ended, others go on */
   bool compat;   /* some thread is in 32-bit code */
-  bool no_agent; /* blocked: under seccomp that cannot be suspended, so that an agent's calls could be its death, or 32-bit code */
+  bool no_agent; /* blocked: an agent's system calls could be its death (seccomp that cannot be suspended, traits.h), or 32-bit code */
+  bool unsuspendable; /* seccomp */
   bool stopped; /* by job control */
   int stop_signal;
   GArray *threads; /* FrozenThread that live; [0] is the leader, or speaks for it */

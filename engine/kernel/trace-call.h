@@ -31,6 +31,8 @@ typedef enum TraceOp {
   TRACE_GET_FILTER,   /* a: index, the oldest is 0; data: struct sock_filter, or NULL; gives their number */
   TRACE_GET_METADATA, /* data: struct seccomp_metadata */
   TRACE_GET_RSEQ,
+  TRACE_GET_DISPATCH,
+  TRACE_GET_SHADOW_STACK,
   TRACE_HOME, /* of the warden only; data: TraceHome */
   TRACE_OWN,  /* of the warden only: takes the robust mutex; data: TraceOwn */
 } TraceOp;

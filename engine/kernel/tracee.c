@@ -14,6 +14,9 @@
 #define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
 #endif
 
+#define PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG_ ((enum __ptrace_request)0x4211)
+#define NT_X86_SHSTK_ 0x204
+
 static int result(long r) {
   return r < 0 ? -errno : 0;
 }
@@ -123,9 +126,9 @@ static int64_t get_filter(const TraceCall *c) {
   return r < 0 ? -errno : r;
 }
 
-static int64_t get_xstate(const TraceCall *c) {
+static int64_t get_regset(const TraceCall *c, uint64_t set) {
   struct iovec iov = {c->data, c->size};
-  int r = result(ptrace(PTRACE_GETREGSET, c->tid, number(NT_X86_XSTATE), &iov));
+  int r = result(ptrace(PTRACE_GETREGSET, c->tid, number(set), &iov));
   return r < 0 ? r : (int64_t)iov.iov_len;
 }
 
@@ -167,7 +170,7 @@ int64_t trace_perform(const TraceCall *c) {
   case TRACE_SET_REGS:
     return result(ptrace(PTRACE_SETREGS, c->tid, NULL, c->data));
   case TRACE_GET_XSTATE:
-    return get_xstate(c);
+    return get_regset(c, NT_X86_XSTATE);
   case TRACE_SET_XSTATE:
     return set_xstate(c);
   case TRACE_GET_SIGMASK:
@@ -182,6 +185,10 @@ int64_t trace_perform(const TraceCall *c) {
     return result(ptrace(PTRACE_SECCOMP_GET_METADATA, c->tid, number(c->size), c->data));
   case TRACE_GET_RSEQ:
     return result(ptrace(PTRACE_GET_RSEQ_CONFIGURATION, c->tid, number(c->size), c->data));
+  case TRACE_GET_DISPATCH:
+    return result(ptrace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG_, c->tid, number(c->size), c->data));
+  case TRACE_GET_SHADOW_STACK:
+    return get_regset(c, NT_X86_SHSTK_);
   case TRACE_HOME:
   case TRACE_OWN:
     break;
@@ -316,6 +323,19 @@ int tracee_get_rseq(pid_t tid, struct rseq_config *config) {
     return r;
   *config = (struct rseq_config){c.pointer, c.size, c.signature};
   return 0;
+}
+
+bool tracee_dispatches_syscalls(pid_t tid) {
+  uint64_t config[4] = {0}; /* struct ptrace_sud_config: mode, selector, offset, length */
+  return step_data(TRACE_GET_DISPATCH, tid, 0, 0, config, sizeof config) == 0 && config[0] != 0;
+}
+
+bool tracee_has_shadow_stack(pid_t tid) {
+  static bool unknown; /* to the kernel */
+  uint64_t pointer;
+  int64_t r = unknown ? -EINVAL : step_data(TRACE_GET_SHADOW_STACK, tid, 0, 0, &pointer, sizeof pointer);
+  unknown |= r == -EINVAL;
+  return r >= 0;
 }
 
 int tracee_home(const TraceHome *home) {

@@ -100,6 +100,7 @@ bool attributes_write_proc(Restore *r, PlanTask *t, GError **error) {
     if (!write_proc(t->pid, "oom_score_adj", value, &why)) /* lowering it needs CAP_SYS_RESOURCE */
       job_log(r->job, 4, "pid %d: %s", (int)t->pid, why->message);
   }
+  traits_finish(r, t);
   const CkptTask *x = t->task->extra;
   if (x && x->has_coredump_filter && differs(t->pid, "coredump_filter", 16, x->coredump_filter)) {
     g_snprintf(value, sizeof value, "0x%x", x->coredump_filter);

@@ -146,6 +146,14 @@ bool threads_run(Restore *r, GError **error);
 /* What it would run. */
 bool threads_print(Restore *r, PlanTask *task, FILE *out, GError **error);
 
+/* --- traits.c --- */
+/* What a thread says about itself. */
+void traits_build(const Restore *r, const Thread *thread, Program *p);
+/* What children inherit: login uid, keys. */
+void traits_build_early(const Restore *r, const PlanTask *task, Program *p);
+/* What this process writes, and a look at what was not to be had. */
+void traits_finish(const Restore *r, const PlanTask *task);
+
 /* --- seccomp.c --- */
 bool seccomp_is_used(const PlanTask *task, const PlanThread *thread);
 /* Traces a thread that is going to get filters, with those suspended. */

@@ -15,6 +15,7 @@
 #include <time.h>
 
 #define IOPRIO_WHO_PROCESS 1
+#define SCHED_FLAG_UTIL_CLAMP_ 0x60
 #define NSEC 1000000000ull
 
 struct sched_attributes {
@@ -23,6 +24,7 @@ struct sched_attributes {
   int32_t nice;
   uint32_t priority;
   uint64_t runtime, deadline, period;
+  uint32_t util_min, util_max;
 };
 
 /* While there is one thread: with more of them the kernel waits for all processors. */
@@ -55,14 +57,20 @@ bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
 }
 
 static void build_scheduling(const ThreadCoreEntry *tc, const CkptThread *x, Program *p) {
-  struct sched_attributes a = {.size = sizeof a, .policy = tc->sched_policy, .nice = tc->sched_nice, .priority = tc->sched_prio};
+  struct sched_attributes a = {.size = offsetof(struct sched_attributes, util_min), .policy = tc->sched_policy, .nice = tc->sched_nice, .priority = tc->sched_prio};
   if (x && x->has_sched_flags)
     a.flags = x->sched_flags & 7; /* reset-on-fork, reclaim, overrun */
   if (x && x->has_sched_runtime)
     a.runtime = x->sched_runtime, a.deadline = x->sched_deadline, a.period = x->sched_period;
   PROGRAM_CALL(p, "setpriority", SYS_setpriority, ARG(PRIO_PROCESS), ARG(0), ARG((int64_t)tc->sched_nice));
+  if (x && x->has_util_min) {
+    a.size = sizeof a;
+    a.flags |= SCHED_FLAG_UTIL_CLAMP_;
+    a.util_min = x->util_min, a.util_max = x->util_max;
+  }
   size_t at = program_data(p, &a, sizeof a);
-  PROGRAM_CALL(p, "sched_setattr", SYS_sched_setattr, ARG(0), ARG_DATA(at), ARG(0));
+  PROGRAM_CALL(p, a.runtime ? "sched_setattr with a deadline (are there processors enough to promise it?)" : "sched_setattr", SYS_sched_setattr,
+      ARG(0), ARG_DATA(at), ARG(0));
   if (x && x->has_affinity && x->affinity.len) {
     size_t mask = program_data(p, x->affinity.data, x->affinity.len);
     PROGRAM_CALL(p, "sched_setaffinity", SYS_sched_setaffinity, ARG(0), ARG(x->affinity.len), ARG_DATA(mask));
@@ -141,6 +149,7 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   timers_build_taken(t, th->thread->tid, p);
   if (!timers_queue_signals(t, th, tc->signals_p, p, error))
     return false;
+  traits_build(r, th->thread, p);
   if (!seccomp_build(r, t, th, p, error))
     return false;
   creds_build(r, tc->creds, p);

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "traits.h"
+#include "tracee.h"
+#include <asm/prctl.h>
+#include <errno.h>
+#include <linux/keyctl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#ifndef PR_SCHED_CORE
+#define PR_SCHED_CORE 62
+#endif
+#ifndef PR_GET_IO_FLUSHER
+#define PR_GET_IO_FLUSHER 58
+#endif
+#define ARCH_GET_CPUID_ 0x1011
+#define N_SPECULATION 3
+#define N_KEYS 64
+
+void trait_ops_add(TraitOps *t, Program *p) {
+  t->op_mce = PROGRAM_CALL(p, "prctl MCE_KILL_GET", SYS_prctl, ARG(PR_MCE_KILL_GET), ARG(0), ARG(0), ARG(0), ARG(0));
+  program_expect(p, EXPECT_ANY, 0);
+  t->tsc = program_data(p, NULL, 8);
+  PROGRAM_CALL(p, "prctl GET_TSC", SYS_prctl, ARG(PR_GET_TSC), ARG_DATA(t->tsc));
+  program_expect(p, EXPECT_ANY, 0);
+  t->op_cpuid = PROGRAM_CALL(p, "arch_prctl GET_CPUID", SYS_arch_prctl, ARG(ARCH_GET_CPUID_), ARG(0));
+  program_expect(p, EXPECT_ANY, 0);
+  t->op_flusher = PROGRAM_CALL(p, "prctl GET_IO_FLUSHER", SYS_prctl, ARG(PR_GET_IO_FLUSHER), ARG(0), ARG(0), ARG(0), ARG(0));
+  program_expect(p, EXPECT_ANY, 0);
+  t->op_speculation = program_n_ops(p);
+  for (int i = 0; i < N_SPECULATION; i++) {
+    PROGRAM_CALL(p, "prctl GET_SPECULATION_CTRL", SYS_prctl, ARG(PR_GET_SPECULATION_CTRL), ARG(i), ARG(0), ARG(0), ARG(0));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+  t->cookie = program_data(p, NULL, 8);
+  t->op_cookie = PROGRAM_CALL(p, "prctl SCHED_CORE_GET", SYS_prctl, ARG(PR_SCHED_CORE), ARG(0), ARG(0), ARG(0), ARG_DATA(t->cookie));
+  program_expect(p, EXPECT_ANY, 0);
+}
+
+/* What prctl(2) rules and somebody has ruled. */
+static void decode_speculation(const TraitOps *o, const FrozenThread *t, CkptThread *x) {
+  bool any = false;
+  guint32 values[N_SPECULATION];
+  for (size_t i = 0; i < N_SPECULATION; i++) {
+    gint64 r = t->loaded.results[o->op_speculation + i];
+    values[i] = r > 0 && (r & PR_SPEC_PRCTL) ? (guint32)r : 0;
+    any |= (values[i] & ~(guint32)PR_SPEC_PRCTL) != 0;
+  }
+  if (!any)
+    return;
+  x->n_speculation = N_SPECULATION;
+  x->speculation = malloc(sizeof values);
+  memcpy(x->speculation, values, sizeof values);
+}
+
+void trait_ops_decode(const TraitOps *o, FrozenThread *t) {
+  CkptThread *x = t->model->extra;
+  const gint64 *results = t->loaded.results;
+  gint32 tsc;
+  memcpy(&tsc, t->loaded.data + o->tsc, sizeof tsc);
+  x->has_no_tsc = x->no_tsc = tsc == PR_TSC_SIGSEGV;
+  x->has_mce_kill = results[o->op_mce] >= 0 && results[o->op_mce] != PR_MCE_KILL_DEFAULT;
+  x->mce_kill = (guint32)results[o->op_mce];
+  x->has_no_cpuid = x->no_cpuid = results[o->op_cpuid] == 0;
+  x->has_io_flusher = x->io_flusher = results[o->op_flusher] == 1;
+  decode_speculation(o, t, x);
+  memcpy(&t->core_cookie, t->loaded.data + o->cookie, sizeof t->core_cookie);
+  if (results[o->op_cookie] < 0)
+    t->core_cookie = 0;
+}
+
+void traits_look(FrozenThread *t) {
+  t->own_dispatch = tracee_dispatches_syscalls(t->state.tid);
+  t->shadow_stack = tracee_has_shadow_stack(t->state.tid);
+}
+
+bool traits_forbid_agent(const FrozenThread *t) {
+  return t->own_dispatch || t->shadow_stack;
+}
+
+void traits_collect(FrozenTask *task) {
+  CkptTask *x = task->model->extra;
+  if (task->stat.sid == task->pid && !task->zombie) {
+    g_autofree char *text = proc_read(task->pid, "autogroup", NULL, NULL); /* "/autogroup-12 nice 5" */
+    const char *nice = text ? strstr(text, " nice ") : NULL;
+    x->autogroup_nice = nice ? atoi(nice + 6) : 0;
+    x->has_autogroup_nice = x->autogroup_nice != 0;
+  }
+}
+
+/* --- what cannot be kept --- */
+
+static void block(Job *job, const FrozenTask *task, const FrozenThread *t, const char *reason, const char *cure) {
+  g_autofree char *object = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)t->state.tid);
+  job_block(job, "task", task->pid, -1, object, reason, cure);
+}
+
+/* Root sees its own keyrings; of others' it sees how many keys they have, two of which everybody may have. */
+static bool may_have_keys(uid_t uid) {
+  g_autofree char *text = NULL;
+  if (uid != 0) {
+    g_autofree char *key = g_strdup_printf("\n%5u:", uid);
+    if (!g_file_get_contents("/proc/key-users", &text, NULL, NULL))
+      return false;
+    g_autofree char *lines = g_strconcat("\n", text, NULL);
+    const char *line = strstr(lines, key);
+    unsigned usage = 0, n = 0;
+    return line && sscanf(line + strlen(key), "%u %u", &usage, &n) == 2 && n > 2;
+  }
+  if (!g_file_get_contents("/proc/keys", &text, NULL, NULL))
+    return false;
+  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+  for (char **l = lines; *l; l++) {
+    const char *at = strstr(*l, " keyring ");
+    const char *name = at ? at + strlen(" keyring ") : NULL;
+    while (name && *name == ' ')
+      name++;
+    if (name && *name != '.' && !g_str_has_prefix(name, "_uid") && !g_str_has_prefix(name, "_persistent"))
+      return true;
+  }
+  return false;
+}
+
+typedef struct KeyQuestion {
+  size_t op_ids, op_reads, data;
+} KeyQuestion;
+
+static const int keyrings[] = {KEY_SPEC_THREAD_KEYRING, KEY_SPEC_PROCESS_KEYRING, KEY_SPEC_SESSION_KEYRING, KEY_SPEC_USER_KEYRING,
+    KEY_SPEC_USER_SESSION_KEYRING};
+enum { THREAD_RING, PROCESS_RING, SESSION_RING, USER_RING, USER_SESSION_RING };
+
+static void build_key_question(KeyQuestion *q, Program *p) {
+  q->op_ids = program_n_ops(p);
+  for (size_t i = 0; i < G_N_ELEMENTS(keyrings); i++) {
+    PROGRAM_CALL(p, "keyctl GET_KEYRING_ID", SYS_keyctl, ARG(KEYCTL_GET_KEYRING_ID), ARG((gint64)keyrings[i]), ARG(0));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+  q->data = program_data(p, NULL, (size_t)USER_RING * N_KEYS * 4);
+  q->op_reads = program_n_ops(p);
+  for (size_t i = 0; i < USER_RING; i++) {
+    PROGRAM_CALL(p, "keyctl READ", SYS_keyctl, ARG(KEYCTL_READ), ARG((gint64)keyrings[i]), ARG_DATA(q->data + i * N_KEYS * 4), ARG(N_KEYS * 4));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+}
+
+/* The user's own keyring is linked from every login session, and is no loss. */
+static bool ring_has_keys(const KeyQuestion *q, const LoadedProgram *l, size_t ring) {
+  gint64 id = l->results[q->op_ids + ring], size = l->results[q->op_reads + ring];
+  if (id <= 0 || (ring == SESSION_RING && id == l->results[q->op_ids + USER_SESSION_RING]))
+    return false;
+  if (size < 0)
+    return true; /* nobody may look */
+  for (gint64 i = 0; i < MIN(size / 4, N_KEYS); i++) {
+    gint32 key;
+    memcpy(&key, l->data + q->data + (ring * N_KEYS + (size_t)i) * 4, sizeof key);
+    if (key != l->results[q->op_ids + USER_RING])
+      return true;
+  }
+  return false;
+}
+
+static bool check_keys(Job *job, const FrozenTask *task, FrozenThread *t, GError **error) {
+  static const char *const names[] = {"thread", "process", "session"};
+  Region *region = injection_region(task->injection);
+  size_t mark = region_mark(region);
+  g_autoptr(Program) p = program_new();
+  KeyQuestion q;
+  LoadedProgram loaded;
+  build_key_question(&q, p);
+  if (!region_load(region, p, NULL, &loaded, error))
+    return false;
+  region_start(region, t->lane, &loaded);
+  bool ok = region_wait(region, t->lane, t->state.tid, error);
+  for (size_t ring = 0; ok && ring < USER_RING; ring++) {
+    if (!ring_has_keys(&q, &loaded, ring))
+      continue;
+    g_autofree char *reason = g_strdup_printf("it has keys in a %s keyring of its own (keyrings(7)), which cannot be taken along", names[ring]);
+    block(job, task, t, reason, "have it clear that keyring (keyctl clear), and ask for its keys again after the restore");
+  }
+  region_release(region, mark);
+  return ok;
+}
+
+static bool check_thread(Job *job, const FrozenTask *task, FrozenThread *t, bool keys, GError **error) {
+  if (t->own_dispatch)
+    block(job, task, t, "it dispatches its own system calls (PR_SET_SYSCALL_USER_DISPATCH), which nothing can stop if the engine dies",
+        "dump it before it turns that on (it is what Wine does for Windows programs)");
+  if (t->shadow_stack)
+    block(job, task, t, "it has a shadow stack", "start the program without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off");
+  if (t->core_cookie)
+    block(job, task, t, "it shares processor cores only with chosen tasks (PR_SCHED_CORE), and the cookie for that cannot be given again",
+        "start it without core scheduling (coresched(1))");
+  return !keys || !task->injection || check_keys(job, task, t, error);
+}
+
+bool traits_check(Job *job, FrozenTree *tree, GError **error) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (task->zombie)
+      continue;
+    bool keys = may_have_keys(task->facts.status.uid[3]);
+    for (guint k = 0; k < task->threads->len; k++)
+      if (!check_thread(job, task, &g_array_index(task->threads, FrozenThread, k), keys, error))
+        return false;
+  }
+  return true;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* Small things that a thread has said about itself by prctl(2) and its like, and those of them that cannot be kept. */
+
+#include "frozen.h"
+
+typedef struct TraitOps {
+  size_t op_mce, tsc, op_cpuid, op_flusher, op_speculation, op_cookie, cookie;
+} TraitOps;
+
+/* Asked in the thread program. */
+void trait_ops_add(TraitOps *t, Program *p);
+void trait_ops_decode(const TraitOps *t, FrozenThread *thread);
+
+/* Threads that an agent would kill, by what ptrace tells: they dispatch their own system calls, or have a shadow stack. True
+ * if this one must get none; the reason is told by traits_check(). */
+bool traits_forbid_agent(const FrozenThread *thread);
+/* Finds that out; while it is stopped. */
+void traits_look(FrozenThread *thread);
+
+/* What /proc tells of a task: the niceness of its autogroup. */
+void traits_collect(FrozenTask *task);
+/* Blocks what cannot be kept; keys too (keyrings(7)), for which the agents are asked again where there may be any. */
+bool traits_check(Job *job, FrozenTree *tree, GError **error);
