@@ -4,7 +4,8 @@
  *   flags    droppable and sealed memory, policies of NUMA, names, the ends of the address space, what prctl(2) says
  *   future   mlockall(MCL_FUTURE), and no new code (PR_SET_MDWE)
  *   onfault  mlockall(MCL_FUTURE | MCL_ONFAULT)
- *   many     10,000 mappings */
+ *   many     10,000 mappings
+ *   pkeys    memory protection keys, one given back between two others */
 
 #include "subject.h"
 #include <signal.h>
@@ -182,6 +183,42 @@ static void verify_many(void) {
     check(many[(2 * i + 1) * PAGE] == (i % 100 ? 0 : i / 100 + 1), "page %zu differs", i);
 }
 
+/* --- pkeys --- */
+
+static int keys[3];
+static unsigned char *kept[3];
+
+/* Through the kernel, which goes by the thread's rights, too. */
+static bool readable(const void *p) {
+  int ends[2];
+  check_call(pipe2(ends, O_CLOEXEC) == 0);
+  bool ok = write(ends[1], p, 1) == 1;
+  check_call((ok || errno == EFAULT) && close(ends[0]) == 0 && close(ends[1]) == 0);
+  return ok;
+}
+
+static void make_pkeys(void) {
+  for (int i = 0; i < 3; i++) {
+    keys[i] = pkey_alloc(0, 0);
+    if (keys[i] < 0)
+      subject_skip("no memory protection keys");
+    kept[i] = map(30 + (unsigned)i);
+    check_call(i == 1 || pkey_mprotect(kept[i], SIZE, RW, keys[i]) == 0);
+  }
+  check_call(pkey_free(keys[1]) == 0 && pkey_set(keys[0], PKEY_DISABLE_ACCESS) == 0 && pkey_set(keys[2], PKEY_DISABLE_WRITE) == 0);
+}
+
+static void verify_pkeys(void) {
+  check(pkey_get(keys[0]) == PKEY_DISABLE_ACCESS && pkey_get(keys[2]) == PKEY_DISABLE_WRITE, "the rights are %d, %d", pkey_get(keys[0]),
+      pkey_get(keys[2]));
+  check(!readable(kept[0]) && readable(kept[1]) && readable(kept[2]), "other memory can be read");
+  check_call(pkey_set(keys[0], 0) == 0);
+  for (unsigned i = 0; i < 3; i++)
+    verify("keyed", kept[i], 30 + i);
+  int next = pkey_alloc(0, 0);
+  check(next == keys[1], "the next key is %d, not %d", next, keys[1]);
+}
+
 /* --- */
 
 static const char *mode;
@@ -191,6 +228,8 @@ static void make(void) {
     make_flags();
   else if (strcmp(mode, "many") == 0)
     make_many();
+  else if (strcmp(mode, "pkeys") == 0)
+    make_pkeys();
   else
     make_future(strcmp(mode, "onfault") == 0 ? MCL_ONFAULT : 0);
 }
@@ -200,6 +239,8 @@ static void verify_all(void) {
     verify_flags();
   else if (strcmp(mode, "many") == 0)
     verify_many();
+  else if (strcmp(mode, "pkeys") == 0)
+    verify_pkeys();
   else
     verify_future(strcmp(mode, "onfault") == 0 ? MCL_ONFAULT : 0);
 }
@@ -212,7 +253,7 @@ int main(int argc, char **argv) {
   check_call(child >= 0);
   if (child == 0) {
     is_child = true;
-    if (has_mdwe || strcmp(mode, "onfault") == 0)
+    if (strcmp(mode, "future") == 0 || strcmp(mode, "onfault") == 0)
       check_call(mlockall(MCL_FUTURE | (strcmp(mode, "onfault") == 0 ? MCL_ONFAULT : 0)) == 0);
     while (!subject_checking())
       subject_tick();
