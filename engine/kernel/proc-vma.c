@@ -17,11 +17,15 @@ static const struct {
     {"dp", VMF_DROPPABLE},
 };
 
+/* Older kernels (6.1) have no letters for the flag of MLOCK_ONFAULT: they show "??", as for no other flag that a locked
+ * mapping may have. */
 static uint32_t parse_flags(const char *p) {
   uint32_t flags = 0;
+  bool nameless = false;
   for (; p[0] && p[0] != '\n'; p++) {
     if (p[0] == ' ' || !p[1])
       continue;
+    nameless |= p[0] == '?';
     for (size_t i = 0; i < G_N_ELEMENTS(vm_flags); i++)
       if (p[0] == vm_flags[i].name[0] && p[1] == vm_flags[i].name[1]) {
         flags |= vm_flags[i].flag;
@@ -29,7 +33,7 @@ static uint32_t parse_flags(const char *p) {
       }
     p++;
   }
-  return flags;
+  return flags | (nameless && flags & VMF_LOCKED ? VMF_LOCKONFAULT : 0);
 }
 
 /* "7f00-7f01 r-xp 00000000 fe:00 1234   /path" */
