@@ -55,7 +55,7 @@ static bool read_exec_start(const char *path_tail, pid_t pid, gint64 *ret_nsec) 
   gint64 msec = strtoll(p + 1, &end, 10);
   gint64 rest = *end == '.' ? strtoll(end + 1, NULL, 10) : 0;
   *ret_nsec = msec * 1000000 + rest;
-  return true;
+  return *ret_nsec > 0; /* the scheduler forgets it when the thread goes to another processor */
 }
 
 /* Does this call keep its end in a restart block? Then the address (0: none) of its relative timespec, or the

@@ -480,8 +480,11 @@ static void build_vma_finish(const PlanTask *t, const VmaEntry *v, bool filled, 
   if ((t->late && !ring) || (filled && (v->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)))
     PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
   mm_build_advice(v, p);
-  if (v->flags & MAP_LOCKED)
-    PROGRAM_CALL(p, "mlock2", SYS_mlock2, ARG(v->start), ARG(v->end - v->start), ARG(is_locked_on_fault(t->task, v) ? 1 : 0));
+  if (!(v->flags & MAP_LOCKED))
+    return;
+  PROGRAM_CALL(p, "mlock2", SYS_mlock2, ARG(v->start), ARG(v->end - v->start), ARG(is_locked_on_fault(t->task, v) ? 1 : 0));
+  if (!(v->prot & (PROT_READ | PROT_WRITE | PROT_EXEC)))
+    program_expect(p, EXPECT_ANY, 0); /* it is locked, but ENOMEM says that nothing could be brought in */
 }
 
 static bool build_mm_map(Restore *r, PlanTask *t, Program *p, GError **error) {

@@ -46,8 +46,8 @@ static PlanTask *find_task(const Plan *plan, pid_t pid) {
 }
 
 bool plan_vma_shared(const VmaEntry *c, const VmaEntry *p) {
-  return c->start == p->start && c->end == p->end && c->pgoff == p->pgoff && c->flags == p->flags && c->shmid == p->shmid &&
-         (c->status & ~(guint32)VMA_AREA_HEAP) == (p->status & ~(guint32)VMA_AREA_HEAP) &&
+  return c->start == p->start && c->end == p->end && c->pgoff == p->pgoff && c->flags == p->flags &&
+         c->shmid == p->shmid && (c->status & ~(guint32)VMA_AREA_HEAP) == (p->status & ~(guint32)VMA_AREA_HEAP) &&
          (c->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) &&
          !(p->has_madv && p->madv & (1ull << 10 /* MADV_DONTFORK */ | 1ull << 18 /* MADV_WIPEONFORK */));
 }
@@ -86,7 +86,8 @@ static bool add_task(Plan *plan, const Task *task, GError **error) {
     t->parent = find_task(plan, (pid_t)task->pstree->ppid);
   g_ptr_array_add(plan->tasks, t);
   if (plan->tasks->len > 1 && (!t->parent || t->parent->zombie))
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "pstree.img: pid %d has no living parent in the tree", (int)t->pid);
+    return engine_fail(
+        error, ENGINE_ERROR_CODE__IMAGE_INVALID, "pstree.img: pid %d has no living parent in the tree", (int)t->pid);
   if (!t->zombie)
     add_threads(t);
   if (!t->parent)
@@ -125,7 +126,9 @@ static bool is_born_into_session(const PlanTask *t) {
 static PlanTask *find_maker(const Plan *plan, const PlanTask *t) {
   for (guint i = 0; i < plan->tasks->len; i++) {
     PlanTask *m = plan->tasks->pdata[i];
-    if (m != t && m->parent == t->parent && m->sid == t->sid && !m->zombie && m->exit_signal == t->exit_signal && is_born_into_session(m))
+    bool lives = !m->zombie || m->setsid; /* of the dead, the session's leader does this before it ends */
+    if (m != t && m->parent == t->parent && m->sid == t->sid && lives && m->exit_signal == t->exit_signal &&
+        is_born_into_session(m))
       return m;
   }
   return NULL;
@@ -150,7 +153,8 @@ static bool adopt(Plan *plan, PlanTask *t, GError **error) {
     maker = add_session_helper(plan, t);
   if (!maker)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-        "pid %d is in session %d, but neither its parent nor a sibling is; it cannot be put there again", (int)t->pid, (int)t->sid);
+        "pid %d is in session %d, but neither its parent nor a sibling is; it cannot be put there again", (int)t->pid,
+        (int)t->sid);
   (void)g_ptr_array_remove(t->parent->children, t);
   g_ptr_array_add(maker->children, t);
   t->adopted = true;
@@ -161,7 +165,8 @@ static bool adopt(Plan *plan, PlanTask *t, GError **error) {
 static bool plan_sessions(Plan *plan, GError **error) {
   guint n = plan->tasks->len;
   for (guint i = 0; i < n; i++)
-    ((PlanTask *)plan->tasks->pdata[i])->setsid = ((PlanTask *)plan->tasks->pdata[i])->sid == ((PlanTask *)plan->tasks->pdata[i])->pid;
+    ((PlanTask *)plan->tasks->pdata[i])->setsid =
+        ((PlanTask *)plan->tasks->pdata[i])->sid == ((PlanTask *)plan->tasks->pdata[i])->pid;
   for (guint i = 0; i < n; i++) {
     PlanTask *t = plan->tasks->pdata[i];
     if (!is_born_into_session(t) && !adopt(plan, t, error))
@@ -175,11 +180,13 @@ static void add_helpers(Plan *plan) {
   guint n = plan->tasks->len;
   for (guint i = 0; i < n; i++) {
     PlanTask *t = plan->tasks->pdata[i];
-    if (!t->pgid || t->pgid == t->pid || t->zombie || find_task(plan, t->pgid))
+    /* the dead reap nobody */
+    PlanTask *maker = t->zombie && t->parent && t->parent->sid == t->sid ? t->parent : t;
+    if (!t->pgid || t->pgid == t->pid || maker->zombie || find_task(plan, t->pgid))
       continue;
     PlanTask *h = plan_task_new(t->pgid);
     h->helper = true;
-    h->parent = t;
+    h->parent = maker;
     h->sid = t->sid;
     h->pgid = h->pid;
     h->exit_signal = SIGCHLD;
@@ -276,8 +283,8 @@ static bool find_hole(Plan *plan, guint64 behind, GError **error) {
     if (i < used->len)
       at = MAX(at, g_array_index(used, Span, i).end);
   }
-  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "No hole of %" G_GUINT64_FORMAT " bytes is free in all address spaces of the tree",
-      plan->region_size);
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+      "No hole of %" G_GUINT64_FORMAT " bytes is free in all address spaces of the tree", plan->region_size);
 }
 
 Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, guint64 behind, GError **error) {

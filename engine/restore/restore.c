@@ -202,7 +202,7 @@ static bool restore_tasks(Restore *r, GError **error) {
       g_autoptr(GPtrArray) one = g_ptr_array_new();
       PlanTask *t = wave->pdata[i];
       g_ptr_array_add(one, t);
-      if (!t->zombie && !stage_run(r, one, "making its children", skeleton_build_early, error))
+      if ((!t->zombie || t->setsid) && !stage_run(r, one, "making its children", skeleton_build_early, error))
         return false;
       for (guint k = 0; k < t->children->len; k++)
         if (((PlanTask *)t->children->pdata[k])->created)

@@ -37,7 +37,8 @@ _Noreturn void fail(const char *file, int line, const char *format, ...) {
   (void)snprintf(path, sizeof path, "%s/failure", shared->directory);
   int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600); /* the first one tells most */
   if (fd >= 0)
-    (void)dprintf(fd, "%s:%d: actor %d (pid %d), step %lu: %s\n", file, line, self, (int)getpid(), (unsigned long)shared->steps, text);
+    (void)dprintf(fd, "%s:%d: actor %d (pid %d), step %lu: %s\n", file, line, self, (int)getpid(),
+        (unsigned long)shared->steps, text);
   _exit(1);
 }
 
@@ -150,9 +151,9 @@ static void change_self(uint64_t *r) {
 static const struct {
   void (*act)(uint64_t *r);
   unsigned weight;
-} acts[] = {{object_create, 14}, {object_change, 40}, {object_close, 6}, {object_duplicate, 4}, {memory_create, 5}, {memory_change, 12},
-    {worker_start, 4}, {worker_wake, 3}, {signal_queue, 3}, {signal_take, 2}, {timer_change, 3}, {fork_actor, 3}, {kill_child, 6},
-    {reap_child, 5}, {change_self, 3}};
+} acts[] = {{object_create, 14}, {object_change, 40}, {object_close, 6}, {object_duplicate, 4}, {memory_create, 5},
+    {memory_change, 12}, {worker_start, 4}, {worker_wake, 3}, {signal_queue, 3}, {signal_take, 2}, {timer_change, 3},
+    {fork_actor, 3}, {kill_child, 6}, {reap_child, 5}, {change_self, 3}};
 
 static void act(uint64_t step) {
   unsigned total = 0;
@@ -216,12 +217,14 @@ static void verify_all(void) {
 }
 
 static void pause_here(void) {
-  char path[300], text[32];
+  char path[300], new[300], text[32];
   (void)snprintf(path, sizeof path, "%s/paused", shared->directory);
-  int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+  (void)snprintf(new, sizeof new, "%s/new", shared->directory);
+  int fd = open(new, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
   int n = snprintf(text, sizeof text, "%lu\n", (unsigned long)shared->steps);
   must(fd >= 0 && write(fd, text, (size_t)n) == n, "%s: %s", path, strerror(errno));
   (void)close(fd);
+  must(rename(new, path) == 0, "rename: %s", strerror(errno));
   while (access(path, F_OK) == 0)
     (void)poll(NULL, 0, 2);
 }
@@ -234,7 +237,7 @@ int main(int argc, char **argv) {
     return 2;
   (void)snprintf(shared->directory, sizeof shared->directory, "%s", argv[1]);
   uint64_t seed = strtoull(argv[2], NULL, 10), pause_after = strtoull(argv[3], NULL, 10);
-  shared->actors[0] = (Actor){.pid = getpid(), .alive = true};
+  shared->actors[0] = (Actor){.pid = getpid(), .parent = -1, .alive = true};
   for (int k = 0; k < N_OBJECTS; k++)
     shared->actors[0].fds[k][0] = shared->actors[0].fds[k][1] = -1;
   must(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 && signal(SIGPIPE, SIG_IGN) != SIG_ERR, "prctl");

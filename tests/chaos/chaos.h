@@ -39,11 +39,11 @@ typedef struct Way {
 typedef struct Object {
   Kind kind;
   uint32_t id;
-  Way ways[2];          /* what end 1 reads, what end 0 reads */
-  uint64_t value;       /* eventfd's counter, a file's length, a timer's end, a mask of signals */
-  uint64_t offset;      /* a file's */
-  uint32_t flags;       /* semaphore, append, interval */
-  int member, events;   /* of an epoll: another object, -1 none */
+  Way ways[2];           /* what end 1 reads, what end 0 reads */
+  uint64_t value;        /* eventfd's counter, a file's length, a timer's end, a mask of signals */
+  uint64_t offset;       /* a file's */
+  uint32_t flags;        /* semaphore, append, interval */
+  int member, events;    /* of an epoll: another object, -1 none */
   bool unlinked, broken; /* a file without a name; a pair one end of which is gone */
 } Object;
 

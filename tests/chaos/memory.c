@@ -124,7 +124,7 @@ void memory_verify(void) {
         continue;
       memcpy(&first, m->start + (size_t)i * PAGE, 8);
       memcpy(&last, m->start + (size_t)i * PAGE + PAGE - 8, 8);
-      must(first == m->word[i] && last == m->word[i], "page %u of mapping %u: %lx and %lx, not %lx", i, m->id, (unsigned long)first,
-          (unsigned long)last, (unsigned long)m->word[i]);
+      must(first == m->word[i] && last == m->word[i], "page %u of mapping %u: %lx and %lx, not %lx", i, m->id,
+          (unsigned long)first, (unsigned long)last, (unsigned long)m->word[i]);
     }
 }

@@ -102,12 +102,13 @@ static void make_listener(const Object *o, int fds[static 2]) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   (void)snprintf(address.sun_path, sizeof address.sun_path, "%.80s/sock-%u", shared->directory, o->id);
   fds[0] = socket(AF_UNIX, SOCK_STREAM, 0);
-  must(fds[0] >= 0 && bind(fds[0], (struct sockaddr *)&address, sizeof address) == 0 && listen(fds[0], 5) == 0, "listen: %s",
-      strerror(errno));
+  must(fds[0] >= 0 && bind(fds[0], (struct sockaddr *)&address, sizeof address) == 0 && listen(fds[0], 5) == 0,
+      "listen: %s", strerror(errno));
 }
 
 static void make(Object *o, int fds[static 2], uint64_t *r) {
-  static const int types[] = {[KIND_STREAM] = SOCK_STREAM, [KIND_DATAGRAM] = SOCK_DGRAM, [KIND_PACKET] = SOCK_SEQPACKET};
+  static const int types[] = {
+      [KIND_STREAM] = SOCK_STREAM, [KIND_DATAGRAM] = SOCK_DGRAM, [KIND_PACKET] = SOCK_SEQPACKET};
   int e = 0;
   switch (o->kind) {
   case KIND_PIPE:
@@ -195,7 +196,8 @@ static void pair_write(int k, int end, uint64_t *r) {
   for (size_t i = 0; i < n; i++)
     bytes[i] = byte_at(o->id, w->tail + i);
   ssize_t done = write(*fd_of(k, end), bytes, n);
-  must(done > 0 || (o->kind >= KIND_TCP && errno == EAGAIN), "write to object %d of kind %d: %s", k, o->kind, strerror(errno));
+  must(done > 0 || (o->kind >= KIND_TCP && errno == EAGAIN), "write to object %d of kind %d: %s", k, o->kind,
+      strerror(errno));
   w->tail += done > 0 ? (uint64_t)done : 0;
 }
 
@@ -222,7 +224,8 @@ static void pair_read(int k, int end, uint64_t *r) {
   if (o->kind == KIND_DATAGRAM || o->kind == KIND_PACKET)
     n = 8;
   ssize_t done = read_soon(*fd_of(k, end), bytes, n);
-  must(done > 0 && (uint64_t)done <= w->tail - w->head, "read from object %d of kind %d: %zd, %s", k, o->kind, done, strerror(errno));
+  must(done > 0 && (uint64_t)done <= w->tail - w->head, "read from object %d of kind %d: %zd, %s", k, o->kind, done,
+      strerror(errno));
   for (ssize_t i = 0; i < done; i++)
     must(bytes[i] == byte_at(o->id, w->head + (uint64_t)i), "object %d of kind %d: wrong byte at %lu", k, o->kind,
         (unsigned long)w->head + (unsigned long)i);
@@ -263,7 +266,8 @@ static void change_file(Object *o, int fd, uint64_t *r) {
   must(done == (ssize_t)(n < o->value - o->offset ? n : o->value - o->offset), "file of %lu bytes at %lu: %zd of %zu",
       (unsigned long)o->value, (unsigned long)o->offset, done, n);
   for (ssize_t i = 0; i < done; i++)
-    must(bytes[i] == byte_at(o->id, o->offset + (uint64_t)i), "file: wrong byte at %lu", (unsigned long)o->offset + (unsigned long)i);
+    must(bytes[i] == byte_at(o->id, o->offset + (uint64_t)i), "file: wrong byte at %lu",
+        (unsigned long)o->offset + (unsigned long)i);
   o->offset += (uint64_t)done;
 }
 
@@ -388,13 +392,15 @@ static void verify_pair(int k, int end) {
   uint64_t expected = w->tail - w->head;
   if (o->kind == KIND_DATAGRAM && expected)
     expected = 8; /* of the first one */
-  must((uint64_t)there == expected, "object %d of kind %d has %d bytes, not %lu", k, o->kind, there, (unsigned long)expected);
+  must((uint64_t)there == expected, "object %d of kind %d has %d bytes, not %lu", k, o->kind, there,
+      (unsigned long)expected);
 }
 
 static void verify_timerfd(Object *o, int fd) {
   struct itimerspec left;
   struct timespec now;
-  must(timerfd_gettime(fd, &left) == 0 && left.it_interval.tv_sec == (time_t)o->flags, "timerfd: interval %ld", (long)left.it_interval.tv_sec);
+  must(timerfd_gettime(fd, &left) == 0 && left.it_interval.tv_sec == (time_t)o->flags, "timerfd: interval %ld",
+      (long)left.it_interval.tv_sec);
   (void)clock_gettime(CLOCK_MONOTONIC, &now);
   long off = (long)(now.tv_sec + left.it_value.tv_sec) - (long)o->value;
   must(off >= -1 && off < 120, "a timerfd is %ld s off", off); /* while it was gone its time stood still */
@@ -403,22 +409,26 @@ static void verify_timerfd(Object *o, int fd) {
 
 static void verify_file(const Object *o, int fd) {
   struct stat st;
-  must(lseek(fd, 0, SEEK_CUR) == (off_t)o->offset, "offset %ld, not %lu", (long)lseek(fd, 0, SEEK_CUR), (unsigned long)o->offset);
-  must(fstat(fd, &st) == 0 && (uint64_t)st.st_size == o->value, "%ld bytes, not %lu", (long)st.st_size, (unsigned long)o->value);
+  must(lseek(fd, 0, SEEK_CUR) == (off_t)o->offset, "offset %ld, not %lu", (long)lseek(fd, 0, SEEK_CUR),
+      (unsigned long)o->offset);
+  must(fstat(fd, &st) == 0 && (uint64_t)st.st_size == o->value, "%ld bytes, not %lu", (long)st.st_size,
+      (unsigned long)o->value);
   must(o->kind == KIND_MEMFD || st.st_nlink == (o->unlinked ? 0 : 1), "%lu links", (unsigned long)st.st_nlink);
   uint8_t bytes[CHUNK];
   for (uint64_t at = 0; at < o->value;) {
     ssize_t n = pread(fd, bytes, sizeof bytes, (off_t)at);
     must(n > 0, "pread: %s", strerror(errno));
     for (ssize_t i = 0; i < n; i++)
-      must(bytes[i] == byte_at(o->id, at + (uint64_t)i), "file: wrong byte at %lu", (unsigned long)at + (unsigned long)i);
+      must(bytes[i] == byte_at(o->id, at + (uint64_t)i), "file: wrong byte at %lu",
+          (unsigned long)at + (unsigned long)i);
     at += (uint64_t)n;
   }
 }
 
 static void verify_eventfd(const Object *o, int fd) {
   struct pollfd p = {.fd = fd, .events = POLLIN | POLLOUT};
-  must(poll(&p, 1, 0) == 1 && !!(p.revents & POLLIN) == (o->value > 0), "eventfd with %lu: %x", (unsigned long)o->value, p.revents);
+  must(poll(&p, 1, 0) == 1 && !!(p.revents & POLLIN) == (o->value > 0), "eventfd with %lu: %x", (unsigned long)o->value,
+      p.revents);
 }
 
 /* The line of fdinfo that tells of the member. */

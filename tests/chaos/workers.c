@@ -14,14 +14,24 @@
 #include <unistd.h>
 
 /* A thread that waits in some call, and must wait there until it is woken; or one that counts. */
-typedef enum Place { PLACE_FUTEX, PLACE_MOMENT, PLACE_CONDITION, PLACE_READ, PLACE_POLL, PLACE_EPOLL, PLACE_SLEEP, PLACE_COUNT, N_PLACES } Place;
+typedef enum Place {
+  PLACE_FUTEX,
+  PLACE_MOMENT,
+  PLACE_CONDITION,
+  PLACE_READ,
+  PLACE_POLL,
+  PLACE_EPOLL,
+  PLACE_SLEEP,
+  PLACE_COUNT,
+  N_PLACES
+} Place;
 
 typedef struct Worker {
   bool there;
   Place place;
   pthread_t thread;
   int pipe[2];
-  _Atomic uint32_t word, left, bad;
+  _Atomic uint32_t word, begun, left, bad;
   pthread_mutex_t mutex;
   pthread_cond_t condition;
 } Worker;
@@ -80,6 +90,7 @@ static void wait_there(Worker *w) {
 
 static void *work(void *data) {
   Worker *w = data;
+  w->begun = 1;
   wait_there(w);
   w->bad |= !w->word;
   w->left = 1;
@@ -103,6 +114,8 @@ void worker_start(uint64_t *r) {
   (void)pthread_attr_setstacksize(&attributes, 128 << 10);
   must(pthread_create(&w->thread, &attributes, work, w) == 0, "no thread");
   (void)pthread_attr_destroy(&attributes);
+  while (!w->begun)
+    (void)poll(NULL, 0, 1);
 }
 
 void worker_wake(uint64_t *r) {
@@ -129,7 +142,8 @@ void worker_wake(uint64_t *r) {
 
 void workers_verify(void) {
   for (int i = 0; i < N_WORKERS; i++)
-    must(!workers[i].there || (!workers[i].left && !workers[i].bad), "a thread in place %d does not wait any more", workers[i].place);
+    must(!workers[i].there || (!workers[i].left && !workers[i].bad), "a thread in place %d does not wait any more",
+        workers[i].place);
 }
 
 void workers_forget(void) {
@@ -181,8 +195,8 @@ void signal_take(uint64_t *r) {
     must(got < 0 && errno == EAGAIN, "a signal that nobody sent");
     return;
   }
-  must(got == SIGRTMIN + 3 && info.si_value.sival_int == queued[0] && info.si_pid == getpid(), "signal %d with %d, not %d", got,
-      info.si_value.sival_int, queued[0]);
+  must(got == SIGRTMIN + 3 && info.si_value.sival_int == queued[0] && info.si_pid == getpid(),
+      "signal %d with %d, not %d", got, info.si_value.sival_int, queued[0]);
   memmove(queued, queued + 1, sizeof queued[0] * (size_t)(--n_queued));
 }
 
@@ -212,7 +226,8 @@ void timer_change(uint64_t *r) {
   }
   struct sigevent event = {.sigev_notify = draw(r) % 2 ? SIGEV_NONE : SIGEV_SIGNAL, .sigev_signo = SIGURG};
   must(timer_create(CLOCK_MONOTONIC, &event, &timers[i]) == 0, "timer_create: %s", strerror(errno));
-  struct itimerspec spec = {.it_value.tv_sec = 1000 + (time_t)(draw(r) % 1000), .it_interval.tv_sec = (time_t)(draw(r) % 3)};
+  struct itimerspec spec = {
+      .it_value.tv_sec = 1000 + (time_t)(draw(r) % 1000), .it_interval.tv_sec = (time_t)(draw(r) % 3)};
   must(timer_settime(timers[i], 0, &spec, NULL) == 0, "timer_settime");
   timer_there[i] = true;
   (void)clock_gettime(CLOCK_MONOTONIC, &timer_end[i]);
