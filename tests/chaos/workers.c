@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#define _GNU_SOURCE
 #include "chaos.h"
 #include <errno.h>
 #include <linux/futex.h>
@@ -66,7 +65,7 @@ static void wait_there(Worker *w) {
     (void)pthread_mutex_unlock(&w->mutex);
     break;
   case PLACE_READ:
-    (void)read(w->pipe[0], &byte, 1);
+    w->bad |= read(w->pipe[0], &byte, 1) != 1;
     break;
   case PLACE_POLL:
     (void)poll(&p, 1, -1);
