@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Registers, signal masks and pending signals by ptrace; then the agents, in every thread at once. */
 #include "collect.h"
+#include "frame.h"
 #include "landlock.h"
 #include "overruns.h"
 #include "regs.h"
@@ -162,6 +163,16 @@ static void block_compat(Job *job, FrozenTask *task, const FrozenThread *t) {
   task->compat = task->no_agent = true;
 }
 
+/* As the images have it: no call in progress. What the kernel would do with it is kept beside that. */
+static ThreadInfoX86 *encode_registers(const FrozenThread *t, const void *xstate, size_t size) {
+  struct user_regs_struct regs = t->state.regs;
+  CkptThread *x = t->model->extra;
+  x->interrupted = frame_interrupted(&regs);
+  x->has_interrupted = x->interrupted != 0;
+  frame_restart_syscall(&regs);
+  return regs_encode(&regs, xstate, size);
+}
+
 /* Live tile registers (Intel AMX) need a thread that has used them before it can be given any. */
 static void block_tiles(Job *job, const FrozenTask *task, const FrozenThread *t) {
   g_autofree char *object = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)t->state.tid);
@@ -217,7 +228,7 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void 
   collect_sleep(task, t);
   if (!collect_rseq(t, tc, error))
     return false;
-  core->thread_info = regs_encode(&t->state.regs, xstate, (size_t)size);
+  core->thread_info = encode_registers(t, xstate, (size_t)size);
   t->has_tiles = regs_needs_raw_xstate(xstate, (size_t)size);
   tc->has_blk_sigset = true;
   tc->blk_sigset = t->state.sigmask;
@@ -230,7 +241,7 @@ static void collect_zombie(FrozenTask *task) {
   CoreEntry *core = core_new(true);
   g_clear_pointer(&core->thread_core, free);
   task->model->core = core;
-  core->tc->task_state = TASK_ZOMBIE;
+  core->tc->task_state = TASK_DEAD;
   core->tc->exit_code = (guint32)task->stat.exit_code;
   core->tc->comm = strdup(task->stat.comm);
   g_ptr_array_add(task->model->threads, thread_new(task->pid, core));

@@ -29,8 +29,6 @@ static bool verify_id(GHashTable *ids, guint32 id, GError **error) {
 static bool verify_tree_entry(const PstreeEntry *e, GHashTable *ids, GError **error) {
   if (!verify_id(ids, e->pid, error))
     return false;
-  if (e->n_threads && e->threads[0] != e->pid)
-    return image_invalid(error, IMAGE_PSTREE, 0, "task %u: its first thread is %u", e->pid, e->threads[0]);
   for (size_t i = 1; i < e->n_threads; i++)
     if (!verify_id(ids, e->threads[i], error))
       return false;
@@ -85,6 +83,8 @@ static bool verify_fs(const Checkpoint *c, const Task *t, GError **error) {
 /* Thread list of the model against pstree.img; the cores themselves. */
 static bool verify_threads(const Task *t, GError **error) {
   const PstreeEntry *e = t->pstree;
+  if (e->n_threads && e->threads[0] != e->pid) /* criu leaves it undefined in a zombie */
+    return image_invalid(error, IMAGE_PSTREE, 0, "task %u: its first thread is %u", e->pid, e->threads[0]);
   if (t->threads->len != MAX(e->n_threads, 1))
     return image_invalid(
         error, IMAGE_PSTREE, 0, "task %u: %zu threads listed, %u are there", e->pid, e->n_threads, t->threads->len);

@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 /* core_entry.tc.task_state */
+/* Of zombies, images have TASK_DEAD; TASK_ZOMBIE is a later criu's. */
 enum { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3, TASK_ZOMBIE = 6 };
 
 /* vma_entry.status, bits */

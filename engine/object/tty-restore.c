@@ -405,8 +405,8 @@ static struct termios2 termios_of(const TermiosEntry *e) {
   t.c_line = (cc_t)e->c_line;
   t.c_ispeed = e->c_ispeed;
   t.c_ospeed = e->c_ospeed;
-  for (size_t i = 0; i < MIN(e->n_c_cc, NCCS); i++)
-    t.c_cc[i] = (cc_t)e->c_cc[i];
+  for (size_t i = 0; i < NCCS && i / 4 < e->n_c_cc; i++)
+    t.c_cc[i] = (cc_t)(e->c_cc[i / 4] >> i % 4 * 8);
   return t;
 }
 

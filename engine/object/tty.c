@@ -221,9 +221,9 @@ static TermiosEntry *termios_entry(const struct termios2 *t) {
   e->c_ispeed = t->c_ispeed;
   e->c_ospeed = t->c_ospeed;
   e->n_c_cc = NCCS;
-  e->c_cc = g_new(guint32, NCCS);
+  e->c_cc = g_new0(guint32, NCCS); /* four characters in a word, as criu does it; the words after them mean nothing */
   for (int i = 0; i < NCCS; i++)
-    e->c_cc[i] = t->c_cc[i];
+    e->c_cc[i / 4] |= (guint32)t->c_cc[i] << i % 4 * 8;
   return e;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The last step: every thread is stopped by ptrace in its agent, gets its registers, the agents' memory goes, and all are
  * let go in one short pass. */
+#include "frame.h"
 #include "guardian.h"
 #include "proc.h"
 #include "regs.h"
@@ -118,6 +119,8 @@ static bool set_state(const PlanThread *th, const struct user_regs_struct *now, 
     g_prefix_error(error, "core-%d.img: ", (int)th->thread->tid);
     return false;
   }
+  if (th->thread->extra)
+    frame_interrupt_syscall(&regs, th->thread->extra->interrupted);
   finish_syscall(th, now, &regs);
   regs.rip += th->ip_shift;
   uint64_t mask = core->thread_core->has_blk_sigset ? core->thread_core->blk_sigset : core->tc ? core->tc->blk_sigset : 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Threads: made by their leader's program, then each runs a program of its own. */
+#include "frame.h"
 #include "stages.h"
 #include <errno.h>
 #include <linux/futex.h>
@@ -58,6 +59,10 @@ bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
 
 static void build_scheduling(const ThreadCoreEntry *tc, const CkptThread *x, Program *p) {
   struct sched_attributes a = {.size = offsetof(struct sched_attributes, util_min), .policy = tc->sched_policy, .nice = tc->sched_nice, .priority = tc->sched_prio};
+  if (a.policy & SCHED_RESET_ON_FORK) { /* criu leaves it there */
+    a.policy &= ~(uint32_t)SCHED_RESET_ON_FORK;
+    a.flags = 1;
+  }
   if (x && x->has_sched_flags)
     a.flags = x->sched_flags & 7; /* reset-on-fork, reclaim, overrun */
   if (x && x->has_sched_runtime)
@@ -107,7 +112,7 @@ static void build_areas(const CoreEntry *core, const ThreadCoreEntry *tc, Progra
 static void build_sleep(PlanThread *th, Program *p) {
   const CkptSleep *s = th->thread->extra ? th->thread->extra->sleep : NULL;
   const UserX86RegsEntry *g = th->thread->core->thread_info->gpregs;
-  if (!s || (gint64)g->ax != -516)
+  if (!s || th->thread->extra->interrupted != KERNEL_ERESTART_RESTARTBLOCK)
     return;
   struct timespec left = {(time_t)(s->remaining_nsec / NSEC), (long)(s->remaining_nsec % NSEC)};
   size_t at = program_data(p, &left, sizeof left);

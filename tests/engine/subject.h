@@ -54,10 +54,31 @@ __attribute__((format(printf, 1, 2), noreturn)) static inline void subject_fail(
   _exit(1);
 }
 
+/* SUBJECT_FORGIVES="part of a text|another": what another criu's images do not hold (tests/interop). */
+static inline bool subject_forgives(const char *text) {
+  const char *part = getenv("SUBJECT_FORGIVES");
+  for (size_t n; part && *part; part += n + (part[n] == '|')) {
+    n = strcspn(part, "|");
+    if (n && memmem(text, strlen(text), part, n))
+      return true;
+  }
+  return false;
+}
+
+__attribute__((format(printf, 1, 2))) static inline void subject_miss(const char *format, ...) {
+  char text[2048];
+  va_list ap;
+  va_start(ap, format);
+  (void)vsnprintf(text, sizeof text, format, ap);
+  va_end(ap);
+  if (!subject_forgives(text))
+    subject_fail("%s", text);
+}
+
 #define check(condition, ...)                                                                                          \
   do {                                                                                                                 \
     if (!(condition))                                                                                                  \
-      subject_fail(__VA_ARGS__);                                                                                       \
+      subject_miss(__VA_ARGS__);                                                                                       \
   } while (0)
 /* The same for calls that set errno. */
 #define check_call(condition)                                                                                          \

@@ -6,15 +6,16 @@
 #
 #   machine.sh BUILD-DIRECTORY      (a build configured with --prefix=/usr)
 #
-# The base image is made by debootstrap from the host's own mirror and kept in
-# $CHECKPOINTD_CACHE (/var/cache/checkpointd); each run boots a copy. CHECKPOINTD_MACHINE_KEEP=1
-# keeps the copy. Results come out as a file: a unit of the image runs inside.sh, which writes
+# Each run boots a copy of the base image (tools/lib/debian.sh). CHECKPOINTD_MACHINE_KEEP=1 keeps
+# the copy. Results come out as a file: a unit of the image runs inside.sh, which writes
 # /result, and powers the machine off.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=$(cd "${1:?usage: machine.sh BUILD-DIRECTORY}" && pwd)
-cache=${CHECKPOINTD_CACHE:-/var/cache/checkpointd}
+# shellcheck source-path=SCRIPTDIR source=../../tools/lib/debian.sh
+source "$here/../../tools/lib/debian.sh"
+cache=$debian_cache
 packages=(systemd systemd-sysv libpam-systemd dbus polkitd pkexec redis-server redis-tools procps python3-minimal
   libprotobuf-c1 libseccomp2 libnl-3-200 libglib2.0-0)
 boot_seconds=360
@@ -29,40 +30,6 @@ fail() {
   echo "1..1"
   echo "not ok 1 - the machine: $*"
   exit 1
-}
-
-# The first mirror of the host's apt sources that has this release's main archive.
-host_mirror() {
-  local release=$1
-  {
-    awk -v RS= -v release="$release" '
-      $0 ~ "(^|\n)Suites:[^\n]*[ \t]" release "([ \t\n]|$)" && match($0, /(^|\n)URIs:[ \t]*[^ \t\n]+/) {
-        uri = substr($0, RSTART, RLENGTH); sub(/.*URIs:[ \t]*/, "", uri); print uri
-      }' /etc/apt/sources.list.d/*.sources 2>/dev/null
-    awk -v release="$release" '
-      $1 == "deb" { i = 2; if ($2 ~ /^\[/) { while ($i !~ /\]$/) i++; i++ } if ($(i + 1) == release) print $i }
-    ' /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null
-    echo http://deb.debian.org/debian
-  } | head -n 1
-}
-
-# Prints the base image's directory, making it first where there is none for these packages.
-base_image() {
-  local release mirror base key
-  # shellcheck source=/dev/null
-  release=$(. /etc/os-release && echo "$VERSION_CODENAME")
-  mirror=$(host_mirror "$release")
-  key=$(echo "$release ${packages[*]}" | sha256sum | cut -c1-12)
-  base=$cache/base-$release-$key
-  if [[ ! -d $base ]]; then
-    rm -rf "$base.new"
-    debootstrap --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
-      "$release" "$base.new" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
-      { tail -n 20 "$cache/debootstrap.log" | sed 's/^/# /' >&2; return 1; }
-    rm -rf "$base.new"/var/cache/apt/archives/*.deb
-    mv "$base.new" "$base"
-  fi
-  echo "$base"
 }
 
 prepare_image() {
@@ -131,7 +98,7 @@ prefix=$(meson introspect --buildoptions "$build" | grep -o '"name": "prefix", "
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
-base=$(base_image) || fail "no base image"
+base=$(debian_base "${packages[@]}") || fail "no base image"
 root=$(mktemp -d "$cache/run.XXXXXX")
 chmod 755 "$root"
 cgroup=checkpointd-machine-$$

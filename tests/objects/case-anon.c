@@ -22,6 +22,9 @@ static const char *eventfd_setup(const char *dir) {
   REQUIRE(case_place(eventfd(0, EFD_NONBLOCK), 12));
   uint64_t most = UINT64_MAX - 1;
   REQUIRE(write(12, &most, sizeof most) == sizeof most && case_place(eventfd(0, EFD_NONBLOCK), 13));
+  /* one and none are told from each other by a look only where they are semaphores, too */
+  REQUIRE(case_place(eventfd(1, EFD_SEMAPHORE), 14) && case_place(eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK), 15));
+  REQUIRE(case_place(eventfd(1, 0), 16));
   return NULL;
 }
 
@@ -31,6 +34,11 @@ static const char *eventfd_verify(const char *dir) {
   REQUIRE(read(11, &value, 8) == 8 && value == 1 && write(11, &one, 8) == 8);
   REQUIRE(read(12, &value, 8) == 8 && value == UINT64_MAX - 1 && write(12, &value, 8) == 8);
   REQUIRE(read(13, &value, 8) == -1 && errno == EAGAIN && !(fcntl(11, F_GETFL) & O_NONBLOCK));
+  uint64_t two = 2;
+  REQUIRE(write(14, &two, 8) == 8 && read(14, &value, 8) == 8 && value == 1 && read(14, &value, 8) == 8 && value == 1);
+  REQUIRE(read(15, &value, 8) == -1 && errno == EAGAIN && write(15, &two, 8) == 8 && read(15, &value, 8) == 8 && value == 1);
+  REQUIRE(read(15, &value, 8) == 8 && value == 1 && read(15, &value, 8) == -1);
+  REQUIRE(write(16, &two, 8) == 8 && read(16, &value, 8) == 8 && value == 3 && write(16, &one, 8) == 8);
   return NULL;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* object-<file> STATE [CASE…]: sets the cases of one file up, makes STATE.ready, verifies them again and again, and
+/* object-<file> --list: names the cases that can run alone. object-<file> STATE [CASE…]: sets the cases of one file up, makes STATE.ready, verifies them again and again, and
  * when STATE.check appears writes "PASS" or "FAIL: reason" into STATE.result. Cases that must be refused or that cannot
  * run alone are left out unless they are named. */
 
@@ -59,11 +59,20 @@ static const char *verify(const ObjectCase *one, const char *dir) {
   return failure;
 }
 
+static int list(void) {
+  for (const ObjectCase *one = object_cases; one->name; one++)
+    if (chosen(one, 0, NULL))
+      (void)puts(one->name);
+  return 0;
+}
+
 int main(int argc, char **argv) {
   if (argc < 2) {
-    (void)fprintf(stderr, "usage: %s STATE [CASE...]\n", argv[0]);
+    (void)fprintf(stderr, "usage: %s --list | STATE [CASE...]\n", argv[0]);
     return 2;
   }
+  if (strcmp(argv[1], "--list") == 0)
+    return list();
   const char *state = argv[1];
   char dir[4096], check[4096];
   (void)snprintf(dir, sizeof dir, "%s.dir", state);

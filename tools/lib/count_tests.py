@@ -33,6 +33,11 @@ def outcome(case):
     return "skipped" if case.find("skipped") is not None else "passed"
 
 
+def outcome_of(result):
+    """Of a whole test, from meson's word for it."""
+    return "passed" if result in PASSED else "skipped" if result in SKIPPED else "failed"
+
+
 def main():
     log, junit, label = sys.argv[1:]
     taps = subtests(junit)
@@ -50,8 +55,7 @@ def main():
         tests = [json.loads(line) for line in lines if line.strip()]
     for test in tests:
         name = test["name"].split(" / ")[-1]
-        result = test["result"]
-        overall = "passed" if result in PASSED else "skipped" if result in SKIPPED else "failed"
+        overall = outcome_of(test["result"])
         cases = taps.get(test["name"], [])
         results = [(outcome(case), case) for case in cases]
         if not results:
@@ -60,7 +64,7 @@ def main():
         for single, case in results:
             add(single, f"{name}: {case.get('name')}", case.findtext("system-out"))
         if overall == "failed" and not any(single == "failed" for single, _ in results):
-            add("failed", f"{name} ({result.lower()})")
+            add("failed", f"{name} ({test['result'].lower()})")
     print(*counts.values())
     print("\n".join(notes))
 

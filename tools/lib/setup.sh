@@ -24,6 +24,9 @@ setup_packages_test=(clang llvm libclang-rt-14-dev python3-gi python3-dbus pytho
 setup_packages_soak=(apache2-utils lighttpd haproxy varnish dnsmasq-base php-cli php-fpm golang-go ruby sbcl guile-3.0 lua5.4 tcl
   ocaml-nox ocaml-findlib qemu-user-static emacs-nox ffmpeg)
 
+# What the suite kernel needs, which is not run by default.
+setup_packages_kernel=(qemu-system-x86 debootstrap e2fsprogs)
+
 # setup_missing PACKAGE…: prints those that are not installed.
 setup_missing() {
   local package
@@ -58,6 +61,12 @@ setup_apt() {
   ((status == 0)) || tail -n 40 "$log" >&2
   rm -f "$log"
   return "$status"
+}
+
+# setup_fetch PACKAGE DIR: its .deb into DIR, not installed.
+setup_fetch() {
+  local package=$1 dir=$2
+  (cd "$dir" && setup_quietly apt-get -q -o APT::Sandbox::User=root download "$package")
 }
 
 # setup_build DIR [MESON-OPTION…]: configures DIR once, for Debian's places, and builds it.

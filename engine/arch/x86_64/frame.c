@@ -56,6 +56,22 @@ void frame_restart_syscall(struct user_regs_struct *regs) {
   }
 }
 
+uint32_t frame_interrupted(const struct user_regs_struct *regs) {
+  struct user_regs_struct copy = *regs;
+  frame_restart_syscall(&copy);
+  return copy.rax != regs->rax ? (uint32_t)-regs->rax : 0;
+}
+
+void frame_interrupt_syscall(struct user_regs_struct *regs, uint32_t interrupted) {
+  struct user_regs_struct copy = *regs;
+  copy.rax = -(uint64_t)interrupted;
+  copy.rip += interrupted == KERNEL_ERESTART_RESTARTBLOCK ? 0 : 2;
+  struct user_regs_struct back = copy;
+  frame_restart_syscall(&back);
+  if (interrupted && frame_interrupted(&copy) == interrupted && back.rax == regs->rax && back.rip == regs->rip)
+    *regs = copy;
+}
+
 static void fill_context(struct kernel_ucontext *uc, const FrameState *state, uint64_t fpstate) {
   struct user_regs_struct r = *state->regs;
   frame_restart_syscall(&r);

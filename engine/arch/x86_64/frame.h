@@ -28,6 +28,11 @@ uint64_t frame_build(const FrameState *state, uint64_t top, uint64_t restorer, v
 /* The registers with which a thread that was stopped in or out of a system call goes on when nobody can set orig_rax:
  * -ERESTART* is turned into the call again, -ERESTART_RESTARTBLOCK into -EINTR. */
 void frame_restart_syscall(struct user_regs_struct *regs);
+/* What frame_restart_syscall() worked in: 512, 513, 514, 516; 0 if it does nothing with these registers. */
+uint32_t frame_interrupted(const struct user_regs_struct *regs);
+/* The way back from frame_restart_syscall(), for who can set orig_rax: the kernel decides anew. @interrupted comes from an
+ * image: nothing happens where it does not go with the registers. */
+void frame_interrupt_syscall(struct user_regs_struct *regs, uint32_t interrupted);
 
 /* Kernel-internal results of interrupted system calls (include/linux/errno.h) */
 enum { KERNEL_ERESTARTSYS = 512, KERNEL_ERESTARTNOINTR = 513, KERNEL_ERESTARTNOHAND = 514, KERNEL_ERESTART_RESTARTBLOCK = 516 };
