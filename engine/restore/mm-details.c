@@ -98,25 +98,36 @@ void details_build_thread(const Restore *r, const Thread *th, Program *p) {
   PROGRAM_CALL(p, "set_mempolicy", SYS_set_mempolicy, ARG(policy->mode), ARG_DATA(nodes), ARG(policy->n_nodes * 64 + 1));
 }
 
+/* A key that nobody has allocated is the kernel's own: it gives one to memory that may only be executed. */
+static guint32 kernel_keys(const CkptMemory *m) {
+  guint32 keys = 0;
+  for (size_t i = 0; i < m->n_vmas; i++)
+    keys |= m->vmas[i]->pkey ? 1u << m->vmas[i]->pkey : 0;
+  return keys & ~m->pkeys;
+}
+
 /* The lowest free one is what pkey_alloc(2) gives: all up to the last, then those between are given back. */
 static void build_pkeys(const CkptMemory *m, Program *p) {
+  guint32 kernels = kernel_keys(m);
   for (int key = 1; key < N_PKEYS && m->pkeys >> key; key++) {
+    if (kernels & 1u << key)
+      continue;
     PROGRAM_CALL(p, "pkey_alloc", SYS_pkey_alloc, ARG(0), ARG(0));
     program_expect(p, EXPECT_EQUAL, key);
   }
   for (int key = 1; key < N_PKEYS && m->pkeys >> key; key++)
-    if (!(m->pkeys & 1u << key))
+    if (!((m->pkeys | kernels) & 1u << key))
       PROGRAM_CALL(p, "pkey_free", SYS_pkey_free, ARG(key));
 }
 
-static void build_vma(const PlanTask *t, const VmaEntry *v, const CkptVma *x, Program *p) {
+static void build_vma(const CkptMemory *m, const VmaEntry *v, const CkptVma *x, Program *p) {
   if (x->name) {
     size_t name = program_string(p, x->name);
     PROGRAM_CALL(p, "prctl SET_VMA", SYS_prctl, ARG(PR_SET_VMA_), ARG(PR_SET_VMA_ANON_NAME_), ARG(v->start), ARG(v->end - v->start),
         ARG_DATA(name));
     program_expect(p, EXPECT_ANY, 0); /* for people; not every kernel keeps them */
   }
-  if (x->pkey)
+  if (m->pkeys & 1u << x->pkey)
     PROGRAM_CALL(p, "pkey_mprotect", SYS_pkey_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot), ARG(x->pkey));
 }
 
@@ -145,7 +156,7 @@ void details_build(const Restore *r, const PlanTask *t, Program *p) {
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const CkptVma *x = find_details(t->task, mm->vmas[i]);
     if (x)
-      build_vma(t, mm->vmas[i], x, p);
+      build_vma(m, mm->vmas[i], x, p);
     if (x && t->late)
       details_build_policy(r, t, mm->vmas[i], p); /* its parent's may be another one */
   }
