@@ -16,6 +16,7 @@
 #define PR_SET_MDWE_ 65
 #define PR_SET_MEMORY_MERGE_ 67
 #define N_PKEYS 16
+#define PAGE 4096
 
 static const CkptMemory *memory_of(const Task *t) {
   return t->extra ? t->extra->memory : NULL;
@@ -34,10 +35,14 @@ static const CkptVma *find_details(const Task *t, const VmaEntry *v) {
 }
 
 static bool has_pkeys(void) {
-  long key = syscall(SYS_pkey_alloc, 0, 0);
-  if (key > 0)
-    (void)syscall(SYS_pkey_free, key);
-  return key > 0;
+  static int known = -1;
+  if (known < 0) {
+    long key = syscall(SYS_pkey_alloc, 0, 0);
+    if (key > 0)
+      (void)syscall(SYS_pkey_free, key);
+    known = key > 0;
+  }
+  return known;
 }
 
 static bool has_mseal(void) {
@@ -98,36 +103,59 @@ void details_build_thread(const Restore *r, const Thread *th, Program *p) {
   PROGRAM_CALL(p, "set_mempolicy", SYS_set_mempolicy, ARG(policy->mode), ARG_DATA(nodes), ARG(policy->n_nodes * 64 + 1));
 }
 
-/* A key that nobody has allocated is the kernel's own: it gives one to memory that may only be executed. */
-static guint32 kernel_keys(const CkptMemory *m) {
-  guint32 keys = 0;
-  for (size_t i = 0; i < m->n_vmas; i++)
-    keys |= m->vmas[i]->pkey ? 1u << m->vmas[i]->pkey : 0;
-  return keys & ~m->pkeys;
+/* Memory that is only executable has a key, too, which the kernel takes for itself (the lowest that is free) and which
+ * pkey_alloc(2) does not give. 0: none. */
+static guint32 own_key(const CkptMemory *m) {
+  for (size_t i = 0; m && i < m->n_vmas; i++)
+    if (m->vmas[i]->pkey && !(m->pkeys & 1u << m->vmas[i]->pkey))
+      return m->vmas[i]->pkey;
+  return 0;
 }
 
-/* The lowest free one is what pkey_alloc(2) gives: all up to the last, then those between are given back. */
-static void build_pkeys(const CkptMemory *m, Program *p) {
-  guint32 kernels = kernel_keys(m);
-  for (int key = 1; key < N_PKEYS && m->pkeys >> key; key++) {
-    if (kernels & 1u << key)
+static guint32 keys_of(const CkptMemory *m) {
+  guint32 own = own_key(m);
+  return m ? m->pkeys | (own ? 1u << own : 0) : 0;
+}
+
+/* The lowest free one is what pkey_alloc(2) gives: all up to the last are taken, and those between given back when the
+ * kernel has taken its own. */
+void details_build_keys(const PlanTask *t, Program *p) {
+  const CkptMemory *m = memory_of(t->task), *parent = t->late ? memory_of(t->parent->task) : NULL;
+  guint32 keys = keys_of(m), own = own_key(m), parents = own_key(parent);
+  if ((!keys && !keys_of(parent)) || !has_pkeys())
+    return;
+  for (guint32 key = 1; parent && key < N_PKEYS; key++) { /* fork(2) gives them on */
+    PROGRAM_CALL(p, "pkey_free", SYS_pkey_free, ARG(key));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+  for (guint32 key = 1; key < N_PKEYS && keys >> key; key++) {
+    if (key == parents)
       continue;
     PROGRAM_CALL(p, "pkey_alloc", SYS_pkey_alloc, ARG(0), ARG(0));
     program_expect(p, EXPECT_EQUAL, key);
   }
-  for (int key = 1; key < N_PKEYS && m->pkeys >> key; key++)
-    if (!((m->pkeys | kernels) & 1u << key))
+  if (!own || own == parents)
+    return;
+  PROGRAM_CALL(p, "pkey_free", SYS_pkey_free, ARG(own));
+  size_t op = PROGRAM_CALL(p, "mmap code", SYS_mmap, ARG(0), ARG(PAGE), ARG(PROT_EXEC), ARG(MAP_PRIVATE | MAP_ANONYMOUS), ARG(-1), ARG(0));
+  PROGRAM_CALL(p, "munmap code", SYS_munmap, ARG_RESULT(op), ARG(PAGE)); /* the kernel keeps the key */
+}
+
+static void build_free_keys(const CkptMemory *m, Program *p) {
+  guint32 keys = keys_of(m);
+  for (guint32 key = 1; key < N_PKEYS && keys >> key && has_pkeys(); key++)
+    if (!(keys & 1u << key))
       PROGRAM_CALL(p, "pkey_free", SYS_pkey_free, ARG(key));
 }
 
-static void build_vma(const CkptMemory *m, const VmaEntry *v, const CkptVma *x, Program *p) {
+static void build_vma(const PlanTask *t, const VmaEntry *v, const CkptVma *x, Program *p) {
   if (x->name) {
     size_t name = program_string(p, x->name);
     PROGRAM_CALL(p, "prctl SET_VMA", SYS_prctl, ARG(PR_SET_VMA_), ARG(PR_SET_VMA_ANON_NAME_), ARG(v->start), ARG(v->end - v->start),
         ARG_DATA(name));
     program_expect(p, EXPECT_ANY, 0); /* for people; not every kernel keeps them */
   }
-  if (m->pkeys & 1u << x->pkey)
+  if (x->pkey && memory_of(t->task)->pkeys & 1u << x->pkey)
     PROGRAM_CALL(p, "pkey_mprotect", SYS_pkey_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot), ARG(x->pkey));
 }
 
@@ -150,13 +178,13 @@ void details_build(const Restore *r, const PlanTask *t, Program *p) {
   const MmEntry *mm = t->task->mm;
   if (!m)
     return;
-  build_pkeys(m, p);
+  build_free_keys(m, p);
   if (m->merge)
     build_merge(mm, p);
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const CkptVma *x = find_details(t->task, mm->vmas[i]);
     if (x)
-      build_vma(m, mm->vmas[i], x, p);
+      build_vma(t, mm->vmas[i], x, p);
     if (x && t->late)
       details_build_policy(r, t, mm->vmas[i], p); /* its parent's may be another one */
   }

@@ -453,6 +453,7 @@ static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error)
 }
 
 bool mm_build(Restore *r, PlanTask *t, Program *p, GError **error) {
+  details_build_keys(t, p);
   return (t->late ? build_inherited(r, t, p, error) : build_fresh(r, t, p, error)) && ring_maps_build(r, t, p, error) &&
          plugin_return_build(r->plugin_return, t->task, t->late, p, error);
 }

@@ -88,6 +88,8 @@ void foreign_vdso_build(const Restore *r, const PlanTask *task, Program *p);
 /* --- mm-details.c --- */
 /* Whether this machine has what the mappings need (protection keys, mseal); before anything is made. */
 bool details_check(const Checkpoint *checkpoint, GError **error);
+/* Takes protection keys, before there are mappings. */
+void details_build_keys(const PlanTask *task, Program *p);
 /* Where the pages of a mapping are to come from. */
 void details_build_policy(const Restore *r, const PlanTask *task, const VmaEntry *vma, Program *p);
 /* The rest of what vma_entry and mm_entry have no field for; seals last. */

@@ -197,7 +197,13 @@ static bool readable(const void *p) {
   return ok;
 }
 
+static unsigned char *code_only;
+
 static void make_pkeys(void) {
+  /* the kernel has a key of its own for what can only be run */
+  code_only = map(40);
+  memcpy(code_only, "\xb8\x2a\0\0\0\xc3", 6); /* return 42 */
+  check_call(mprotect(code_only, SIZE, PROT_EXEC) == 0);
   for (int i = 0; i < 3; i++) {
     keys[i] = pkey_alloc(0, 0);
     if (keys[i] < 0)
@@ -212,6 +218,7 @@ static void verify_pkeys(void) {
   check(pkey_get(keys[0]) == PKEY_DISABLE_ACCESS && pkey_get(keys[2]) == PKEY_DISABLE_WRITE, "the rights are %d, %d", pkey_get(keys[0]),
       pkey_get(keys[2]));
   check(!readable(kept[0]) && readable(kept[1]) && readable(kept[2]), "other memory can be read");
+  check(!readable(code_only) && ((int (*)(void))code_only)() == 42, "code can be read, or not be run");
   check_call(pkey_set(keys[0], 0) == 0);
   for (unsigned i = 0; i < 3; i++)
     verify("keyed", kept[i], 30 + i);
