@@ -347,7 +347,7 @@ static uint64_t choose_region(const FrozenTask *task) {
   for (guint i = task->facts.vmas->len; i-- > 1;) {
     const ProcVma *above = &g_array_index(task->facts.vmas, ProcVma, i), *below = &g_array_index(task->facts.vmas, ProcVma, i - 1);
     if (above->start - below->end >= need && above->start < 1ull << 47 && !(above->flags & VMF_GROWSDOWN))
-      return above->start - need + REGION_GAP;
+      return (above->start - need + REGION_GAP) & ~4095ull;
   }
   return 0;
 }
