@@ -137,7 +137,10 @@ static void finish(Job *job, GError *error) {
   g_clear_pointer(&job->draft, store_draft_free);
   if (job->images_fd >= 0)
     (void)close(job->images_fd);
-  job->images_fd = -EBADF;
+  if (job->caller_pidfd >= 0)
+    (void)close(job->caller_pidfd);
+  job->images_fd = job->caller_pidfd = -EBADF;
+  target_unpin(job->target); /* the job is remembered for a while, and there may be many */
   if (link)
     job->observer->retired(job, link, job->observer_data);
   job->observer->changed(job, JOB_CHANGED_STATE | JOB_CHANGED_RESULT | JOB_CHANGED_PROGRESS, job->observer_data);

@@ -14,11 +14,15 @@
 #define DEPTH_MAX 4096        /* of a process tree */
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h, field 9 of /proc/PID/stat */
 
-void target_free(Target *target) {
-  if (!target)
-    return;
-  if (target->pidfd >= 0)
+void target_unpin(Target *target) {
+  if (target && target->pidfd >= 0)
     (void)close(target->pidfd);
+  if (target)
+    target->pidfd = -EBADF;
+}
+
+void target_free(Target *target) {
+  target_unpin(target);
   g_free(target);
 }
 

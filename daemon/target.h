@@ -20,6 +20,8 @@ Target *target_new(pid_t pid, GError **error);
 /* The same of the process behind a pidfd of the caller's, which stays the caller's. InvalidArgs if it is none. */
 Target *target_new_from_pidfd(int pidfd, GError **error);
 void target_free(Target *target);
+/* Nothing more is done to it: its pid and name stay known, the pidfd is closed. NULL is accepted. */
+void target_unpin(Target *target);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Target, target_free)
 
 /* Reads the owner again. NoSuchProcess when the process is gone. */
