@@ -113,22 +113,59 @@ bool frozen_tree_in_vfork(const FrozenTree *tree) {
   return false;
 }
 
-/* Children by clone(2) or vfork(2) that share more than memory pages with their parent. */
-static void check_sharing(Job *job, const FrozenTree *tree, const FrozenTask *task) {
-  static const struct {
-    int kind;
-    const char *what;
-  } kinds[] = {{KCMP_VM, "memory"}, {KCMP_FILES, "descriptor table"}, {KCMP_FS, "working directory"}, {KCMP_SIGHAND, "signal actions"}};
-  const FrozenTask *parent = frozen_tree_find(tree, task->stat.ppid);
-  if (!parent || parent->zombie)
-    return;
-  for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
-    if (!shares(parent->view, task->view, kinds[i].kind))
-      continue;
-    g_autofree char *reason = g_strdup_printf("it shares its %s with pid %d (%s), as after vfork(2) or clone(2)", kinds[i].what,
-        (int)parent->pid, parent->stat.comm);
-    block_task(job, task, "task", reason, "wait until it has called execve(2), then try again");
+/* --- sharing: clone(2), vfork(2), unshare(2) --- */
+
+static const struct {
+  int kind;
+  const char *what;
+} share_kinds[] = {{KCMP_VM, "memory"}, {KCMP_FILES, "descriptor table"}, {KCMP_FS, "working directory"}, {KCMP_SIGHAND, "signal actions"}};
+
+static void block_sharing(Job *job, const FrozenTask *task, const FrozenTask *other, const char *what) {
+  const char *cure = "start them without sharing it (clone(2) without its CLONE_ flag), or wait until one of them has called execve(2)";
+  g_autofree char *name = task_name(task);
+  g_autofree char *reason = g_strdup_printf("it shares its %s with pid %d (%s)", what, (int)other->pid, other->stat.comm);
+  job_block(job, "task", task->pid, -1, name, reason, cure);
+}
+
+/* In kcmp(2)'s order, so that equals are neighbours. */
+static gint compare_tasks(gconstpointer a, gconstpointer b, gpointer kind) {
+  const FrozenTask *const *x = a, *const *y = b;
+  long r = syscall(SYS_kcmp, (*x)->view, (*y)->view, GPOINTER_TO_INT(kind), 0, 0);
+  return r == 1 ? -1 : r == 2 ? 1 : 0;
+}
+
+static void check_kind(Job *job, GPtrArray *tasks, size_t k) {
+  g_ptr_array_sort_with_data(tasks, compare_tasks, GINT_TO_POINTER(share_kinds[k].kind));
+  for (guint i = 1; i < tasks->len; i++) {
+    const FrozenTask *a = tasks->pdata[i - 1], *b = tasks->pdata[i];
+    if (shares(a->view, b->view, share_kinds[k].kind))
+      block_sharing(job, b, a, share_kinds[k].what);
   }
+}
+
+/* Threads that have left what their process shares: unshare(2), or clone(2) without CLONE_FS or CLONE_FILES. */
+static void check_threads(Job *job, const FrozenTask *task) {
+  for (guint k = 1; k < task->threads->len; k++) {
+    pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
+    for (size_t i = 1; i < 3; i++) {
+      if (shares(task->view, tid, share_kinds[i].kind))
+        continue;
+      g_autofree char *name = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)tid);
+      g_autofree char *reason = g_strdup_printf("it has a %s of its own, apart from its process", share_kinds[i].what);
+      job_block(job, "task", task->pid, -1, name, reason, "start the program without it (unshare(2) in one of its threads)");
+    }
+  }
+}
+
+void collect_sharing(Job *job, FrozenTree *tree) {
+  g_autoptr(GPtrArray) tasks = g_ptr_array_new();
+  for (guint i = 0; i < tree->tasks->len; i++)
+    if (!((FrozenTask *)tree->tasks->pdata[i])->zombie)
+      g_ptr_array_add(tasks, tree->tasks->pdata[i]);
+  for (size_t k = 0; k < G_N_ELEMENTS(share_kinds) && tasks->len > 1; k++)
+    check_kind(job, tasks, k);
+  for (guint i = 0; i < tasks->len; i++)
+    check_threads(job, tasks->pdata[i]);
 }
 
 static guint64 number_of(const char *text, int base, guint64 otherwise) {
@@ -205,7 +242,6 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   m->fs = malloc(sizeof *m->fs);
   fs_entry__init(m->fs);
   check_namespaces(job, task);
-  check_sharing(job, tree, task);
   check_session(job, tree, task);
   m->fs->has_umask = true;
   m->fs->umask = facts->status.umask;

@@ -113,6 +113,7 @@ static bool dump_collect(Dump *d, GError **error) {
   for (guint i = 0; i < d->tree->tasks->len; i++)
     if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))
       return false;
+  collect_sharing(d->job, d->tree);
   return true;
 }
 
