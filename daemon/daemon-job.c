@@ -338,6 +338,7 @@ static int send_request(Job *job) {
   options.has_link_remap = options.link_remap = job->options.link_remap;
   options.has_ghost_limit = job->options.ghost_limit > 0;
   options.ghost_limit = job->options.ghost_limit;
+  options.manage_cgroups = (char *)(uintptr_t)job->options.manage_cgroups;
   options.has_foreign_session = options.foreign_session = true;
   options.has_tcp_established = options.tcp_established = job->options.tcp_established;
   options.has_tcp_close = options.tcp_close = job->options.tcp_close;

@@ -97,6 +97,20 @@ static bool read_hooks(const OptionRow *row, JobOptions *options, sd_bus_message
   return false;
 }
 
+static bool read_cgroups(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
+  static const char *const modes[] = {"none", "props", "soft", "full", "strict", "ignore"};
+  const char *text;
+
+  if (sd_bus_message_read_basic(message, 's', &text) < 0)
+    return false;
+  for (size_t i = 0; i < G_N_ELEMENTS(modes); i++)
+    if (g_str_equal(text, modes[i])) {
+      options->manage_cgroups = modes[i];
+      return true;
+    }
+  return false;
+}
+
 static bool read_hooks_timeout(const OptionRow *row, JobOptions *options, sd_bus_message *message) {
   return sd_bus_message_read_basic(message, 't', &options->hooks_timeout_usec) >= 0 &&
          options->hooks_timeout_usec > 0 && options->hooks_timeout_usec <= HOOKS_TIMEOUT_MAX;
@@ -218,6 +232,7 @@ static const OptionRow option_table[] = {
     {"ext-unix-sk", "b", DUMP | RESTORE | EXPLAIN, read_bool, FIELD(ext_unix_sk), true},
     {"ghost-limit", "t", DUMP | EXPLAIN, read_number, FIELD(ghost_limit), false},
     {"link-remap", "b", DUMP | EXPLAIN, read_bool, FIELD(link_remap), true},
+    {"manage-cgroups", "s", DUMP | RESTORE, read_cgroups, 0, true},
     {"lsm-profile", "s", RESTORE, NULL, 0, true},
     {"cgroup", "s", DUMP | RESTORE, NULL, 0, true},
 };

@@ -50,6 +50,7 @@ typedef struct JobOptions {
   GPtrArray *inherit_keys; /* of descriptors for external objects; NULL: none */
   GArray *inherit_fds;     /* int, owned, one for each key */
   GStrv external; /* rules, which the engine reads; NULL: none */
+  const char *manage_cgroups; /* the mode, static; NULL: not given */
   const char *unsupported; /* an option whose time has not come, or NULL */
   const char *dangerous;   /* an option that needs privileged-options, or NULL */
 } JobOptions;

@@ -172,7 +172,7 @@ static guint64 number_of(const char *text, int base, guint64 otherwise) {
   return text && *text ? (guint64)(gint64)(base == 10 && *text == '-' ? strtoll(text, NULL, 10) : (gint64)strtoull(text, NULL, base)) : otherwise;
 }
 
-static void collect_cgroups(const FrozenTask *task) {
+static void collect_groups(const FrozenTask *task) {
   g_auto(GStrv) lines = g_strsplit(task->facts.cgroup ? task->facts.cgroup : "", "\n", -1);
   CkptTask *x = task->model->extra;
   x->cgroups = calloc(g_strv_length(lines) + 1, sizeof *x->cgroups);
@@ -247,7 +247,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   m->fs->umask = facts->status.umask;
   collect_auxv(task);
   collect_layout(task);
-  collect_cgroups(task);
+  collect_groups(task);
   TaskCoreEntry *tc = m->core->tc;
   tc->flags = (guint32)task->stat.flags;
   tc->personality = (guint32)number_of(facts->personality, 16, 0);

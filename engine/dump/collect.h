@@ -63,6 +63,8 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error);
 bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *results, unsigned char *out, size_t size, GError **error);
 /* From what /proc told about a task (its facts): ids, sessions, memory layout, cgroups, limits. Blockers go to the job. */
 bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
+/* Control groups and their properties, into cgroup.img. */
+void collect_cgroups(Job *job, FrozenTree *tree, Checkpoint *checkpoint);
 /* Blocks tasks that share what each of them would get for itself, and threads that have something apart. */
 void collect_sharing(Job *job, FrozenTree *tree);
 /* Mappings of a task; files behind them go through the collector. */

@@ -114,6 +114,7 @@ static bool dump_collect(Dump *d, GError **error) {
     if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))
       return false;
   collect_sharing(d->job, d->tree);
+  collect_cgroups(d->job, d->tree, d->checkpoint);
   return true;
 }
 

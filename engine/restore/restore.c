@@ -35,6 +35,7 @@ static void restore_clear(Restore *r) {
   plugin_return_free(r->plugin_return);
   close_all(r->pages_fds);
   g_clear_pointer(&r->programs, g_ptr_array_unref);
+  g_clear_pointer(&r->made_groups, g_ptr_array_unref);
   checkpoint_free(r->checkpoint);
 }
 
@@ -250,9 +251,10 @@ static bool restore_groups(Restore *r, GError **error) {
 
 static bool restore_rest(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = select_tasks(r, false, false);
-  cgroup_move_tasks(r);
+  if (!cgroup_move_tasks(r, error))
+    return false;
   if (!stage_run(r, living, "memory", mm_build_finish, error) || !restorer_finish(r->restorer, error) || !stage_run(r, living, "files", files_build, error) ||
-      !stage_run(r, living, "threads", threads_build_clones, error) || !stage_run(r, living, "files of threads", files_build_of_threads, error))
+      !stage_run(r, living, "threads", threads_build_clones, error) || !stage_run(r, living, "files of threads", files_build_of_threads, error) || !cgroup_move_threads(r, error))
     return false;
   for (guint i = 0; i < living->len; i++)
     if (!attributes_write_proc(r, living->pdata[i], error))
@@ -318,6 +320,8 @@ bool restore_run(Job *job, pid_t *ret_pid, GError **error) {
   bool ok = restore_build(&r, &failure);
   if (!ok)
     skeleton_kill_all(&r);
+  if (!ok)
+    cgroup_remove_made(&r);
   plugins_end(g_steal_pointer(&r.plugins), failure);
   if (failure)
     g_propagate_error(error, failure);

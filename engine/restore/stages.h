@@ -21,6 +21,7 @@ typedef struct Restore {
   pid_t root;
   guint64 pages_restored, pages_shared;
   GPtrArray *programs;  /* Program: those of threads, until the end */
+  GPtrArray *made_groups; /* control groups: directories; NULL: none */
   struct Guardian *guardian;
   struct Verifier *verifier;
   ForeignVdso *foreign_vdso;
@@ -170,8 +171,12 @@ guint64 seccomp_room(const Checkpoint *checkpoint, const Thread *thread);
 void creds_build(Restore *r, const CredsEntry *creds, Program *p);
 
 /* --- cgroup.c --- */
-/* While every task is a single thread. Failures are logged: the tree goes on where it is. */
-void cgroup_move_tasks(Restore *r);
+/* While every task is a single thread. What fails is logged, and an error if the option manage_cgroups was given. */
+bool cgroup_move_tasks(Restore *r, GError **error);
+/* Threads that are in other groups than their process. */
+bool cgroup_move_threads(Restore *r, GError **error);
+/* Of a restore that failed. */
+void cgroup_remove_made(Restore *r);
 
 /* --- release.c --- */
 /* Registers for every thread, agents out, all go. */

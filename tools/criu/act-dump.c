@@ -69,6 +69,7 @@ int act_dump(CriuRun *run) {
   engine.has_ghost_limit = options->ghost_limit > 0;
   engine.ghost_limit = options->ghost_limit;
   engine.has_ext_unix_sk = engine.ext_unix_sk = options->ext_unix_sk;
+  engine.manage_cgroups = options->manage_cgroups;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;
   engine.has_tcp_established = engine.tcp_established = options->tcp_established;

@@ -98,9 +98,12 @@ int act_restore(CriuRun *run) {
   engine.has_tcp_established = engine.tcp_established = options->tcp_established;
   engine.has_tcp_close = engine.tcp_close = options->tcp_close;
   engine.network_lock = options->network_lock;
-  /* Cgroups are restored on request only, with an option that is not supported yet. */
-  engine.has_keep_cgroup = engine.keep_cgroup = true;
+  /* Control groups are restored on request only. */
+  engine.has_keep_cgroup = engine.keep_cgroup = !options->manage_cgroups;
 
+  engine.manage_cgroups = options->manage_cgroups;
+  engine.n_cgroup_root = options->cgroup_roots->len;
+  engine.cgroup_root = (char **)options->cgroup_roots->pdata;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;
   engine.file_validation = options->file_validation;

@@ -7,7 +7,7 @@ G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
 /* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
-typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE } Setter;
+typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT } Setter;
 
 enum { D = CRIU_ACTION_DUMP, R = CRIU_ACTION_RESTORE, C = CRIU_ACTION_CHECK, ALL = D | R | C };
 
@@ -45,6 +45,9 @@ static const Option table[] = {
         "files whose name is gone get one for the checkpoint (link_remap.N)"},
     {"ghost-limit", 0, NEEDS_ARG, SIZE, D, FIELD(ghost_limit), "SIZE",
         "larger deleted files refuse the dump; K, M, G may follow (default: 0, none is too large)"},
+    {"manage-cgroups", 0, MAY_HAVE_ARG, CGROUPS, D | R, 0, "MODE",
+        "control groups: none, props, soft (default), full, strict or ignore, see cgroups in criu(8)"},
+    {"cgroup-root", 0, NEEDS_ARG, CGROUP_ROOT, R, 0, "[CTL:]/PATH", "the tree's control groups lie below this one now"},
     {"libdir", 'L', NEEDS_ARG, STRING, D | R, FIELD(plugin_dir), "DIR", "where plugins are (root's alone)"},
     {"tcp-established", 0, NO_ARG, FLAG, D | R, FIELD(tcp_established), NULL, "keep TCP connections"},
     {"tcp-close", 0, NO_ARG, FLAG, D | R, FIELD(tcp_close), NULL, "TCP connections become closed sockets"},
@@ -77,7 +80,6 @@ static const Option table[] = {
     REFUSED("cgroup-dump-controller", 0, NEEDS_ARG),
     REFUSED("cgroup-props", 0, NEEDS_ARG),
     REFUSED("cgroup-props-file", 0, NEEDS_ARG),
-    REFUSED("cgroup-root", 0, NEEDS_ARG),
     REFUSED("cgroup-yard", 0, NEEDS_ARG),
     REFUSED("close", 0, NEEDS_ARG),
     REFUSED("cpu-cap", 0, MAY_HAVE_ARG),
@@ -97,7 +99,6 @@ static const Option table[] = {
     REFUSED("lazy-pages", 0, NO_ARG),
     REFUSED("lsm-mount-context", 0, NEEDS_ARG),
     REFUSED("lsm-profile", 0, NEEDS_ARG),
-    REFUSED("manage-cgroups", 0, MAY_HAVE_ARG),
     REFUSED("mntns-compat-mode", 0, NO_ARG),
     REFUSED("page-server", 0, NO_ARG),
     REFUSED("port", 0, NEEDS_ARG),
@@ -145,6 +146,7 @@ CriuOptions *criu_options_new(void) {
   options->verbosity = CRIU_VERBOSITY_WARN;
   options->given = g_ptr_array_new();
   options->external = g_ptr_array_new_with_free_func(g_free);
+  options->cgroup_roots = g_ptr_array_new_with_free_func(g_free);
   options->inherit_keys = g_ptr_array_new_with_free_func(g_free);
   options->inherit_fds = g_array_new(FALSE, FALSE, sizeof(int));
   options->refused = g_string_new(NULL);
@@ -162,6 +164,8 @@ void criu_options_free(CriuOptions *options) {
     if (table[i].setter == STRING)
       g_free(*(char **)option_field(options, &table[i]));
   g_free(options->file_validation);
+  g_free(options->manage_cgroups);
+  g_ptr_array_unref(options->cgroup_roots);
   g_ptr_array_unref(options->external);
   g_ptr_array_unref(options->inherit_keys);
   g_array_unref(options->inherit_fds);
@@ -277,6 +281,26 @@ static void refuse(CriuOptions *options, const char *what, const char *name) {
   g_string_append_printf(options->refused, "%s%s%s", options->refused->len ? ", " : "", what, name);
 }
 
+/* --- control groups --- */
+
+static bool set_cgroups(CriuOptions *options, bool value, const char *arg, GError **error) {
+  static const char *const modes[] = {"none", "props", "soft", "full", "strict", "ignore", NULL};
+  if (arg && !g_strv_contains(modes, arg))
+    return usage_error(error, "invalid argument for --manage-cgroups: %s", arg);
+  g_free(options->manage_cgroups);
+  options->manage_cgroups = value ? g_strdup(arg ? arg : "soft") : NULL;
+  return true;
+}
+
+/* criu's "[controllers]:/path", or a path for all of them. */
+static bool set_cgroup_root(CriuOptions *options, const char *arg, GError **error) {
+  const char *colon = strchr(arg, ':'), *path = colon ? colon + 1 : arg;
+  if (path[0] != '/')
+    return usage_error(error, "invalid argument for --cgroup-root: %s", arg);
+  g_ptr_array_add(options->cgroup_roots, g_strdup(arg));
+  return true;
+}
+
 /* --- external objects --- */
 
 /* Without an argument all of them; with one, those of the inodes. */
@@ -380,6 +404,10 @@ static bool apply(CriuOptions *options, const Option *option, bool value, const 
     return set_validation(options, arg, error);
   case SIZE:
     return set_size(option, arg, field, error);
+  case CGROUPS:
+    return set_cgroups(options, value, arg, error);
+  case CGROUP_ROOT:
+    return set_cgroup_root(options, arg, error);
   case NOT_YET:
   default:
     if (value) /* else: what we cannot do is certainly not done */

@@ -47,6 +47,8 @@ typedef struct CriuOptions {
   char *network_lock; /* NULL, "nftables" or "skip" */
   bool file_locks;
   bool link_remap;
+  char *manage_cgroups;    /* the mode; NULL: not given */
+  GPtrArray *cgroup_roots; /* char*, [controllers:]/path */
   uint64_t ghost_limit; /* bytes; 0: none */
   bool restore_detached;
   bool restore_sibling;

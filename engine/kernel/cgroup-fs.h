@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/* Control groups as files (cgroups(7)): where a hierarchy is, and which of a group's files are properties of its own. */
+
+#include <glib.h>
+#include <stdbool.h>
+
+/* Where the hierarchy with these controllers is mounted, newly allocated; "" is the unified one, "name=systemd" a named one.
+ * NULL: nowhere. */
+char *cgroup_fs_mount(const char *controllers);
+/* Is it a path of a group that may be used: absolute, and without ".."? */
+bool cgroup_fs_is_path(const char *path);
+
+/* The names of properties that can be written and are not about processes, in the order in which they are set; NULL at the
+ * end. */
+const char *const *cgroup_fs_properties(bool unified);
+/* Before the tasks of a group: what its children may use. */
+#define CGROUP_SUBTREE_CONTROL "cgroup.subtree_control"
+#define CGROUP_TYPE "cgroup.type"
+#define CGROUP_DEVICES "devices.list"
