@@ -11,6 +11,7 @@
 #include <time.h>
 
 #define NSEC 1000000000ll
+#define N_LEGACY 32 /* signals below are not queued */
 #define FIRE_NSEC 1000000 /* a timer armed in the past goes off within */
 
 /* One pending signal: where it stands, and the ops that handle it. */
@@ -139,9 +140,14 @@ static void add_pending(const FrozenTask *task, const SignalQueueEntry *q, bool 
   }
 }
 
-/* Would taking it change what the program sees? timer_getoverrun(2) speaks of the last signal that was taken. */
-static bool may_take(const PosixTimerEntry *timer, bool ends) {
-  return ends || (interval_of(timer) && !timer->overrun && !is_cpu_clock(timer->clock_id));
+/* Would taking it change what the program sees? timer_getoverrun(2) speaks of the last signal that was taken. And of a legacy
+ * number only timers have more than one signal pending: the kernel would not put a second one back. */
+static bool may_take(const Pending *s, const GArray *all, bool ends) {
+  const PosixTimerEntry *timer = s->timer;
+  guint same = 0;
+  for (guint i = 0; i < all->len; i++)
+    same += g_array_index(all, Pending, i).info.si_signo == s->info.si_signo;
+  return ends || (interval_of(timer) && !timer->overrun && !is_cpu_clock(timer->clock_id) && (same == 1 || s->info.si_signo >= N_LEGACY));
 }
 
 /* Keeps those whose number a timer uses that is to be asked. */
@@ -246,7 +252,7 @@ static bool take_of_thread(Job *job, FrozenTask *task, guint k, bool ends, GErro
   add_pending(task, shared, true, all);
   for (guint i = 0; i < all->len; i++) {
     const Pending *s = &g_array_index(all, Pending, i);
-    if (s->timer && may_take(s->timer, ends))
+    if (s->timer && may_take(s, all, ends))
       wanted[s->info.si_signo] = any = true;
   }
   if (!any)

@@ -36,6 +36,7 @@ static int far_timer, far_directed, ordered, ordered_directed, once;
 static volatile pid_t thread_tid;
 static volatile bool thread_ready, ending;
 static uint64_t missed; /* nanoseconds in which we did not run */
+static bool ran_on;     /* of two signals with one legacy number the counts may be missing in a checkpoint of a tree that ran on */
 
 static int make(clockid_t clock, int signo, pid_t tid, int value) {
   struct sigevent event = {.sigev_notify = tid ? SIGEV_THREAD_ID : SIGEV_SIGNAL, .sigev_signo = signo, .sigev_value = {.sival_int = value}};
@@ -130,7 +131,7 @@ static void check_counter(int signo, Counter **of_number, int n) {
   for (int i = 0; i < n; i++) {
     Counter *c = of_number[i];
     uint64_t most = (end[i] - c->armed) / c->interval + 2, lost = missed / c->interval + 3;
-    check(c->counted <= most && c->counted + lost >= most, "%s: %lu expirations in %lu ms, of which we missed %lu, of one each %lu us", c->name,
+    check(c->counted <= most && (c->counted + lost >= most || (ran_on && n > 1)), "%s: %lu expirations in %lu ms, of which we missed %lu, of one each %lu us", c->name,
         (unsigned long)c->counted, (unsigned long)((end[i] - c->armed) / MSEC), (unsigned long)(missed / MSEC),
         (unsigned long)(c->interval / 1000));
   }
@@ -176,6 +177,7 @@ static void *live(void *data) {
 
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
+  ran_on = argc > 2;
   sigset_t all;
   (void)sigfillset(&all);
   check_call(pthread_sigmask(SIG_BLOCK, &all, NULL) == 0);
