@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* Named pipes. The images say them in two entries: a fifo_entry for the pipe, and a reg_file_entry (with an id of its
- * own) for path, flags and owner. Otherwise they are like pipes (pipe.c). */
+ * own) for path, flags and owner. Otherwise they are like pipes (pipe.c). One whose other end is outside is opened again by its
+ * path, if a rule for pipes allows it: whoever has it open then, or opens it, is at the other end. */
 
+#include "external.h"
 #include "internal.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 
 typedef struct FifoSeen {
   dev_t dev;
@@ -79,36 +82,51 @@ static bool has_stranger(int fd, short closed) {
   return poll(&p, 1, 0) < 1 || !(p.revents & closed);
 }
 
-static void block_stranger(Collector *c, guint32 file_id, const char *end) {
+/* Somebody outside has the other end: a rule must say that it may come back without it. *ret_alone: one does. */
+static bool ask_about_stranger(Collector *c, guint32 file_id, bool reads, bool *ret_alone, GError **error) {
   FileProbe probe;
+  *ret_alone = false;
   if (!collector_probe_of(c, file_id, &probe))
-    return;
-  g_autofree char *who = find_outside_holder(c, probe.link, strcmp(end, "read") == 0 ? S_IRUSR : S_IWUSR);
+    return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The FIFO of file id %u is gone", file_id);
+  g_autofree char *comm = NULL;
+  pid_t holder = outside_holder(c, probe.link, reads ? S_IRUSR : S_IWUSR, &comm);
+  g_autofree char *who = holder ? g_strdup_printf("pid %d (%s)", (int)holder, comm) : g_strdup("another process");
   g_autofree char *what = g_strdup_printf("FIFO %s", probe.link);
-  g_autofree char *reason =
-      g_strdup_printf("its %s end is held by %s, outside the tree", end, who ? who : "another process");
-  collector_block(c, &probe, what, reason, "end the other process first, or dump from their common parent on");
+  g_autofree char *reason = g_strdup_printf("its %s end is held by %s, outside the tree", reads ? "read" : "write", who);
+  ExternalObject o = external_of_probe(EXTERNAL_PIPE, &probe, file_id);
+  o.sock.ino = (guint32)probe.st.st_ino;
+  o.sock.peer_pid = holder;
+  o.sock.peer_comm = comm;
+  o.what = what;
+  o.reason = reason;
+  o.cure = "end the other process first, dump from their common parent on, or let it be opened again by a rule "
+           "(external: pipe:action=close)";
+  g_auto(ExternalClaim) claim = {0};
+  if (!collector_external(c, &o, &claim, error))
+    return false;
+  *ret_alone = claim.action == EXTERNAL_CLOSE;
+  return true;
+}
+
+/* A reader that has never had a writer sees no hang-up either: it opened with O_NONBLOCK and waits for the first. */
+static bool has_writer_outside(Collector *c, guint32 reader) {
+  FileProbe probe;
+  g_autofree char *who = collector_probe_of(c, reader, &probe) ? find_outside_holder(c, probe.link, S_IWUSR) : NULL;
+  return who != NULL;
 }
 
 static bool fifo_finish_one(Collector *c, const FifoSeen *seen, GError **error) {
   int reader = seen->reader ? collector_local_of(c, seen->reader) : -1;
   int writer = seen->writer ? collector_local_of(c, seen->writer) : -1;
-  if (!seen->writer && has_stranger(reader, POLLHUP)) {
-    /* A reader that has never had a writer sees no hang-up either: it opened with O_NONBLOCK and waits for the first.
-     */
-    FileProbe probe;
-    g_autofree char *who =
-        collector_probe_of(c, seen->reader, &probe) ? find_outside_holder(c, probe.link, S_IWUSR) : NULL;
-    if (who) {
-      block_stranger(c, seen->reader, "write");
-      return true;
-    }
-  }
+  bool alone = true;
+  if (!seen->writer && has_stranger(reader, POLLHUP) && has_writer_outside(c, seen->reader) &&
+      !ask_about_stranger(c, seen->reader, false, &alone, error))
+    return false;
+  if (!alone)
+    return true;
   if (seen->reader)
     return pipe_collect_data(c, RECORD_FIFO_DATA, seen->pipe_id, reader, false, error);
-  if (has_stranger(writer, POLLERR))
-    block_stranger(c, seen->writer, "read");
-  return true;
+  return !has_stranger(writer, POLLERR) || ask_about_stranger(c, seen->writer, true, &alone, error);
 }
 
 static bool fifo_collect_finish(Collector *c, GError **error) {
@@ -140,6 +158,10 @@ static bool fifo_hold(Restorer *r, const FifoEntry *fifo, const RegFileEntry *re
   struct stat st;
   if (fstat(fd, &st) < 0 || !S_ISFIFO(st.st_mode))
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "%s is no FIFO now", reg->name);
+  /* Whoever is outside may have kept it open, with all that is in it. */
+  int kept = 0;
+  if (checkpoint_find_external(restorer_checkpoint(r), fifo->id) && ioctl(fd, FIONREAD, &kept) == 0 && kept > 0)
+    return true;
   return pipe_restore_data(r, RECORD_FIFO_DATA, fifo->pipe_id, fd, error);
 }
 
@@ -149,6 +171,14 @@ static int fifo_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no fifo_entry with a file");
     return -1;
   }
+  ExternalObject o = {.kind = EXTERNAL_PIPE, .file_id = entry->id, .path = reg->name};
+  o.optional = !checkpoint_find_external(restorer_checkpoint(r), entry->id);
+  o.sock.ino = entry->fifo->pipe_id;
+  g_auto(ExternalAnswer) answer = {.fd = -1};
+  if (!restorer_external(r, &o, &answer, error))
+    return -1;
+  if (answer.fd >= 0)
+    return fd_take(&answer.fd);
   if (!fifo_hold(r, entry->fifo, reg, error))
     return -1;
   _cleanup_fd_ int fd = restorer_open_reg(r, reg, (int)reg->flags, error);

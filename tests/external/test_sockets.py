@@ -347,6 +347,36 @@ serve(read=lambda: repr(os.read({their_in}, 100)), write=lambda: os.write({their
         self.assertEqual(os.read(our_reader, 100), b"written")
 
 
+class Fifos(Case):
+    def fifos(self):
+        """An application that reads one FIFO and writes to another; we have the other ends."""
+        for name in ("in", "out"):
+            os.mkfifo(self.path(name))
+        app = self.application(f"""
+i = os.open({self.path("in")!r}, os.O_RDONLY | os.O_NONBLOCK)
+o = os.open({self.path("out")!r}, os.O_RDWR | os.O_NONBLOCK)
+w = os.open({self.path("out")!r}, os.O_WRONLY | os.O_NONBLOCK)
+os.close(o)
+serve(read=lambda: repr(os.read(i, 100)), write=lambda: os.write(w, b"written"))
+""")
+        ours = os.open(self.path("in"), os.O_WRONLY), os.open(self.path("out"), os.O_RDONLY | os.O_NONBLOCK)
+        for fd in ours:
+            self.addCleanup(os.close, fd)
+        return app, *ours
+
+    def test_outside(self):
+        app, writer, reader = self.fifos()
+        os.write(writer, b"before")
+        app.dump(refused=["its write end is held by", "its read end is held by", "pipe:action=close"])
+        app.dump("--external", "pipe:action=close")
+        app.restore()
+        self.assertEqual(app.ask("read"), "b'before'")  # once, though it was in the FIFO, too
+        os.write(writer, b"after")
+        self.assertEqual(app.ask("read"), "b'after'")
+        app.ask("write")
+        self.assertEqual(os.read(reader, 100), b"written")
+
+
 class RuleFiles(Case):
     def test_machine_rules(self):
         server = self.server(self.path("server"))
