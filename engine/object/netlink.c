@@ -52,11 +52,13 @@ static void collect_switches(Collector *c, const FileProbe *probe, guint32 id) {
   guint32 on = 0;
   for (size_t i = 0; i < G_N_ELEMENTS(switches); i++)
     on |= sockopt_get(probe->local, SOL_NETLINK, switches[i], 0) ? 1u << i : 0;
-  if (!on)
+  bool datagrams = sockopt_get(probe->local, SOL_SOCKET, SO_TYPE, SOCK_RAW) == SOCK_DGRAM;
+  if (!on && !datagrams)
     return;
   CkptNetlink *n = MESSAGE_NEW(CkptNetlink, ckpt_netlink__init);
   n->file_id = id;
   n->switches = on;
+  n->has_datagrams = n->datagrams = datagrams;
   g_ptr_array_add(collector_checkpoint(c)->netlinks, n);
 }
 
@@ -93,6 +95,17 @@ static bool netlink_collect(Collector *c, const FileProbe *probe, FileEntry *ent
 }
 
 /* --- restore --- */
+
+/* The two types differ in their names only. */
+static int type_of(const Restorer *r, guint32 id) {
+  const GPtrArray *all = restorer_checkpoint(r)->netlinks;
+  for (guint i = 0; i < all->len; i++) {
+    const CkptNetlink *n = all->pdata[i];
+    if (n->file_id == id)
+      return n->datagrams ? SOCK_DGRAM : SOCK_RAW;
+  }
+  return SOCK_RAW;
+}
 
 static bool restore_switches(Restorer *r, int fd, guint32 id, GError **error) {
   const GPtrArray *all = restorer_checkpoint(r)->netlinks;
@@ -134,7 +147,7 @@ static int netlink_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no netlink_sk_entry");
     return -1;
   }
-  _cleanup_fd_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, (int)e->protocol);
+  _cleanup_fd_ int fd = socket(AF_NETLINK, type_of(r, entry->id) | SOCK_CLOEXEC, (int)e->protocol);
   if (fd < 0) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, errno, "Cannot make a netlink socket of protocol %u", e->protocol);
     return -1;
