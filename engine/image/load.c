@@ -262,6 +262,8 @@ static bool load_sockets(Loader *l, GError **error) {
 static void load_events(Loader *l) {
   (void)swap_array(&l->checkpoint->urings, &l->manifest.urings);
   (void)swap_array(&l->checkpoint->mqueues, &l->manifest.mqueues);
+  (void)swap_array(&l->checkpoint->epolls, &l->manifest.epolls);
+  (void)swap_array(&l->checkpoint->pidfds, &l->manifest.pidfds);
   (void)swap_array(&l->checkpoint->fs_marks, &l->manifest.fs_marks);
   (void)swap_array(&l->checkpoint->watches, &l->manifest.watches);
 }

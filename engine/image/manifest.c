@@ -22,6 +22,8 @@ void manifest_init(Manifest *m) {
       .ttys = g_ptr_array_new_with_free_func(free_message),
       .urings = g_ptr_array_new_with_free_func(free_message),
       .mqueues = g_ptr_array_new_with_free_func(free_message),
+      .epolls = g_ptr_array_new_with_free_func(free_message),
+      .pidfds = g_ptr_array_new_with_free_func(free_message),
       .fs_marks = g_ptr_array_new_with_free_func(free_message),
       .watches = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
@@ -42,6 +44,8 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->ttys, g_ptr_array_unref);
   g_clear_pointer(&m->urings, g_ptr_array_unref);
   g_clear_pointer(&m->mqueues, g_ptr_array_unref);
+  g_clear_pointer(&m->epolls, g_ptr_array_unref);
+  g_clear_pointer(&m->pidfds, g_ptr_array_unref);
   g_clear_pointer(&m->fs_marks, g_ptr_array_unref);
   g_clear_pointer(&m->watches, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
@@ -102,6 +106,12 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
     g_ptr_array_add(m->mqueues, g_steal_pointer(&e->mqueue));
   for (size_t i = 0; i < e->n_watch; i++)
     g_ptr_array_add(m->watches, g_steal_pointer(&e->watch[i]));
+  for (size_t i = 0; i < e->n_pidfd; i++)
+    g_ptr_array_add(m->pidfds, g_steal_pointer(&e->pidfd[i]));
+  e->n_pidfd = 0;
+  for (size_t i = 0; i < e->n_epoll; i++)
+    g_ptr_array_add(m->epolls, g_steal_pointer(&e->epoll[i]));
+  e->n_epoll = 0;
   for (size_t i = 0; i < e->n_fs_mark; i++)
     g_ptr_array_add(m->fs_marks, g_steal_pointer(&e->fs_mark[i]));
   e->n_watch = e->n_fs_mark = 0;
@@ -302,9 +312,13 @@ static bool store_events(ImageWriter *w, const Checkpoint *checkpoint, GError **
   CkptEntry watches = CKPT_ENTRY__INIT;
   watches.n_watch = checkpoint->watches->len;
   watches.watch = (CkptWatch **)checkpoint->watches->pdata;
+  watches.n_pidfd = checkpoint->pidfds->len;
+  watches.pidfd = (CkptPidfd **)checkpoint->pidfds->pdata;
+  watches.n_epoll = checkpoint->epolls->len;
+  watches.epoll = (CkptEpoll **)checkpoint->epolls->pdata;
   watches.n_fs_mark = checkpoint->fs_marks->len;
   watches.fs_mark = (CkptFsMark **)checkpoint->fs_marks->pdata;
-  return (!watches.n_watch && !watches.n_fs_mark) || store_entry(w, &watches, error);
+  return (!watches.n_epoll && !watches.n_pidfd && !watches.n_watch && !watches.n_fs_mark) || store_entry(w, &watches, error);
 }
 
 static bool store_plugins(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {

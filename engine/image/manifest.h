@@ -30,6 +30,8 @@ typedef struct Manifest {
   GPtrArray *ttys;      /* CkptTty, the same */
   GPtrArray *urings;    /* CkptUring, the same */
   GPtrArray *mqueues;   /* CkptMqueue, the same */
+  GPtrArray *epolls; /* CkptEpoll, the same */
+  GPtrArray *pidfds; /* CkptPidfd, the same */
   GPtrArray *fs_marks; /* CkptFsMark, the same */
   GPtrArray *watches; /* CkptWatch, the same */
   GHashTable *files;    /* name -> ManifestFile */

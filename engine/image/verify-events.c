@@ -73,6 +73,20 @@ static bool verify_mqueue(const Checkpoint *c, const CkptMqueue *q, GError **err
   return true;
 }
 
+static bool verify_others(const Checkpoint *c, GError **error) {
+  for (guint i = 0; i < c->pidfds->len; i++) {
+    const CkptPidfd *p = c->pidfds->pdata[i];
+    if (verify_file_type(c, p->file_id) != FD_TYPES__PIDFD || !p->pid || p->pid > G_MAXINT32)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u is no pidfd of process %u", p->file_id, p->pid);
+  }
+  for (guint i = 0; i < c->epolls->len; i++) {
+    const CkptEpoll *e = c->epolls->pdata[i];
+    if (verify_file_type(c, e->file_id) != FD_TYPES__EVENTPOLL || e->busy_poll_budget > G_MAXUINT16 || e->prefer_busy_poll > 1)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u is no epoll that polls so", e->file_id);
+  }
+  return true;
+}
+
 static bool verify_watches(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->watches->len; i++) {
     const CkptWatch *w = c->watches->pdata[i];
@@ -99,5 +113,5 @@ bool verify_events(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->mqueues->len; i++)
     if (!verify_mqueue(c, c->mqueues->pdata[i], error))
       return false;
-  return verify_watches(c, error);
+  return verify_watches(c, error) && verify_others(c, error);
 }

@@ -135,6 +135,8 @@ Checkpoint *checkpoint_new(void) {
   c->ttys = g_ptr_array_new_with_free_func(message_free);
   c->urings = g_ptr_array_new_with_free_func(message_free);
   c->mqueues = g_ptr_array_new_with_free_func(message_free);
+  c->epolls = g_ptr_array_new_with_free_func(message_free);
+  c->pidfds = g_ptr_array_new_with_free_func(message_free);
   c->fs_marks = g_ptr_array_new_with_free_func(message_free);
   c->watches = g_ptr_array_new_with_free_func(message_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
@@ -166,6 +168,8 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->ttys);
   g_ptr_array_unref(c->urings);
   g_ptr_array_unref(c->mqueues);
+  g_ptr_array_unref(c->epolls);
+  g_ptr_array_unref(c->pidfds);
   g_ptr_array_unref(c->fs_marks);
   g_ptr_array_unref(c->watches);
   g_hash_table_unref(c->shmem);

@@ -143,6 +143,8 @@ typedef struct Checkpoint {
   GPtrArray *ttys;               /* CkptTty, one a pseudo terminal */
   GPtrArray *urings;             /* CkptUring */
   GPtrArray *mqueues;            /* CkptMqueue, one a description */
+  GPtrArray *epolls; /* CkptEpoll */
+  GPtrArray *pidfds; /* CkptPidfd */
   GPtrArray *fs_marks; /* CkptFsMark */
   GPtrArray *watches; /* CkptWatch */
 } Checkpoint;

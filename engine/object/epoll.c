@@ -11,8 +11,14 @@
 #include <linux/kcmp.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+
+/* Made by its task itself, when everything else is there. */
+static bool is_made_last(const Checkpoint *checkpoint, guint32 file_id) {
+  return uring_is_late(checkpoint, file_id) || pidfd_is_last(checkpoint, file_id);
+}
 
 static gpointer ids_new(void) {
   return g_array_new(FALSE, FALSE, sizeof(guint32));
@@ -44,6 +50,37 @@ static void add_tfd(EventpollFileEntry *epfd, EventpollTfdEntry *tfd) {
   epfd->tfd[epfd->n_tfd++] = tfd;
 }
 
+/* Since 6.9. */
+typedef struct BusyPoll {
+  guint32 usecs;
+  guint16 budget;
+  guint8 prefer, pad;
+} BusyPoll;
+
+#define GET_PARAMS _IOR(0x8A, 0x02, BusyPoll)
+#define SET_PARAMS _IOW(0x8A, 0x01, BusyPoll)
+
+static void collect_busy_poll(Collector *c, int local, guint32 id) {
+  BusyPoll params = {0};
+  if (ioctl(local, GET_PARAMS, &params) < 0 || (!params.usecs && !params.budget && !params.prefer))
+    return;
+  CkptEpoll *e = MESSAGE_NEW(CkptEpoll, ckpt_epoll__init);
+  e->file_id = id;
+  e->busy_poll_usecs = params.usecs, e->busy_poll_budget = params.budget, e->prefer_busy_poll = params.prefer;
+  g_ptr_array_add(collector_checkpoint(c)->epolls, e);
+}
+
+static bool restore_busy_poll(Restorer *r, int fd, guint32 id, GError **error) {
+  const GPtrArray *all = restorer_checkpoint(r)->epolls;
+  for (guint i = 0; i < all->len; i++) {
+    const CkptEpoll *e = all->pdata[i];
+    const BusyPoll params = {.usecs = e->busy_poll_usecs, .budget = (guint16)e->busy_poll_budget, .prefer = (guint8)e->prefer_busy_poll};
+    if (e->file_id == id && ioctl(fd, SET_PARAMS, &params) < 0)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make an epoll poll busily (since Linux 6.9)");
+  }
+  return true;
+}
+
 static bool epoll_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   g_autofree char *text = file_probe_fdinfo(probe, error);
   if (!text)
@@ -60,6 +97,7 @@ static bool epoll_collect(Collector *c, const FileProbe *probe, FileEntry *entry
       return engine_fail(
           error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, "The kernel does not show what an epoll waits for");
   }
+  collect_busy_poll(c, probe->local, entry->id);
   GArray *ids = collector_state(c, &epoll_ops, ids_new, (GDestroyNotify)g_array_unref);
   g_array_append_val(ids, entry->id);
   return true;
@@ -191,7 +229,7 @@ static void resolve(
     Collector *c, Numbers *n, const EventpollFileEntry *epfd, EventpollTfdEntry *tfd, const Registration *reg) {
   const Task *task = NULL;
   const FdinfoEntry *e = meaning_of(n, reg->epoll_id, tfd->tfd, &task);
-  if (e && uring_is_late(collector_checkpoint(c), e->id) && task_pid(task) != reg->holder->pid)
+  if (e && is_made_last(collector_checkpoint(c), e->id) && task_pid(task) != reg->holder->pid)
     e = NULL;
   if (e && (is_same_socket(collector_checkpoint(c), e, tfd) || is_registered_file(reg, task_pid(task), (int)e->fd)))
     return;
@@ -252,7 +290,25 @@ static int epoll_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make an epoll");
     return -1;
   }
-  return restorer_set_flags(fd, entry->epfd->flags, error) ? fd_take(&fd) : -1;
+  return restore_busy_poll(r, fd, entry->id, error) && restorer_set_flags(fd, entry->epfd->flags, error) ? fd_take(&fd) : -1;
+}
+
+#define PRIVATE_EVENTS (EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE)
+#define ANY_EVENT (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLRDNORM | EPOLLWRNORM)
+
+/* EPOLLONESHOT, and the one event was delivered. */
+static bool is_disarmed(const EventpollTfdEntry *tfd) {
+  return tfd->events & EPOLLONESHOT && !(tfd->events & ~(guint32)PRIVATE_EVENTS);
+}
+
+/* Whoever adds it cannot leave out errors and hang-ups. So an event is delivered, to us, if there is any; nothing else is in the
+ * epoll that would lose one. Otherwise it waits for errors and hang-ups. */
+static bool disarm(int epoll, int number, const EventpollTfdEntry *tfd) {
+  struct epoll_event event = {.events = tfd->events | ANY_EVENT, .data.u64 = tfd->data}, got;
+  if (epoll_ctl(epoll, EPOLL_CTL_ADD, number, &event) < 0)
+    return false;
+  event.events = tfd->events;
+  return epoll_wait(epoll, &got, 1, 0) == 1 || epoll_ctl(epoll, EPOLL_CTL_MOD, number, &event) == 0;
 }
 
 /* For a file that the first holder does not have: the engine adds it, under the number that the images name. */
@@ -267,13 +323,32 @@ static bool add_here(Restorer *r, const FileEntry *entry, const EventpollTfdEntr
   if (target != number && dup3(target, number, O_CLOEXEC) < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot use descriptor %d", number);
   struct epoll_event event = {.events = tfd->events, .data.u64 = tfd->data};
-  int added = epoll_ctl(epoll_now, EPOLL_CTL_ADD, number, &event), reason = errno;
+  bool done = is_disarmed(tfd) ? disarm(epoll_now, number, tfd) : epoll_ctl(epoll_now, EPOLL_CTL_ADD, number, &event) == 0;
+  int reason = errno;
   if (aside >= 0)
     (void)dup3(aside, number, saved & FD_CLOEXEC ? O_CLOEXEC : 0);
   else
     (void)close(number);
-  return added == 0 ||
+  return done ||
          engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot add descriptor %d to an epoll", number);
+}
+
+/* What belongs to who added it, or is not there yet. */
+static bool is_bound(Restorer *r, const FdinfoEntry *e) {
+  return e->type == FD_TYPES__SIGNALFD || e->type == FD_TYPES__PIDFD || is_made_last(restorer_checkpoint(r), e->id);
+}
+
+/* Before all others. */
+static bool add_disarmed(Restorer *r, const FileEntry *entry, GError **error) {
+  Numbers *n = restorer_state(r, &numbers_key, numbers_new, numbers_free);
+  numbers_fill(n, restorer_checkpoint(r));
+  for (size_t i = 0; i < entry->epfd->n_tfd; i++) {
+    const EventpollTfdEntry *tfd = entry->epfd->tfd[i];
+    const FdinfoEntry *e = is_disarmed(tfd) ? meaning_of(n, entry->id, tfd->tfd, NULL) : NULL;
+    if (e && !is_bound(r, e) && !add_here(r, entry, tfd, e->id, error))
+      return false;
+  }
+  return true;
 }
 
 static bool add_one(Restorer *r, const FileEntry *entry, const EventpollTfdEntry *tfd, const Task *holder, int fd,
@@ -285,8 +360,10 @@ static bool add_one(Restorer *r, const FileEntry *entry, const EventpollTfdEntry
   if (!e)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
         "The epoll with file id %u waits for descriptor %u, which none of its holders has", entry->id, tfd->tfd);
-  if (late != uring_is_late(restorer_checkpoint(r), e->id))
+  if (late != is_made_last(restorer_checkpoint(r), e->id))
     return true; /* its time is another one */
+  if (!late && is_disarmed(tfd) && !is_bound(r, e))
+    return true; /* done already: add_disarmed() */
   if (task != holder && !late)
     return add_here(r, entry, tfd, e->id, error);
   struct epoll_event event = {.events = tfd->events, .data.u64 = tfd->data};
@@ -311,7 +388,7 @@ static bool add_all(Restorer *r, const FileEntry *entry, const Task *holder, int
 }
 
 static bool epoll_program(Restorer *r, const FileEntry *entry, const Task *holder, int fd, Program *p, GError **error) {
-  return add_all(r, entry, holder, fd, false, p, error);
+  return add_disarmed(r, entry, error) && add_all(r, entry, holder, fd, false, p, error);
 }
 
 bool restorer_epoll_rings(Restorer *r, const Task *task, Program *p, GError **error) {

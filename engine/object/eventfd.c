@@ -49,6 +49,8 @@ static bool eventfd_collect(Collector *c, const FileProbe *probe, FileEntry *ent
     return false;
   if (!fdinfo_number(text, "eventfd-count", 16, &counter))
     return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, "The kernel does not show eventfd counters");
+  if (counter == G_MAXUINT64)
+    collector_block(c, probe, "eventfd", "its counter has overflowed, which only the kernel can make happen", "try again when the program has read it");
   bool known = fdinfo_number(text, "eventfd-semaphore", 10, &semaphore);
   if (g_getenv("CHECKPOINTD_NO_EVENTFD_SEMAPHORE")) {
     known = false;

@@ -152,6 +152,11 @@ bool pipe_restore_data(Restorer *r, RecordKind kind, guint32 pipe_id, int writer
 /* When every description is open: settings, contents, hang-ups of pseudo terminals. */
 bool tty_settle(Restorer *r, GError **error);
 
+/* --- pidfd.c --- */
+
+/* Whether a file id is a pidfd of a thread, which its task makes itself when all threads are there. */
+bool pidfd_is_last(const Checkpoint *checkpoint, guint32 file_id);
+
 /* --- mqueue.c --- */
 
 /* The tree lives: queues stay. */

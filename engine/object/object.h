@@ -221,7 +221,9 @@ void restorer_fown_program(const FileEntry *entry, int fd, Program *p);
 /* What a task does for its descriptors when it has its credentials (connections to others). */
 bool restorer_late_program(Restorer *r, const Task *task, Program *p, GError **error);
 
-/* Registrations in a task's epolls of rings (io_uring) that it has made itself, at last. */
+/* Opens a task's pidfds of threads, when there are threads; whether there were any. */
+bool restorer_thread_pidfds(Restorer *r, const Task *task, Program *p);
+/* Registrations in a task's epolls of what it has made itself, at last: rings (io_uring), pidfds of threads. */
 bool restorer_epoll_rings(Restorer *r, const Task *task, Program *p, GError **error);
 
 Job *restorer_job(const Restorer *r);
