@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
   } else {
     child = fork();
     check_call(child >= 0);
-    for (; child == 0;)
+    while (child == 0)
       subject_tick();
     debug(child);
   }
