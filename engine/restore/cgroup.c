@@ -126,7 +126,8 @@ typedef struct Groups {
   Mode mode;
   bool strict; /* what fails is an error */
   const CgroupEntry *entry;
-  GHashTable *done; /* directories that are set up */
+  GHashTable *done;   /* directories that are set up */
+  GHashTable *mounts; /* controllers -> directory, "" for nowhere */
 } Groups;
 
 static bool fail(const Groups *g, GError **error, const char *format, ...) G_GNUC_PRINTF(3, 4);
@@ -217,10 +218,20 @@ static char *new_path(const Groups *g, const char *controllers, const char *path
   return g_strdup(path);
 }
 
+static const char *mount_of(const Groups *g, const char *controllers) {
+  char *known = g_hash_table_lookup(g->mounts, controllers);
+  if (!known) {
+    char *mount = cgroup_fs_mount(controllers);
+    known = mount ? mount : g_strdup("");
+    g_hash_table_insert(g->mounts, g_strdup(controllers), known);
+  }
+  return known;
+}
+
 /* A group and those above it, as they are now. NULL with error, or where it cannot be had (logged). */
 static char *group_directory(Groups *g, const char *controllers, const char *path, GError **error) {
-  g_autofree char *mount = cgroup_fs_mount(controllers);
-  if (!mount || !cgroup_fs_is_path(path)) {
+  const char *mount = mount_of(g, controllers);
+  if (!*mount || !cgroup_fs_is_path(path)) {
     (void)fail(g, error, "The control group hierarchy \"%s\" is not mounted here, or has no group %s", controllers, path);
     return NULL;
   }
@@ -265,9 +276,15 @@ static bool groups_init(Groups *g, Restore *r) {
   const EngineOptions *o = job_options(r->job);
   *g = (Groups){.r = r, .mode = mode_of(o), .strict = o->manage_cgroups && *o->manage_cgroups, .entry = groups_of(r->checkpoint)};
   g->done = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  g->mounts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
   if (!r->made_groups)
     r->made_groups = g_ptr_array_new_with_free_func(g_free);
   return !o->keep_cgroup && !o->untrusted_images && g->mode != MODE_IGNORE;
+}
+
+static void groups_clear(Groups *g) {
+  g_hash_table_unref(g->done);
+  g_hash_table_unref(g->mounts);
 }
 
 bool cgroup_move_tasks(Restore *r, GError **error) {
@@ -282,7 +299,7 @@ bool cgroup_move_tasks(Restore *r, GError **error) {
     for (size_t k = 0; ok && k < x->n_cgroups; k++)
       ok = move_task(&g, t, x->cgroups[k], current, error);
   }
-  g_hash_table_unref(g.done);
+  groups_clear(&g);
   return ok;
 }
 
@@ -331,7 +348,7 @@ bool cgroup_move_threads(Restore *r, GError **error) {
         ok = move_thread(&g, t, th, set->ctls[n], error);
     }
   }
-  g_hash_table_unref(g.done);
+  groups_clear(&g);
   return ok;
 }
 

@@ -18,7 +18,7 @@ setup_packages_run=(dbus polkitd pkexec systemd redis-server redis-tools procps 
 setup_packages_test=(clang llvm libclang-rt-14-dev python3-gi python3-dbus python3-dbusmock criu debootstrap
   systemd-container shellcheck man-db bash-completion nginx-light nftables iproute2 postgresql sqlite3 perl nodejs strace
   tmux vim less screen htop xz-utils zstd make xvfb xauth x11-apps x11-utils weston xterm memcached mariadb-server mariadb-client
-  default-jdk-headless erlang-base apache2 wrk qemu-system-x86)
+  default-jdk-headless erlang-base apache2 wrk qemu-system-x86 chrony)
 
 # What the suite soak needs beside them.
 setup_packages_soak=(apache2-utils lighttpd haproxy varnish dnsmasq-base php-cli php-fpm golang-go ruby sbcl guile-3.0 lua5.4 tcl
