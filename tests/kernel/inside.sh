@@ -40,6 +40,7 @@ run_suites() {
     meson test -C "$build" --no-rebuild --suite "$suite" --timeout-multiplier 10 --num-processes 2 --print-errorlogs \
       --logbase "kernel-$suite" 2>&1 | tee "/out/$suite.txt" | grep --line-buffered '^ *[0-9]*/[0-9]* ' >/dev/console
     cp "$build/meson-logs/kernel-$suite".* /out/
+    ! grep -q '^Fail: *[1-9]\|^Timeout: *[1-9]' "/out/$suite.txt" || grep -v '^ *[0-9]*/[0-9]* ' "/out/$suite.txt" | tail -n 60 >/dev/console
   done
 }
 
