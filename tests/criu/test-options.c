@@ -68,6 +68,19 @@ static void test_restore(void) {
   g_assert_null(criu_options_idle(o));
 }
 
+static void test_cgroups(void) {
+  g_autoptr(CriuOptions) plain = parse_ok("dump -t 1");
+  g_autoptr(CriuOptions) soft = parse_ok("dump -t 1 --manage-cgroups");
+  g_autoptr(CriuOptions) full = parse_ok("restore --manage-cgroups=full --cgroup-root pids:/a --cgroup-root /b");
+  g_autoptr(GError) error = NULL;
+  g_assert_null(plain->manage_cgroups);
+  g_assert_cmpstr(soft->manage_cgroups, ==, "soft");
+  g_assert_cmpstr(full->manage_cgroups, ==, "full");
+  g_assert_true(criu_options_check(full, &error));
+  g_assert_cmpuint(full->cgroup_roots->len, ==, 2);
+  g_assert_cmpstr(full->cgroup_roots->pdata[1], ==, "/b");
+}
+
 static void test_verbosity(void) {
   static const struct {
     const char *line;
@@ -131,8 +144,8 @@ static void test_refusals(void) {
       {"restore -r /x -d", "--root"},
       {"dump -t 1 --external mnt[/x]:y", "--external"},
       {"dump -t 1 --external net[5]:y", "--external net"},
-      {"dump -t 1 --manage-cgroups=full", "--manage-cgroups"},
-      {"dump -t 1 --manage-cgroups", "--manage-cgroups"},
+      {"dump -t 1 --cgroup-props-file=x", "--cgroup-props-file"},
+      {"dump -t 1 --cgroup-yard /x", "--cgroup-yard"},
       {"dump -t 1 --lazy-pages --track-mem", "--track-mem"},
       {"dump -t 1 --auto-de", "--auto-dedup"},
       {"dump -t 1 --status-fd 4 --stream --auto-dedup", "--stream"},
@@ -230,6 +243,7 @@ int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/criu/options/every-form", test_forms);
   g_test_add_func("/criu/options/restore", test_restore);
+  g_test_add_func("/criu/options/cgroups", test_cgroups);
   g_test_add_func("/criu/options/verbosity", test_verbosity);
   g_test_add_func("/criu/options/usage-errors-name-the-word", test_usage_errors);
   g_test_add_func("/criu/options/refusals-name-every-option", test_refusals);
