@@ -16,6 +16,8 @@
 #define N_SIGNALS 64
 #define N_RLIMITS 16
 #define MEMBARRIER_CMD_GET_REGISTRATIONS_ (1 << 9)
+#define ARCH_GET_XCOMP_PERM_ 0x1022
+#define XFEATURE_TILE_DATA 18
 
 typedef struct PosixTimerInfo {
   int id, signo, notify, clock;
@@ -98,6 +100,19 @@ static void add_membarrier(ProcessProgram *pp) {
   }
 }
 
+/* Tiles that hold something are refused (collect-regs.c); the permission to use them is the process's. */
+static void add_tiles(ProcessProgram *pp) {
+  pp->tiles = program_data(pp->program, NULL, sizeof(guint64));
+  PROGRAM_CALL(pp->program, "arch_prctl GET_XCOMP_PERM", SYS_arch_prctl, ARG(ARCH_GET_XCOMP_PERM_), ARG_DATA(pp->tiles));
+  program_expect(pp->program, EXPECT_ANY, 0);
+}
+
+static bool decode_tiles(const ProcessProgram *p, const LoadedProgram *l) {
+  guint64 permitted;
+  memcpy(&permitted, l->data + p->tiles, sizeof permitted);
+  return permitted & (1ull << XFEATURE_TILE_DATA);
+}
+
 static void decode_membarrier(const ProcessProgram *p, const LoadedProgram *l, CkptTask *x) {
   const int64_t *results = &l->results[p->membarrier];
   guint32 registered = kernel_tells_membarriers() && results[0] > 0 ? (guint32)results[0] : 0;
@@ -129,6 +144,7 @@ ProcessProgram *process_program_new(const FrozenTask *task) {
   pp->keepcaps = PROGRAM_CALL(p, "prctl GET_KEEPCAPS", SYS_prctl, ARG(PR_GET_KEEPCAPS));
   pp->brk = PROGRAM_CALL(p, "brk", SYS_brk, ARG(0));
   add_membarrier(pp);
+  add_tiles(pp);
   memory_ops_add(&pp->memory, task, p);
   pp->fds = program_n_ops(p);
   for (guint i = 0; i < pp->fd_numbers->len; i++) {
@@ -254,5 +270,6 @@ bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **
   task->model->extra->has_keepcaps = l->results[p->keepcaps] != 0;
   task->model->extra->keepcaps = l->results[p->keepcaps] != 0;
   decode_membarrier(p, l, task->model->extra);
+  task->model->extra->has_tiles = task->model->extra->tiles = decode_tiles(p, l);
   return memory_ops_decode(&p->memory, task, error);
 }

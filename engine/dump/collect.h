@@ -40,7 +40,7 @@ CkptMemory *task_memory(FrozenTask *task);
 /* Asked once per process, by its leader. */
 typedef struct ProcessProgram {
   Program *program;
-  size_t sigactions, itimers, rlimits, dumpable, subreaper, thp, brk, keepcaps, fds, timers, membarrier;
+  size_t sigactions, itimers, rlimits, dumpable, subreaper, thp, brk, keepcaps, fds, timers, membarrier, tiles;
   MemoryOps memory;
   GArray *timer_infos; /* PosixTimerInfo */
   GArray *fd_numbers;  /* int */

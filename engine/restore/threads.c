@@ -16,6 +16,8 @@
 #include <time.h>
 
 #define IOPRIO_WHO_PROCESS 1
+#define ARCH_REQ_XCOMP_PERM_ 0x1023
+#define XFEATURE_TILE_DATA 18
 #define SCHED_FLAG_UTIL_CLAMP_ 0x60
 #define NSEC 1000000000ull
 
@@ -39,6 +41,8 @@ static void build_membarriers(const PlanTask *t, Program *p) {
 
 bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
   build_membarriers(t, p);
+  if (t->task->extra && t->task->extra->has_tiles && t->task->extra->tiles)
+    PROGRAM_CALL(p, "arch_prctl REQ_XCOMP_PERM (which needs a processor with AMX)", SYS_arch_prctl, ARG(ARCH_REQ_XCOMP_PERM_), ARG(XFEATURE_TILE_DATA));
   PROGRAM_CALL(p, "personality", SYS_personality, ARG(t->task->core->tc->personality)); /* threads inherit it */
   /* SIGCHLD was let through, and ignored, while zombies ended; from here on signals are made pending again. */
   uint64_t all = ~0ull;
