@@ -161,6 +161,8 @@ static void pass_through_wire(Trip *trip) {
     }
   for (guint i = 0; i < from->externals->len; i++)
     checkpoint_add_external(trip->loaded, recode(from->externals->pdata[i]));
+  for (guint i = 0; i < from->watches->len; i++)
+    g_ptr_array_add(trip->loaded->watches, recode(from->watches->pdata[i]));
   for (guint i = 0; i < from->netlinks->len; i++)
     g_ptr_array_add(trip->loaded->netlinks, recode(from->netlinks->pdata[i]));
   for (guint i = 0; i < from->linked_files->len; i++)
