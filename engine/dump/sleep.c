@@ -111,7 +111,7 @@ static guint64 remaining_address(guint64 nr, const guint64 args[static 6]) {
 static bool clock_offset(int cpu, gint64 *ret) {
   static GHashTable *known;
   static GMutex mutex; /* both tracers ask */
-  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mutex);
+  G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mutex);
   if (!known)
     known = g_hash_table_new_full(NULL, NULL, NULL, g_free);
   gint64 *offset = g_hash_table_lookup(known, GINT_TO_POINTER(cpu + 1));
