@@ -14,6 +14,7 @@
 #include "unix.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -48,6 +49,10 @@ static AsWho who_behind(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *ot
   bool untrusted = job_options(restorer_job(r))->untrusted_images;
   if (!s || !s->peer || (untrusted && !checkpoint_find_task(restorer_checkpoint(r), (pid_t)s->peer->pid)))
     return owner_of(r, other ? other : u);
+  if (kill((pid_t)s->peer->pid, 0) == 0 || errno != ESRCH)
+    job_log(restorer_job(r), 3,
+        "The unix socket of inode %u was connected to one of pid %u, which another process has now: SO_PEERCRED shows another",
+        u->ino, s->peer->pid);
   static const gid_t none;
   AsWho who = {.pid = (pid_t)s->peer->pid, .uid = s->peer->uid, .gid = s->peer->gid};
   if (!untrusted) {

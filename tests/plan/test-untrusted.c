@@ -2,6 +2,8 @@
 /* What images of a caller may ask for, on models made by hand: the plain one passes, each that asks for one thing more
  * is refused, with a message that says what it is. (Forged image files: tests/client.) */
 #include "memfd.pb-c.h"
+#include "sk-opts.pb-c.h"
+#include "sk-unix.pb-c.h"
 #include "untrusted.h"
 #include <glib.h>
 #include <sched.h>
@@ -164,6 +166,60 @@ static void packet(Checkpoint *c) {
   checkpoint_add_file(c, file_make(2, FD_TYPES__PACKETSK));
 }
 
+/* A unix socket behind which somebody is seen. */
+static CkptSocket *seen(Checkpoint *c, guint32 pid, guint32 uid, guint32 gid) {
+  FileEntry *f = file_make(2, FD_TYPES__UNIXSK);
+  f->usk = message(&unix_sk_entry__descriptor);
+  f->usk->fown = message(&fown_entry__descriptor);
+  f->usk->opts = message(&sk_opts_entry__descriptor);
+  checkpoint_add_file(c, f);
+  CkptSocket *s = message(&ckpt_socket__descriptor);
+  s->file_id = 2;
+  s->peer = message(&ckpt_cred__descriptor);
+  s->peer->pid = pid;
+  s->peer->uid = uid;
+  s->peer->gid = gid;
+  checkpoint_add_socket(c, s);
+  return s;
+}
+
+static void seen_self(Checkpoint *c) {
+  (void)seen(c, 4000, UID, GID);
+}
+
+static void seen_root(Checkpoint *c) {
+  (void)seen(c, 4000, 0, GID);
+}
+
+static void seen_group(Checkpoint *c) {
+  CkptSocket *s = seen(c, 4000, UID, GID);
+  s->peer->n_group = 1;
+  s->peer->group = words(1, (const uint32_t[]){0});
+}
+
+static void sent_by(Checkpoint *c, guint32 pid, guint32 uid) {
+  CkptSocket *s = seen(c, 4000, UID, GID);
+  s->n_packet = 1;
+  s->packet = malloc(sizeof *s->packet);
+  s->packet[0] = message(&ckpt_packet__descriptor);
+  s->packet[0]->cred = message(&ckpt_cred__descriptor);
+  s->packet[0]->cred->pid = pid;
+  s->packet[0]->cred->uid = uid;
+  s->packet[0]->cred->gid = GID;
+}
+
+static void sent_by_self(Checkpoint *c) {
+  sent_by(c, 4000, UID);
+}
+
+static void sent_by_root(Checkpoint *c) {
+  sent_by(c, 4000, 0);
+}
+
+static void sent_by_other(Checkpoint *c) {
+  sent_by(c, 812, UID);
+}
+
 static void terminal(Checkpoint *c) {
   checkpoint_add_file(c, file_make(2, FD_TYPES__TTY));
 }
@@ -194,6 +250,12 @@ static const struct {
     {less_nice, "niceness -1"},
     {low_pid, "process id below 301"},
     {packet, "of type"},
+    {seen_self, NULL},
+    {seen_root, "came from user 0"},
+    {seen_group, "member of group 0"},
+    {sent_by_self, NULL},
+    {sent_by_root, "came from user 0"},
+    {sent_by_other, "process 812, which is not one of its own"},
     {terminal, "of type"},
     {memfd_of_root, "belongs to user 0"},
 };
