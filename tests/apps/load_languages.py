@@ -464,6 +464,29 @@ tick; work; child
 vwait forever
 """))
 
+    @needs("R")
+    def test_r(self):
+        self.program("R", "--vanilla", "--slave", "-e", "n <- 0; repeat { n <- n + 1; m <- matrix(runif(10000), 100); s <- sort(m)"
+                     "; if (is.unsorted(s) || abs(sum(solve(m) %*% m) - 100) > 1e-3) quit(status = 9); cat(n, 'ok\\n'); flush(stdout()) }")
+
+    @needs("octave-cli")
+    def test_octave(self):
+        self.program("octave-cli", "--norc", "--eval", "n = 0; while true; n++; m = rand(100); [l, u, p] = lu(m);"
+                     "if norm(p * m - l * u) > 1e-6; exit(9); end; printf('%d ok\\n', n); fflush(stdout); end")
+
+    @needs("mcs", "mono")
+    def test_mono(self):
+        """Threads, a collector that stops them by signals, timers."""
+        self.write("a.cs", r"""
+using System; using System.Threading; using System.Collections.Generic;
+class A { static void Main() {
+  for (int t = 0; t < 4; t++) { var th = new Thread(() => { while (true) { var d = new Dictionary<int, string>(); for (int i = 0; i < 1000; i++) d[i] = "v" + i;
+    foreach (var e in d) if (e.Value != "v" + e.Key) { Console.WriteLine("bad"); Environment.Exit(9); } Thread.Sleep(1); } }); th.IsBackground = true; th.Start(); }
+  int n = 0; while (true) { n++; GC.Collect(); Console.WriteLine(n + " ok"); Thread.Sleep(3); } } }
+""")
+        self.run_tool("mcs", "-out:a.exe", "a.cs")
+        self.program("mono", "a.exe")
+
     def test_bash(self):
         """A loop that forks all the time: command substitutions, pipes, jobs, traps."""
         self.program("bash", "-c", r"""

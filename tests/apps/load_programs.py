@@ -61,6 +61,22 @@ class Programs(Load):
         self.assertNotRegex(self.output(), r"Error|\*\*\*|warning")
         self.assertEqual(self.run_tool(self.path("src/prog")), f"{total}\n")
 
+    @needs("sccache", "gcc")
+    def test_sccache(self):
+        """A server of Rust's tokio; compilers of the same tree ask it over TCP, and it runs them."""
+        port = free_port()
+        os.mkdir(self.path("cache"))
+        client = self.write("client.sh", f"for i in $(seq {15 * (1 + ROUNDS)}); do echo \"int f(void) {{ return $((i % 20)); }}\" >$1.c\n"
+                            "sccache gcc -O2 -c $1.c -o $1.o && cp $1.o $1-$i.o || exit 1; done\n")
+        self.serve(port, "sh", "-c", "SCCACHE_START_SERVER=1 SCCACHE_NO_DAEMON=1 sccache & until [ -e go ]; do sleep 0.1; done;"
+                   f"sh {client} a & a=$!; sh {client} b & b=$!; wait $a && wait $b && touch done; wait",
+                   env={"SCCACHE_DIR": self.path("cache"), "SCCACHE_SERVER_PORT": str(port)})
+        self.write("go", "")
+        self.rounds()
+        self.assertTrue(wait_until(lambda: os.path.exists(self.path("done")), 60), self.output())
+        for i in (1, 7, 21):
+            self.assertIn(f"${i % 20:#x}", self.run_tool("objdump", "-d", f"a-{i}.o"))
+
     @needs("xz")
     def test_xz_threads(self):
         """Four threads of a compressor, and the reader behind the pipe."""

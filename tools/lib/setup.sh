@@ -22,7 +22,7 @@ setup_packages_test=(clang llvm libclang-rt-14-dev python3-gi python3-dbus pytho
 
 # What the suite soak needs beside them.
 setup_packages_soak=(apache2-utils lighttpd haproxy varnish dnsmasq-base php-cli php-fpm golang-go ruby sbcl guile-3.0 lua5.4 tcl
-  ocaml-nox ocaml-findlib qemu-user-static emacs-nox ffmpeg)
+  ocaml-nox ocaml-findlib qemu-user-static emacs-nox ffmpeg sccache r-base-core octave mono-mcs mono-runtime)
 
 # What the suite kernel needs, which is not run by default.
 setup_packages_kernel=(qemu-system-x86 debootstrap e2fsprogs)
