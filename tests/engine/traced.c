@@ -53,8 +53,9 @@ int main(int argc, char **argv) {
   } else {
     child = fork();
     check_call(child >= 0);
-    while (child == 0)
-      subject_tick();
+    if (child == 0)
+      for (;;)
+        subject_tick();
     debug(child);
   }
   subject_ready();
