@@ -35,7 +35,7 @@ def rows():
     own, other = target(NOBODY), target()
     path = root.do("StartDump", target(), "slow-job", {"replace": ("b", True)})[0]
     dangerous = {"external": ("as", ["unix:action=close"]), **REPLACE}
-    later = {"link-remap": ("b", True), **REPLACE}
+    later = {"cgroup": ("s", "x"), **REPLACE}
     yield "Dump", (own, "ok-new", REPLACE), ["dump-own"]
     yield "Dump", (other, "ok-new", REPLACE), ["dump-any"]
     yield "Dump", (own, "ok-new", dangerous), ["privileged-options", "dump-own"]
