@@ -290,9 +290,10 @@ static bool seize_threads(const FrozenTree *tree, FrozenTask *task, GArray *tids
   for (guint i = 0; i < list->len; i++)
     (void)take_seized(tree, task, &g_array_index(list, Seizure, i), ret_new, failure ? NULL : &failure);
   sort_threads(task);
-  if (failure)
-    g_propagate_error(error, g_steal_pointer(&failure));
-  return !failure;
+  if (!failure)
+    return true;
+  g_propagate_error(error, g_steal_pointer(&failure));
+  return false;
 }
 
 static bool refuse_special(const FrozenTask *task, GError **error) {
