@@ -177,6 +177,11 @@ static bool check_keys(Job *job, const FrozenTask *task, FrozenThread *t, GError
   for (size_t ring = 0; ok && ring < USER_RING; ring++) {
     if (!ring_has_keys(&q, &loaded, ring))
       continue;
+    if (ring == SESSION_RING) { /* every service and every login has one with something in it */
+      job_log(job, 4, "pid %d (%s) thread %d: the keys in its session keyring are not taken along", (int)task->pid, task->stat.comm,
+          (int)t->state.tid);
+      continue;
+    }
     g_autofree char *reason = g_strdup_printf("it has keys in a %s keyring of its own (keyrings(7)), which cannot be taken along", names[ring]);
     block(job, task, t, reason, "have it clear that keyring (keyctl clear), and ask for its keys again after the restore");
   }

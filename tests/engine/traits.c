@@ -176,7 +176,8 @@ static int run_dispatch(void) {
 static int run_keys(void) {
   if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0)
     subject_skip("the kernel has no keys");
-  long key = syscall(SYS_add_key, "user", "checkpointd-test", "secret", 6, KEY_SPEC_SESSION_KEYRING);
+  check_call(syscall(SYS_add_key, "user", "checkpointd-test", "session", 7, KEY_SPEC_SESSION_KEYRING) > 0); /* no obstacle */
+  long key = syscall(SYS_add_key, "user", "checkpointd-test", "secret", 6, KEY_SPEC_PROCESS_KEYRING);
   check_call(key > 0);
   subject_ready();
   while (!subject_checking())
