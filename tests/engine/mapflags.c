@@ -207,7 +207,7 @@ static void make_pkeys(void) {
   for (int i = 0; i < 3; i++) {
     keys[i] = pkey_alloc(0, 0);
     if (keys[i] < 0)
-      subject_skip("no memory protection keys");
+      subject_skip("this CPU has no memory protection keys");
     kept[i] = map(30 + (unsigned)i);
     check_call(i == 1 || pkey_mprotect(kept[i], SIZE, RW, keys[i]) == 0);
   }
