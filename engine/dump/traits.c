@@ -118,8 +118,8 @@ static bool may_have_keys(uid_t uid) {
     const char *name = at ? at + strlen(" keyring ") : NULL;
     while (name && *name == ' ')
       name++;
-    if (name && *name != '.' && !g_str_has_prefix(name, "_uid") && !g_str_has_prefix(name, "_persistent"))
-      return true;
+    if (name && (g_str_has_prefix(name, "_tid") || g_str_has_prefix(name, "_pid")))
+      return true; /* as the kernel calls those of threads and processes */
   }
   return false;
 }
@@ -202,11 +202,16 @@ static bool check_thread(Job *job, const FrozenTask *task, FrozenThread *t, bool
 }
 
 bool traits_check(Job *job, FrozenTree *tree, GError **error) {
+  uid_t asked = (uid_t)-1; /* the kernel's list can be long */
+  bool keys = false;
   for (guint i = 0; i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
     if (task->zombie)
       continue;
-    bool keys = may_have_keys(task->facts.status.uid[3]);
+    uid_t uid = task->facts.status.uid[3];
+    if (uid != asked)
+      keys = may_have_keys(uid);
+    asked = uid;
     for (guint k = 0; k < task->threads->len; k++)
       if (!check_thread(job, task, &g_array_index(task->threads, FrozenThread, k), keys, error))
         return false;
