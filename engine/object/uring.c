@@ -74,10 +74,11 @@ static bool uring_collect(Collector *c, const FileProbe *probe, FileEntry *entry
 
 /* --- what the kernel shows --- */
 
+/* How many lines with @prefix follow the line that @from, which begins with a line's end, is the start of. */
 static guint count_lines(const char *text, const char *from, const char *prefix) {
   guint n = 0;
   const char *p = strstr(text, from);
-  for (p = p ? strchr(p, '\n') : NULL; p && g_str_has_prefix(p + 1, prefix); p = strchr(p + 1, '\n'))
+  for (p = p ? strchr(p + 1, '\n') : NULL; p && g_str_has_prefix(p + 1, prefix); p = strchr(p + 1, '\n'))
     n++;
   return n;
 }
