@@ -14,7 +14,9 @@
 #define OTHER_SIGNATURE 0x12345678
 #define OTHER_BYTES 64
 #define UNREGISTER 1
-#define NOT_HERE 12000000ULL /* cycles: some milliseconds, less than any dump and restore take */
+/* Cycles, a tenth of a millisecond: many times what passes between two of the readings of run_sections(), and less than
+ * any end of a process and making it again can take. */
+#define NOT_HERE 300000ULL
 
 static volatile bool ending, ready_other, ready_none;
 static volatile unsigned long committed, aborted;
@@ -58,18 +60,16 @@ static void *run_sections(void *data) {
   (void)data;
   struct rseq *area = area_of_libc();
   while (!ending && !subject_failed()) {
-    uint64_t begin, end, before, after;
-    uint64_t then = used();
-    before = cycles();
+    uint64_t begin, end, before = cycles(), then = used(); /* a checkpoint in used() is one between before and begin */
     bool done = section(area, committed % 4 ? 3000000 : 300000, &begin, &end);
-    after = cycles();
+    uint64_t now = used(), after = cycles();
     if (!done) {
       aborted++;
       continue;
     }
     committed++;
     /* brought back in the middle, and not before or after it */
-    check(used() >= then || begin - before > NOT_HERE || after - end > NOT_HERE, "a critical section was finished in another life");
+    check(now >= then || begin - before > NOT_HERE || after - end > NOT_HERE, "a critical section was finished in another life");
   }
   return NULL;
 }
