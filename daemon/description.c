@@ -41,6 +41,7 @@ static const struct {
     {"plugins", "version", 's'},
     {"plugins", "description", 's'},
     {"plugins", "kinds", 's'},
+    {"plugins", "loaded", 's'},
     {"plugins", "error", 's'},
 };
 

@@ -4,23 +4,17 @@
  * last what needs neither: a datagram socket has no connection to lose, so it is connected to its address again. A rule
  * that cannot be followed is a blocker of its own, which names the rule; it never falls through to the next. */
 
-#include "bus-client.h"
 #include "external-dump.h"
+#include "plugin-stage.h"
 #include "rules.h"
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include "plugin-stage.h"
-
-/* The tree stands still while buses are asked; all of them together get no more than this. */
-#define BUSES_USEC (10 * G_USEC_PER_SEC)
 
 struct ExternalStage {
   Job *job;
-  Collector *collector;
-  Rules *own;     /* the job's */
-  Rules *machine; /* those of the configuration directories */
-  gint64 bus_usec; /* spent with buses so far */
+  Rules *own;         /* the job's */
+  Rules *machine;     /* those of the configuration directories */
   PluginSet *plugins; /* borrowed; NULL: there are none */
+  PluginHelp help;
 };
 
 static void refuse(ExternalClaim *claim, const char *cure, const char *format, ...) G_GNUC_PRINTF(3, 4);
@@ -52,31 +46,7 @@ static void check_reconnect(const ExternalObject *o, const Rule *rule, ExternalC
         o->sock.unread, claim->rule);
 }
 
-/* What cannot be learned about a connection cannot be told on another one: then it is closed, and the client does what it
- * does when the bus goes away. */
-static void ask_bus(ExternalStage *s, const ExternalObject *o, ExternalClaim *claim) {
-  g_autofree char *why = NULL;
-  gint64 started = g_get_monotonic_time();
-  if (s->bus_usec > BUSES_USEC)
-    why = g_strdup("buses have kept the application waiting for too long already");
-  else if (o->sock.type == SOCK_STREAM && o->sock.peer_name_size)
-    claim->bus = bus_client_inspect(s->collector, o, &why);
-  s->bus_usec += g_get_monotonic_time() - started;
-  if (claim->bus)
-    return;
-  g_autofree char *rule = g_steal_pointer(&claim->rule);
-  g_clear_pointer(&claim->value, g_free);
-  claim->action = EXTERNAL_CLOSE;
-  claim->rule = g_strdup_printf("%s; closed, since %s", rule, why ? why : "it is no connection to a bus");
-  job_log(s->job, 4, "pid %d (%s) fd %d: %s", (int)o->pid, o->comm, o->fd, claim->rule);
-}
-
-static void check_embed(const ExternalObject *o, ExternalClaim *claim) {
-  if (!S_ISREG(o->st.st_mode))
-    refuse(claim, "take action=reopen or action=remap:PATH", "only regular files can be embedded (%s)", claim->rule);
-}
-
-static void follow(ExternalStage *s, const ExternalObject *o, const Rule *rule, ExternalClaim *claim) {
+static void follow(const ExternalObject *o, const Rule *rule, ExternalClaim *claim) {
   g_autofree char *text = rule_text(rule);
   claim->action = rule->action;
   claim->value = g_strdup(rule->value);
@@ -85,16 +55,12 @@ static void follow(ExternalStage *s, const ExternalObject *o, const Rule *rule, 
     refuse(claim, rule->cure ? rule->cure : o->cure, "%s (%s)", rule->reason ? rule->reason : o->reason, rule->source);
   else if (rule->action == EXTERNAL_RECONNECT)
     check_reconnect(o, rule, claim);
-  else if (rule->action == EXTERNAL_DBUS)
-    ask_bus(s, o, claim);
-  else if (rule->action == EXTERNAL_EMBED)
-    check_embed(o, claim);
   claim->has_checks = rule->has_checks;
   claim->checks = rule->checks;
   if (rule->send)
     claim->send = rule_expand_send(rule, o);
-  if (rule->action == EXTERNAL_PLUGIN)
-    claim->plugin = g_steal_pointer(&claim->value);
+  if (claim->action == rule->action)
+    claim->plugin = rule_plugin(rule, &claim->value);
 }
 
 static void follow_default(const ExternalObject *o, const char *rule, ExternalClaim *claim) {
@@ -111,7 +77,7 @@ static void follow_checks(ExternalStage *s, const ExternalObject *o, ExternalCla
     rule = rules_find_checks(s->machine, o);
   if (!rule || !o->optional)
     return;
-  follow(s, o, rule, claim);
+  follow(o, rule, claim);
   claim->action = EXTERNAL_REOPEN;
 }
 
@@ -125,7 +91,7 @@ static bool ask_policies(ExternalStage *s, const ExternalObject *o, ExternalClai
   if (!rule && o->kind == EXTERNAL_FILE)
     follow_checks(s, o, ret_claim);
   else if (rule)
-    follow(s, o, rule, ret_claim);
+    follow(o, rule, ret_claim);
   else if (option)
     follow_default(o, "option ext-unix-sk", ret_claim);
   return true;
@@ -135,12 +101,6 @@ static bool ask_policies(ExternalStage *s, const ExternalObject *o, ExternalClai
 static void ask_built_in(const ExternalObject *o, ExternalClaim *claim) {
   if (o->kind == EXTERNAL_UNIX && o->sock.peer_name_size && o->sock.type == SOCK_DGRAM)
     follow_default(o, "built in: datagram sockets are connected to their address again", claim);
-}
-
-/* The same for plugins. Not called for optional objects, unless a rule says action=plugin; then ret_claim->plugin may
- * name one. Whoever takes it sets action, plugin and rule. */
-static bool ask_plugins(ExternalStage *s, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
-  return plugin_stage_ask(s->plugins, o, ret_claim, error);
 }
 
 /* --- the stage --- */
@@ -160,21 +120,32 @@ static void tell(ExternalStage *s, const ExternalObject *o, const ExternalClaim 
     job_object(s->job, claim->plugin, external_kind_name(o->kind), o->file_id, action, claim->rule);
 }
 
+static bool goes_to_plugins(ExternalAction action) {
+  return action == EXTERNAL_PLUGIN || action == EXTERNAL_DBUS || action == EXTERNAL_EMBED;
+}
+
+/* Plugins are asked about what the tree cannot do without, and about whatever a rule sends to them; then ret_claim->plugin may
+ * name one. Whoever takes it sets action, plugin and rule. */
+static bool ask_plugins(ExternalStage *s, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
+  bool told = goes_to_plugins(ret_claim->action);
+  g_autofree char *rule = g_strdup(ret_claim->rule), *plugin = g_strdup(ret_claim->plugin);
+  if (!plugin_stage_ask(s->plugins, &s->help, o, ret_claim, error))
+    return false;
+  if (told && ret_claim->action == EXTERNAL_NOBODY)
+    refuse(ret_claim, "install the plugin, or change the rule", "no plugin %s%stook it (%s)", plugin ? plugin : "",
+        plugin ? " " : "", rule);
+  if (told && ret_claim->action == EXTERNAL_CLOSE)
+    job_log(s->job, 4, "pid %d (%s) fd %d: %s", (int)o->pid, o->comm, o->fd, ret_claim->rule);
+  return true;
+}
+
 static bool stage_ask(void *data, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
   ExternalStage *s = data;
   if (!ask_policies(s, o, ret_claim, error))
     return false;
-  bool wanted = ret_claim->action == EXTERNAL_PLUGIN || (ret_claim->action == EXTERNAL_NOBODY && !o->optional);
-  if (wanted) {
-    bool told = ret_claim->action == EXTERNAL_PLUGIN;
-    g_autofree char *rule = g_strdup(ret_claim->rule), *plugin = g_strdup(ret_claim->plugin);
-    ret_claim->action = EXTERNAL_NOBODY;
-    if (!ask_plugins(s, o, ret_claim, error))
-      return false;
-    if (told && ret_claim->action == EXTERNAL_NOBODY)
-      refuse(ret_claim, "install the plugin, or change the rule", "no plugin %s%stook it (%s)", plugin ? plugin : "",
-          plugin ? " " : "", rule);
-  }
+  bool nobody = ret_claim->action == EXTERNAL_NOBODY && !o->optional;
+  if ((nobody || goes_to_plugins(ret_claim->action)) && !ask_plugins(s, o, ret_claim, error))
+    return false;
   if (ret_claim->action == EXTERNAL_NOBODY)
     ask_built_in(o, ret_claim);
   tell(s, o, ret_claim);
@@ -192,7 +163,7 @@ static bool read_rules(ExternalStage *s, GError **error) {
 ExternalStage *external_stage_new(Job *job, Collector *collector, GError **error) {
   ExternalStage *s = g_new0(ExternalStage, 1);
   s->job = job;
-  s->collector = collector;
+  s->help.collector = collector;
   s->own = rules_new();
   s->machine = rules_new();
   if (!read_rules(s, error)) {
@@ -206,6 +177,7 @@ ExternalStage *external_stage_new(Job *job, Collector *collector, GError **error
 
 void external_stage_set_plugins(ExternalStage *s, PluginSet *plugins) {
   s->plugins = plugins;
+  plugin_stage_help(plugins, &s->help);
 }
 
 void external_stage_free(ExternalStage *s) {

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "plugin-stage.h"
+#include "file-state.h"
+#include "rule.h"
+#include "unix-private.h"
 #include "unix.h"
+#include <errno.h>
+#include <sys/socket.h>
 
 static bool pause_tree(PluginSet *set, pid_t pid, GError **error) {
   g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t)),
@@ -27,6 +32,42 @@ bool plugin_stage_tell(PluginSet *set, const FrozenTree *tree, enum checkpoint_m
   }
   return true;
 }
+
+/* --- what plugins may ask --- */
+
+static int help_has_task(void *data, pid_t pid) {
+  const PluginHelp *help = data;
+  return collector_has_task(help->collector, pid);
+}
+
+static int help_connect_as(void *data, int fd, const char *address, uid_t uid, gid_t gid) {
+  const PluginHelp *help = data;
+  const ExternalObject *o = help->current;
+  g_autoptr(GBytes) given = address ? rule_address_bytes(address) : NULL;
+  gsize size = o ? o->sock.peer_name_size : 0;
+  const guint8 *name = given ? g_bytes_get_data(given, &size) : o ? o->sock.peer_name : NULL;
+  return address && !given ? -EINVAL : unix_reach_as(fd, name, size, uid, gid);
+}
+
+static bool help_is_address(const char *address) {
+  g_autoptr(GBytes) bytes = rule_address_bytes(address);
+  return bytes;
+}
+
+static int help_content_hash(int fd, guint64 *ret_hash) {
+  return file_state_hash(fd, ret_hash, NULL) ? 0 : -EIO;
+}
+
+void plugin_stage_help(PluginSet *set, PluginHelp *help) {
+  const PluginServices services = {.data = help,
+      .has_task = help_has_task,
+      .connect_as = help_connect_as,
+      .is_address = help_is_address,
+      .content_hash = help_content_hash};
+  plugins_set_services(set, &services);
+}
+
+/* --- objects --- */
 
 static guint32 kind_of(ExternalKind kind) {
   switch (kind) {
@@ -78,25 +119,74 @@ static struct checkpoint_object object_of(const ExternalObject *o, char **ret_na
   };
 }
 
-bool plugin_stage_ask(PluginSet *set, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
-  const char *plugin = NULL;
+/* What the plugin's answer makes of the rule that sent the object to it. */
+static void follow_answer(const PluginDumped *d, ExternalClaim *claim) {
+  bool dbus = claim->action == EXTERNAL_DBUS;
+  switch (d->answer) {
+  case CHECKPOINT_CONNECT:
+    claim->action = dbus ? EXTERNAL_DBUS : EXTERNAL_RECONNECT;
+    break;
+  case CHECKPOINT_REOPEN:
+    claim->action = d->said.content_keep ? EXTERNAL_EMBED : EXTERNAL_REOPEN;
+    break;
+  case CHECKPOINT_DISCONNECTED:
+    claim->action = EXTERNAL_CLOSE;
+    break;
+  default:
+    claim->action = EXTERNAL_PLUGIN;
+  }
+}
+
+static void take_claim(const PluginDumped *d, ExternalClaim *claim) {
+  const char *why = d->said.reason ? d->said.reason : "the plugin says so";
+  g_autofree char *rule = claim->rule ? g_steal_pointer(&claim->rule) : g_strdup_printf("plugin %s", d->plugin);
+  bool closed = d->answer == CHECKPOINT_DISCONNECTED;
+  follow_answer(d, claim);
+  if (closed)
+    g_clear_pointer(&claim->value, g_free);
+  g_free(claim->plugin);
+  claim->plugin = closed ? NULL : g_strdup(d->plugin);
+  claim->rule = closed ? g_strdup_printf("%s; closed, since %s", rule, why) : g_steal_pointer(&rule);
+}
+
+static void refuse_claim(const ExternalObject *o, const PluginDumped *d, ExternalClaim *claim) {
+  claim->action = EXTERNAL_FAIL;
+  claim->reason = g_strdup_printf("%s (plugin %s%s%s)", d->said.reason ? d->said.reason : o->reason, d->plugin,
+      claim->rule ? ", " : "", claim->rule ? claim->rule : "");
+  claim->cure = g_strdup(d->said.cure ? d->said.cure : o->cure);
+}
+
+static bool ask_about(PluginSet *set, PluginHelp *help, const ExternalObject *o, const ExternalClaim *claim,
+    PluginDumped *ret_dumped, guint32 *ret_kind, GError **error) {
   g_autofree char *name = NULL, *peer_name = NULL;
   struct checkpoint_object object = object_of(o, &name, &peer_name);
+  object.argument = claim->plugin ? claim->value : NULL;
   if (plugins_count(set) && !object.id)
     object.id = plugins_new_id(set);
-  if (!plugins_dump(set, &object, ret_claim->plugin, &plugin, error))
+  *ret_kind = object.kind;
+  help->current = o;
+  bool ok = plugins_dump(set, &object, claim->plugin, ret_dumped, error);
+  help->current = NULL;
+  return ok;
+}
+
+bool plugin_stage_ask(PluginSet *set, PluginHelp *help, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
+  PluginDumped dumped;
+  guint32 kind = 0;
+  ExternalAction action = ret_claim->action;
+  if (!ask_about(set, help, o, ret_claim, &dumped, &kind, error))
     return false;
-  g_autofree char *unasked = plugins_unasked(set, object.kind);
-  if (plugin) {
-    ret_claim->action = EXTERNAL_PLUGIN;
-    g_free(ret_claim->plugin);
-    ret_claim->plugin = g_strdup(plugin);
-    if (!ret_claim->rule)
-      ret_claim->rule = g_strdup_printf("plugin %s", plugin);
+  g_auto(PluginSaid) said = dumped.said; /* freed here */
+  if (dumped.plugin && dumped.answer == CHECKPOINT_REFUSED)
+    refuse_claim(o, &dumped, ret_claim);
+  else if (dumped.plugin)
+    take_claim(&dumped, ret_claim);
+  if (dumped.plugin)
     return true;
-  }
+  ret_claim->action = EXTERNAL_NOBODY;
+  g_autofree char *unasked = plugins_unasked(set, kind, ret_claim->plugin);
   if (unasked && ret_claim->rule) { /* which sends it to plugins: nothing speaks against it yet */
-    ret_claim->action = EXTERNAL_PLUGIN;
+    ret_claim->action = action;
   } else if (unasked) {
     g_autofree char *cure = g_steal_pointer(&ret_claim->cure);
     ret_claim->cure = g_strdup_printf("%s (only a dump asks the plugins %s)", cure ? cure : o->cure, unasked);

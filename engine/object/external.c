@@ -6,8 +6,6 @@
 void external_claim_clear(ExternalClaim *claim) {
   g_clear_pointer(&claim->value, g_free);
   g_clear_pointer(&claim->send, g_bytes_unref);
-  if (claim->bus)
-    ckpt_bus__free_unpacked(g_steal_pointer(&claim->bus), NULL);
   g_clear_pointer(&claim->plugin, g_free);
   g_clear_pointer(&claim->rule, g_free);
   g_clear_pointer(&claim->reason, g_free);
@@ -20,6 +18,7 @@ void external_answer_clear(ExternalAnswer *answer) {
   g_clear_pointer(&answer->value, g_free);
   g_clear_pointer(&answer->send, g_bytes_unref);
   g_clear_pointer(&answer->address, g_bytes_unref);
+  g_clear_pointer(&answer->plugin, g_free);
   *answer = (ExternalAnswer){.fd = -1};
 }
 
@@ -125,7 +124,6 @@ static bool note_claim(Collector *c, const ExternalObject *o, ExternalClaim *cla
     e->has_rdev = true;
     e->rdev = (guint32)o->st.st_rdev;
   }
-  e->bus = g_steal_pointer(&claim->bus);
   if (o->kind == EXTERNAL_UNIX || o->kind == EXTERNAL_PIPE)
     e->peer = peer_record(o);
   checkpoint_add_external(collector_checkpoint(c), e);

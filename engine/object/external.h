@@ -30,9 +30,9 @@ typedef enum ExternalAction {
   EXTERNAL_INHERIT,    /* a descriptor of the restore's caller, by the key @value */
   EXTERNAL_REOPEN,     /* file, device: open again by its path */
   EXTERNAL_REMAP,      /* file, device: open @value instead */
-  EXTERNAL_EMBED,      /* file: its content is in the checkpoint */
+  EXTERNAL_EMBED,      /* file: its content is in the checkpoint (of a rule: the plugin file-embed) */
   EXTERNAL_PLUGIN,     /* the plugin @plugin has it */
-  EXTERNAL_DBUS,       /* unix: reconnect to a message bus, and come to the same state there */
+  EXTERNAL_DBUS,       /* unix: reconnect, as the plugin dbus does it */
   EXTERNAL_FAIL,       /* blocks, whatever else might be possible */
   EXTERNAL_N_ACTIONS
 } ExternalAction;
@@ -100,8 +100,7 @@ typedef struct ExternalClaim {
   GBytes *send;          /* owned; reconnect: what is said first on the new connection; may be NULL */
   unsigned checks;       /* of files: EXTERNAL_CHECK_* that the restore is to make */
   bool has_checks;
-  CkptBus *bus;          /* owned; for EXTERNAL_DBUS */
-  char *plugin;          /* owned; for EXTERNAL_PLUGIN */
+  char *plugin;          /* owned; who has it, or is to be asked; NULL: any, or none */
   char *rule;            /* owned; which rule or plugin decided and where it stands, for people */
   char *reason, *cure;   /* owned; for EXTERNAL_FAIL, else the object's own are taken */
 } ExternalClaim;
@@ -128,10 +127,12 @@ bool collector_block_external(Collector *c, ExternalKind kind, const FileProbe *
 
 typedef struct ExternalAnswer {
   ExternalAction action; /* EXTERNAL_NOBODY: as if there were no rule */
-  int fd;                /* INHERIT, PLUGIN, EMBED: the new descriptor, owned by whoever asked; else -1 */
+  int fd;                /* INHERIT, PLUGIN: the new descriptor, owned by whoever asked; else -1 */
   char *value;           /* owned; REMAP: where to */
   GBytes *address;       /* owned; RECONNECT: the sun_path; NULL: where it was */
   GBytes *send;          /* owned; RECONNECT */
+  char *plugin;          /* owned; who is to be asked; NULL: any, or none */
+  bool only;             /* and nobody else: a rule of the restore says so */
   unsigned checks;       /* of files: EXTERNAL_CHECK_*, */
   bool has_checks;       /* where a rule, an option or the dump's rule says which; else what is recorded is compared */
   bool if_kept;          /* what the dump has not kept is not compared, instead of being an error */

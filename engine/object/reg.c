@@ -4,7 +4,6 @@
  * anything that has a path. They are opened again by that path; so at the dump it must still lead to the same inode.
  * A file whose last name is gone becomes a ghost (ghost.c). */
 
-#include "embedded.h"
 #include "external.h"
 #include "file-state.h"
 #include "internal.h"
@@ -438,8 +437,6 @@ static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_g
         "The file %s is external, and nobody says where it is (--inherit-fd fd[N]:KEY, or a rule: external)", reg->name);
     return -1;
   }
-  if (answer.action == EXTERNAL_EMBED && !embedded_prepare(r, reg, record, error))
-    return -1;
   return ghost && answer.action != EXTERNAL_REMAP ? ghost_open(r, reg, flags, error)
                                                   : open_path(r, reg, record, &answer, (guint32)flags, error);
 }

@@ -88,6 +88,13 @@ bool unix_connect_as(int fd, const void *address, uint32_t size, const AsWho *wh
   return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "Cannot connect a unix socket as user %u", who->uid);
 }
 
+int unix_reach_as(int fd, const uint8_t *name, size_t size, uid_t uid, gid_t gid) {
+  UnixAddress address;
+  const AsWho who = {.uid = uid, .gid = gid};
+  Call call = {.fd = fd, .address = &address, .size = size ? unix_address(&address, name, size) : 0};
+  return call.size ? as_process(&who, do_connect, &call, NULL) : -EINVAL;
+}
+
 /* --- in the child --- */
 
 static bool step(PrivateWork *w, const char *what, bool ok) {

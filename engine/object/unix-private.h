@@ -33,6 +33,8 @@ bool unix_pair_as(int type, const AsWho *who, int ret_ends[2], GError **error);
 /* listen(2), connect(2) as @who. */
 bool unix_listen_as(int fd, int backlog, const AsWho *who, GError **error);
 bool unix_connect_as(int fd, const void *address, uint32_t size, const AsWho *who, GError **error);
+/* The same to a name as in sun_path; 0 or a negative errno. */
+int unix_reach_as(int fd, const uint8_t *name, size_t size, uid_t uid, gid_t gid);
 /* The sockaddr_un of a name; 0 if it is too long. */
 typedef struct UnixAddress {
   uint16_t family;

@@ -505,7 +505,7 @@ static bool make_outside(Restorer *r, const UnixSkEntry *u, int *ret_fd, GError 
     *ret_fd = fd_take(&answer.fd);
     return true;
   }
-  if (answer.action == EXTERNAL_RECONNECT || answer.action == EXTERNAL_DBUS)
+  if (answer.action == EXTERNAL_RECONNECT)
     return make_reconnected(r, u, &o, &answer, error);
   if (answer.action == EXTERNAL_CLOSE)
     return make_closed(r, u, &o, error);

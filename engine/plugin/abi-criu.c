@@ -245,6 +245,7 @@ bool abi_criu_open(Plugin *p, GError **error) {
   if (!d->name || !plugin_name_is_valid(d->name))
     return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Plugin %s has no valid name", p->file);
   p->door = &criu_door;
+  p->old_answers = true;
   p->name = g_strdup(d->name);
   p->version = g_strdup_printf("%u.%u.%u", d->version >> 16, d->version >> 8 & 0xff, d->version & 0xff);
   CriuDescriptor *copy = g_new0(CriuDescriptor, 1);

@@ -59,6 +59,7 @@ static NamedSymbol symbol_of(const PluginCall *call) {
   case PLUGIN_CALL_MEMORY_DUMP:
   case PLUGIN_CALL_MEMORY_RESTORE:
   case PLUGIN_CALL_MOMENT:
+  case PLUGIN_CALL_CONNECTED:
   case PLUGIN_N_CALLS:
   default:
     return NAMED_N_SYMBOLS;
@@ -120,6 +121,7 @@ bool abi_named_open(Plugin *p) {
   if (!found->len)
     return false;
   p->door = &named_door;
+  p->old_answers = true;
   p->self = g_steal_pointer(&named);
   p->name = g_strndup(p->file, strlen(p->file) - strlen(".so"));
   p->description = g_string_free(g_steal_pointer(&found), FALSE);

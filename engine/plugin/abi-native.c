@@ -65,6 +65,7 @@ static void host_init(Plugin *p) {
       .record_get = host_record_get,
       .memory_read = host_memory_read,
   };
+  services_init(&p->host);
 }
 
 /* --- calls --- */
@@ -90,6 +91,8 @@ static const char *native_callback(const Plugin *p, const PluginCall *call) {
     return ops->memory_restore ? "memory_restore" : NULL;
   case PLUGIN_CALL_MOMENT:
     return ops->moment ? "moment" : NULL;
+  case PLUGIN_CALL_CONNECTED:
+    return ops->connected ? "connected" : NULL;
   case PLUGIN_N_CALLS:
   default:
     return NULL;
@@ -122,6 +125,8 @@ static int native_call(Plugin *p, PluginCall *call) {
     return ops->memory_restore(native->context, call->object, call->fd);
   case PLUGIN_CALL_MOMENT:
     return ops->moment(native->context, (uint32_t)call->moment, (int)call->pid);
+  case PLUGIN_CALL_CONNECTED:
+    return ops->connected(native->context, call->object, call->fd);
   case PLUGIN_N_CALLS:
   default:
     return -ENOTSUP;
@@ -152,6 +157,7 @@ bool abi_native_open(Plugin *p, GError **error) {
   memcpy(&native->ops, theirs, MIN(theirs->size, sizeof native->ops));
   p->door = &native_door;
   p->self = native;
+  p->old_answers = !CHECKPOINT_HAS(theirs, connected);
   p->name = g_strdup(theirs->name);
   p->version = g_strdup(theirs->version);
   p->description = g_strdup(theirs->description);

@@ -14,6 +14,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The folder of those that are loaded on demand. */
+#define ON_DEMAND "on-demand"
+
 bool plugin_name_is_valid(const char *name) {
   size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
   return n > 0 && n <= 64 && !name[n] && name[0] != '.';
@@ -30,6 +33,7 @@ static void object_free(void *p) {
 static Plugin *plugin_new(PluginSet *set, const char *file) {
   Plugin *p = g_new0(Plugin, 1);
   p->set = set;
+  p->on_demand = set->naming;
   p->file = g_strdup(file);
   p->taken = g_ptr_array_new_with_free_func(object_free);
   p->records = g_ptr_array_new_with_free_func((GDestroyNotify)g_bytes_unref);
@@ -94,7 +98,8 @@ int directory_open_file(const PluginSet *set, int dir_fd, const char *name, GErr
 /* Its name is unique: the loader must not take it for another one that it knows already. What it opens is what was
  * checked, since nobody but root can exchange it. */
 static bool open_library(Plugin *p, int dir_fd, GError **error) {
-  g_autofree char *path = g_strdup_printf("/proc/self/fd/%d/%s", dir_fd, p->file);
+  const char *below = p->on_demand ? "../" ON_DEMAND "/" : ""; /* where dir_fd is a number that was another's */
+  g_autofree char *path = g_strdup_printf("/proc/self/fd/%d/%s%s", dir_fd, below, p->file);
   p->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!p->library)
     return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Plugin %s cannot be loaded: %s", p->file, dlerror());
@@ -146,12 +151,22 @@ static GPtrArray *list_files(int dir_fd, GError **error) {
   return g_steal_pointer(&names);
 }
 
+/* The places in their order. */
+#define N_PLACES 3
+
+static const char *place(const PluginSet *set, guint i) {
+  const char *given = i == 0   ? job_options(set->job)->plugin_directory
+                      : i == 1 ? secure_getenv("CHECKPOINTD_PLUGINS")
+                               : CHECKPOINTD_PLUGINDIR;
+  return given && *given ? given : NULL;
+}
+
 static const char *directory_path(const PluginSet *set, bool *ret_given) {
-  const char *given = job_options(set->job)->plugin_directory;
-  if (!given || !*given)
-    given = secure_getenv("CHECKPOINTD_PLUGINS");
-  *ret_given = given && *given;
-  return *ret_given ? given : CHECKPOINTD_PLUGINDIR;
+  const char *given = place(set, 0);
+  if (!given)
+    given = place(set, 1);
+  *ret_given = given;
+  return given ? given : CHECKPOINTD_PLUGINDIR;
 }
 
 /* -1 without an error: there is none. */
@@ -247,6 +262,92 @@ static bool add_plugin(PluginSet *set, int dir_fd, const char *file, bool broken
   p->self = NULL;
   p->trouble = g_strdup(failure->message);
   return true;
+}
+
+/* --- those that are loaded on demand --- */
+
+/* -1 without an error: there is none. */
+static int open_on_demand(const PluginSet *set, const char *parent, GError **error) {
+  g_autofree char *path = g_build_filename(parent, ON_DEMAND, NULL);
+  int above = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  int fd = above < 0 ? -1 : openat(above, ON_DEMAND, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  int reason = errno;
+  g_autofree char *what = g_strdup_printf("Plugin directory %s", path);
+  bool safe = fd >= 0 && is_safe(set, above, parent, S_IFDIR, error) && is_safe(set, fd, what, S_IFDIR, error);
+  if (above >= 0)
+    (void)close(above);
+  if (fd < 0 && reason != ENOENT)
+    engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Cannot open the plugin directory %s: %s", path, g_strerror(reason));
+  if (fd < 0 || safe)
+    return fd;
+  (void)close(fd);
+  return -1;
+}
+
+static Plugin *open_named(PluginSet *set, int dir_fd, const char *name, GError **error) {
+  static const char *const endings[] = {".so", ".plugin"};
+  for (size_t i = 0; i < G_N_ELEMENTS(endings); i++) {
+    g_autofree char *file = g_strdup_printf("%s%s", name, endings[i]);
+    if (faccessat(dir_fd, file, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+      continue;
+    Plugin *p = plugin_new(set, file);
+    bool ok = open_plugin(p, dir_fd, error);
+    if (ok && strcmp(p->name, name) != 0)
+      ok = engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED,
+          "The plugin in %s/%s calls itself %s: what is loaded on demand is found by its file, which has to be called the same",
+          ON_DEMAND, file, p->name);
+    if (ok)
+      return p;
+    plugin_free(p);
+    return NULL;
+  }
+  return NULL;
+}
+
+Plugin *directory_load_named(PluginSet *set, const char *name, GError **error) {
+  GError *failure = NULL;
+  Plugin *p = NULL;
+  set->naming = true;
+  for (guint i = 0; i < N_PLACES && !p && !failure && plugin_name_is_valid(name); i++) {
+    const char *parent = place(set, i);
+    int dir_fd = parent ? open_on_demand(set, parent, &failure) : -1;
+    if (dir_fd < 0)
+      continue;
+    p = open_named(set, dir_fd, name, &failure);
+    (void)close(dir_fd);
+  }
+  set->naming = false;
+  if (failure)
+    g_propagate_error(error, failure);
+  return p;
+}
+
+static bool has_file(const GPtrArray *plugins, const char *file) {
+  for (guint i = 0; i < plugins->len; i++)
+    if (!strcmp(((const Plugin *)plugins->pdata[i])->file, file))
+      return true;
+  return false;
+}
+
+GPtrArray *directory_load_on_demand(PluginSet *set, GError **error) {
+  g_autoptr(GPtrArray) plugins = g_ptr_array_new_with_free_func(plugin_destroy);
+  GError *failure = NULL;
+  set->naming = true;
+  for (guint i = 0; i < N_PLACES && !failure; i++) {
+    const char *parent = place(set, i);
+    int dir_fd = parent ? open_on_demand(set, parent, &failure) : -1;
+    g_autoptr(GPtrArray) names = dir_fd >= 0 ? list_files(dir_fd, &failure) : NULL;
+    for (guint k = 0; names && k < names->len; k++)
+      if (!has_file(plugins, names->pdata[k]))
+        (void)add_plugin(set, dir_fd, names->pdata[k], true, plugins, NULL);
+    if (dir_fd >= 0)
+      (void)close(dir_fd);
+  }
+  set->naming = false;
+  if (!failure)
+    return g_steal_pointer(&plugins);
+  g_propagate_error(error, failure);
+  return NULL;
 }
 
 GPtrArray *directory_load(PluginSet *set, bool broken, GError **error) {

@@ -90,22 +90,27 @@ static bool answer_fail(const Plugin *p, const PluginCall *call, int answer, GEr
   const char *callback = p->door->callback(p, call);
   g_autofree char *object = object_text(call);
   const char *reason = answer >= -4095 && answer < 0 ? g_strerror(-answer) : "an answer that means nothing";
+  const char *more = p->trouble ? p->trouble : call->said.reason;
+  bool changed = call->callback == PLUGIN_CALL_RESTORE && answer == -ESTALE;
+  if (changed && more)
+    return engine_fail(error, ENGINE_ERROR_CODE__FILE_CHANGED, "%s%s%s%s (plugin %s)", more, call->said.cure ? " (" : "",
+        call->said.cure ? call->said.cure : "", call->said.cure ? ")" : "", p->name);
   return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Plugin %s: %s failed for %s: %s (%d)%s%s", p->name,
-      callback ? callback : "the callback", object, reason, answer, p->trouble ? ": " : "",
-      p->trouble ? p->trouble : "");
+      callback ? callback : "the callback", object, reason, answer, more ? ": " : "", more ? more : "");
 }
 
 static const char *action_name(const PluginCall *call, int answer) {
   static const char *const done[PLUGIN_N_CALLS] = {
-      "begun", "ended", "batch-begun", "batch-ended", "dumped", "restored", "memory-dumped", "memory-restored", "told"};
+      "begun", "ended", "batch-begun", "batch-ended", "dumped", "restored", "memory-dumped", "memory-restored", "told", "connected"};
+  static const char *const answers[] = {NULL, "again", "disconnected", "connect", "reopen", "refused"};
   if (answer == -ENOTSUP)
     return "passed";
   if (answer < 0)
     return "failed";
-  if (call->callback == PLUGIN_CALL_RESTORE && answer == CHECKPOINT_AGAIN)
-    return "again";
-  if (call->callback == PLUGIN_CALL_RESTORE && answer == CHECKPOINT_DISCONNECTED)
-    return "disconnected";
+  bool of_object = call->callback == PLUGIN_CALL_RESTORE || call->callback == PLUGIN_CALL_DUMP ||
+                   call->callback == PLUGIN_CALL_CONNECTED;
+  if (of_object && answer > 0 && (size_t)answer < G_N_ELEMENTS(answers))
+    return answers[answer];
   return done[call->callback];
 }
 
@@ -148,7 +153,8 @@ static bool check_new_descriptor(Plugin *p, const PluginCall *call, GError **err
  * asked about by the thousand. */
 static bool is_watched(const Plugin *p, const PluginCall *call) {
   bool restores = p->set->stage == CHECKPOINT_STAGE_RESTORE;
-  bool late = call->callback == PLUGIN_CALL_MOMENT || call->callback == PLUGIN_CALL_FINI;
+  bool late = call->callback == PLUGIN_CALL_MOMENT || call->callback == PLUGIN_CALL_FINI ||
+              call->callback == PLUGIN_CALL_CONNECTED;
   return p->door->in_process && call->callback != PLUGIN_CALL_MEMORY_DUMP && !(restores && late);
 }
 
@@ -165,7 +171,9 @@ static bool ask(Plugin *p, PluginCall *call, int *ret_answer, GError **error) {
   g_clear_pointer(&p->trouble, g_free);
   if (p->door->in_process)
     watchdog_start(p);
+  p->call = call;
   *ret_answer = p->door->call(p, call);
+  p->call = NULL;
   if (p->door->in_process)
     watchdog_stop();
   report_call(p, call, *ret_answer);
@@ -176,8 +184,8 @@ static bool ask(Plugin *p, PluginCall *call, int *ret_answer, GError **error) {
   return call->callback == PLUGIN_CALL_FINI || job_poll(p->set->job, error);
 }
 
-static bool is_answer(const PluginCall *call, int answer) {
-  return answer >= 0 && (call->callback != PLUGIN_CALL_RESTORE || answer <= CHECKPOINT_DISCONNECTED);
+static bool is_answer(const Plugin *p, const PluginCall *call, int answer) {
+  return answer >= 0 && services_may_answer(p, call, answer);
 }
 
 /* For calls that go to every plugin: -ENOTSUP is as good as 0. */
@@ -190,7 +198,7 @@ static bool tell_all(PluginSet *set, const PluginCall *call, GError **error) {
       continue;
     if (!ask(p, &mine, &answer, error))
       return false;
-    if (answer != -ENOTSUP && !is_answer(&mine, answer))
+    if (answer != -ENOTSUP && !is_answer(p, &mine, answer))
       return answer_fail(p, &mine, answer, error);
   }
   return true;
@@ -203,6 +211,10 @@ bool plugins_moment(PluginSet *set, enum checkpoint_moment moment, pid_t pid, GE
 
 bool plugins_begin(PluginSet *set, guint64 n_objects, GError **error) {
   const PluginCall call = {.callback = PLUGIN_CALL_BEGIN, .count = n_objects, .fd = -1};
+  if (set) {
+    set->n_objects = n_objects;
+    set->begun = true;
+  }
   return tell_all(set, &call, error);
 }
 
@@ -211,70 +223,7 @@ bool plugins_finish(PluginSet *set, GError **error) {
   return tell_all(set, &call, error);
 }
 
-/* --- dump --- */
-
-static bool offer(Plugin *p, PluginCall *call, bool *ret_taken, GError **error) {
-  int answer = -ENOTSUP;
-  CkptPluginObject *m = p->current = records_object_new(p, call->object);
-  bool ok = ask(p, call, &answer, error);
-  p->current = NULL;
-  *ret_taken = ok && answer >= 0;
-  if (*ret_taken)
-    g_ptr_array_add(p->taken, m);
-  else
-    ckpt_plugin_object__free_unpacked(m, NULL);
-  return ok && (answer >= 0 || answer == -ENOTSUP || answer_fail(p, call, answer, error));
-}
-
-static bool offer_all(PluginSet *set, PluginCallback callback, const struct checkpoint_object *object, const char *only,
-    const char **ret_plugin, GError **error) {
-  *ret_plugin = NULL;
-  for (guint i = 0; set && i < set->plugins->len; i++) {
-    Plugin *p = set->plugins->pdata[i];
-    PluginCall call = {.callback = callback, .object = object, .fd = -1};
-    bool taken = false;
-    if (!p->begun || !(p->kinds & object->kind) || (only && strcmp(only, p->name) != 0))
-      continue;
-    if (!offer(p, &call, &taken, error))
-      return false;
-    if (taken) {
-      *ret_plugin = p->name;
-      return true;
-    }
-  }
-  return true;
-}
-
-bool plugins_dump(
-    PluginSet *set, const struct checkpoint_object *object, const char *only, const char **ret_plugin, GError **error) {
-  return offer_all(set, PLUGIN_CALL_DUMP, object, only, ret_plugin, error);
-}
-
-guint64 plugins_new_id(PluginSet *set) {
-  return MEMORY_IDS + set->memory_ids++;
-}
-
-bool plugins_dump_memory(
-    PluginSet *set, const struct checkpoint_object *object, const char **ret_plugin, GError **error) {
-  struct checkpoint_object numbered = *object;
-  *ret_plugin = NULL;
-  if (!plugins_want(set, CHECKPOINT_KIND_MEMORY))
-    return true;
-  numbered.id = plugins_new_id(set);
-  return offer_all(set, PLUGIN_CALL_MEMORY_DUMP, &numbered, NULL, ret_plugin, error);
-}
-
-char *plugins_unasked(const PluginSet *set, guint32 kind) {
-  g_autoptr(GString) names = g_string_new(NULL);
-  for (guint i = 0; set && i < set->plugins->len; i++) {
-    const Plugin *p = set->plugins->pdata[i];
-    if (!p->begun && p->kinds & kind)
-      g_string_append_printf(names, "%s%s", names->len ? ", " : "", p->name);
-  }
-  return names->len ? g_string_free(g_steal_pointer(&names), FALSE) : NULL;
-}
-
-/* --- restore --- */
+/* --- one by its name --- */
 
 static Plugin *find_plugin(const PluginSet *set, const char *name) {
   for (guint i = 0; set && name && i < set->plugins->len; i++) {
@@ -283,68 +232,6 @@ static Plugin *find_plugin(const PluginSet *set, const char *name) {
       return p;
   }
   return NULL;
-}
-
-static bool nobody_restores(const char *plugin, bool present, const PluginCall *call, GError **error) {
-  g_autofree char *object = object_text(call);
-  if (plugin && !present)
-    return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED,
-        "Plugin %s, which took %s at the dump, is not here: install it in the plugin directory", plugin, object);
-  return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "No plugin makes %s again%s%s%s", object,
-      plugin ? ": " : "", plugin ? plugin : "", plugin ? ", which took it at the dump, has passed" : "");
-}
-
-/* First who took it, then all others. */
-static bool ask_for(PluginSet *set, const char *plugin, PluginCall *call, int *ret_answer, GError **error) {
-  Plugin *first = find_plugin(set, plugin);
-  for (guint i = 0; set && i <= set->plugins->len; i++) {
-    Plugin *p = i ? set->plugins->pdata[i - 1] : first;
-    if (!p || (i && p == first) || !(p->kinds & call->object->kind) || (plugin && !first))
-      continue;
-    call->records = records_of(p, call->object->id);
-    if (!ask(p, call, ret_answer, error))
-      return false;
-    if (*ret_answer == -ENOTSUP)
-      continue;
-    return is_answer(call, *ret_answer) || answer_fail(p, call, *ret_answer, error);
-  }
-  return nobody_restores(plugin, first != NULL, call, error);
-}
-
-bool plugins_restore(PluginSet *set, const char *plugin, const struct checkpoint_object *object,
-    PluginRestored *ret_restored, GError **error) {
-  PluginCall call = {.callback = PLUGIN_CALL_RESTORE, .object = object, .fd = -1, .offset = object->offset};
-  int answer = 0;
-  *ret_restored = (PluginRestored){.fd = -1, .offset = object->offset};
-  if (!ask_for(set, plugin, &call, &answer, error))
-    return false;
-  ret_restored->again = answer == CHECKPOINT_AGAIN;
-  ret_restored->disconnected = answer == CHECKPOINT_DISCONNECTED;
-  ret_restored->fd = answer ? -1 : call.fd;
-  ret_restored->offset = call.offset;
-  return true;
-}
-
-bool plugins_restore_memory(
-    PluginSet *set, const char *plugin, const struct checkpoint_object *object, int fd, GError **error) {
-  PluginCall call = {.callback = PLUGIN_CALL_MEMORY_RESTORE, .object = object, .fd = fd};
-  int answer = 0;
-  return ask_for(set, plugin, &call, &answer, error);
-}
-
-/* --- beginning and end --- */
-
-guint plugins_count(const PluginSet *set) {
-  return set ? set->plugins->len : 0;
-}
-
-bool plugins_want(const PluginSet *set, guint32 kind) {
-  for (guint i = 0; set && i < set->plugins->len; i++) {
-    const Plugin *p = set->plugins->pdata[i];
-    if (p->begun && p->kinds & kind)
-      return true;
-  }
-  return false;
 }
 
 static bool plugin_begin(Plugin *p, GError **error) {
@@ -361,6 +248,231 @@ static bool plugin_begin(Plugin *p, GError **error) {
     return answer_fail(p, &call, answer, error);
   p->begun = true;
   return true;
+}
+
+/* What comes of images that the caller may have written is made by a plugin that is fit for it, or not at all. */
+static bool is_trusted(const PluginSet *set, const Plugin *p, GError **error) {
+  return !set->untrusted || p->flags & CHECKPOINT_PLUGIN_UNTRUSTED ||
+         engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET, "The images ask for more than you may have: the plugin %s",
+             p->name);
+}
+
+/* Begins where all others are by now. It has missed the moments before. */
+static bool begin_late(PluginSet *set, Plugin *p, GError **error) {
+  PluginCall call = {.callback = PLUGIN_CALL_BEGIN, .count = set->n_objects, .fd = -1};
+  int answer = 0;
+  if (!plugin_begin(p, error))
+    return false;
+  if (!p->begun || !set->begun)
+    return true;
+  if (!ask(p, &call, &answer, error))
+    return false;
+  return answer == -ENOTSUP || answer >= 0 || answer_fail(p, &call, answer, error);
+}
+
+/* *ret is NULL where there is none of that name. */
+static bool find_or_load(PluginSet *set, const char *name, Plugin **ret, GError **error) {
+  GError *failure = NULL;
+  *ret = find_plugin(set, name);
+  if (*ret)
+    return true;
+  Plugin *p = directory_load_named(set, name, &failure);
+  if (failure)
+    g_propagate_error(error, failure);
+  if (!p)
+    return !failure;
+  if (!is_trusted(set, p, error)) {
+    plugin_free(p);
+    return false;
+  }
+  g_ptr_array_add(set->plugins, p);
+  *ret = p;
+  return begin_late(set, p, error);
+}
+
+/* --- dump --- */
+
+/* *ret_answer is -ENOTSUP where it has passed. */
+static bool offer(Plugin *p, PluginCall *call, int *ret_answer, GError **error) {
+  CkptPluginObject *m = p->current = records_object_new(p, call->object);
+  bool ok = ask(p, call, ret_answer, error);
+  p->current = NULL;
+  if (ok && *ret_answer != -ENOTSUP && !is_answer(p, call, *ret_answer))
+    ok = answer_fail(p, call, *ret_answer, error);
+  if (p->old_answers && *ret_answer > 0)
+    *ret_answer = 0;
+  bool forgotten = *ret_answer == CHECKPOINT_DISCONNECTED || *ret_answer == CHECKPOINT_REFUSED;
+  if (ok && *ret_answer >= 0 && !forgotten)
+    g_ptr_array_add(p->taken, m);
+  else
+    ckpt_plugin_object__free_unpacked(m, NULL);
+  return ok;
+}
+
+static bool offer_all(PluginSet *set, PluginCallback callback, const struct checkpoint_object *object, const char *only,
+    PluginDumped *ret, GError **error) {
+  Plugin *named = NULL;
+  if (only && set && !find_or_load(set, only, &named, error))
+    return false;
+  for (guint i = 0; set && i < set->plugins->len; i++) {
+    Plugin *p = set->plugins->pdata[i];
+    PluginCall call = {.callback = callback, .object = object, .fd = -1};
+    int answer = -ENOTSUP;
+    if (!p->begun || !(p->kinds & object->kind) || (only ? p != named : p->on_demand))
+      continue;
+    bool ok = offer(p, &call, &answer, error);
+    if (ok && answer >= 0)
+      *ret = (PluginDumped){.plugin = p->name, .answer = answer, .said = call.said};
+    else
+      plugin_said_clear(&call.said);
+    if (!ok || answer >= 0)
+      return ok;
+  }
+  return true;
+}
+
+bool plugins_dump(
+    PluginSet *set, const struct checkpoint_object *object, const char *only, PluginDumped *ret_dumped, GError **error) {
+  *ret_dumped = (PluginDumped){0};
+  return offer_all(set, PLUGIN_CALL_DUMP, object, only, ret_dumped, error);
+}
+
+guint64 plugins_new_id(PluginSet *set) {
+  return MEMORY_IDS + set->memory_ids++;
+}
+
+bool plugins_dump_memory(
+    PluginSet *set, const struct checkpoint_object *object, const char **ret_plugin, GError **error) {
+  struct checkpoint_object numbered = *object;
+  *ret_plugin = NULL;
+  if (!plugins_want(set, CHECKPOINT_KIND_MEMORY))
+    return true;
+  numbered.id = plugins_new_id(set);
+  PluginDumped dumped = {0};
+  bool ok = offer_all(set, PLUGIN_CALL_MEMORY_DUMP, &numbered, NULL, &dumped, error);
+  plugin_said_clear(&dumped.said);
+  *ret_plugin = dumped.plugin;
+  return ok;
+}
+
+char *plugins_unasked(const PluginSet *set, guint32 kind, const char *only) {
+  g_autoptr(GString) names = g_string_new(NULL);
+  for (guint i = 0; set && i < set->plugins->len; i++) {
+    const Plugin *p = set->plugins->pdata[i];
+    bool meant = only ? !strcmp(p->name, only) : !p->on_demand;
+    if (!p->begun && meant && p->kinds & kind)
+      g_string_append_printf(names, "%s%s", names->len ? ", " : "", p->name);
+  }
+  return names->len ? g_string_free(g_steal_pointer(&names), FALSE) : NULL;
+}
+
+/* --- restore --- */
+
+static bool nobody_restores(const char *plugin, bool only, bool present, const PluginCall *call, GError **error) {
+  g_autofree char *object = object_text(call);
+  if (plugin && only)
+    return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Plugin %s, which a rule wants to make %s again, %s", plugin,
+        object, present ? "has passed" : "is not here: install it in the plugin directory");
+  if (plugin && !present)
+    return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED,
+        "Plugin %s, which took %s at the dump, is not here: install it in the plugin directory", plugin, object);
+  return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "No plugin makes %s again%s%s%s", object,
+      plugin ? ": " : "", plugin ? plugin : "", plugin ? ", which took it at the dump, has passed" : "");
+}
+
+static bool check_untrusted(const Plugin *p, const PluginCall *call, int answer, GError **error) {
+  bool makes = answer == 0 && call->callback == PLUGIN_CALL_RESTORE;
+  return !p->set->untrusted || !makes ||
+         engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
+             "The images ask for more than you may have: a descriptor that the plugin %s makes", p->name);
+}
+
+/* First who took it, then all others. */
+static bool ask_for(PluginSet *set, const char *plugin, bool only, PluginCall *call, int *ret_answer, const Plugin **ret_who,
+    GError **error) {
+  Plugin *first = NULL;
+  if (set && plugin && !find_or_load(set, plugin, &first, error))
+    return false;
+  for (guint i = 0; set && i <= set->plugins->len; i++) {
+    Plugin *p = i ? set->plugins->pdata[i - 1] : first;
+    if (!p || (i && (only || p == first || p->on_demand)) || !(p->kinds & call->object->kind) || (plugin && !first))
+      continue;
+    if (!is_trusted(set, p, error))
+      return false;
+    call->records = records_of(p, call->object->id);
+    plugin_said_clear(&call->said);
+    if (!ask(p, call, ret_answer, error))
+      return false;
+    if (*ret_answer == -ENOTSUP)
+      continue;
+    *ret_who = p;
+    return is_answer(p, call, *ret_answer) ? check_untrusted(p, call, *ret_answer, error)
+                                           : answer_fail(p, call, *ret_answer, error);
+  }
+  return nobody_restores(plugin, only, first != NULL, call, error);
+}
+
+bool plugins_restore(PluginSet *set, const char *plugin, bool only, const struct checkpoint_object *object,
+    PluginRestored *ret_restored, GError **error) {
+  PluginCall call = {.callback = PLUGIN_CALL_RESTORE, .object = object, .fd = -1, .offset = object->offset};
+  const Plugin *who = NULL;
+  int answer = 0;
+  *ret_restored = (PluginRestored){.fd = -1, .offset = object->offset};
+  if (!ask_for(set, plugin, only, &call, &answer, &who, error)) {
+    plugin_said_clear(&call.said);
+    return false;
+  }
+  ret_restored->again = answer == CHECKPOINT_AGAIN;
+  ret_restored->disconnected = answer == CHECKPOINT_DISCONNECTED;
+  ret_restored->connect = answer == CHECKPOINT_CONNECT;
+  ret_restored->reopen = answer == CHECKPOINT_REOPEN;
+  ret_restored->fd = answer ? -1 : call.fd;
+  ret_restored->offset = call.offset;
+  ret_restored->plugin = who->name;
+  ret_restored->said = call.said;
+  return true;
+}
+
+bool plugins_connected(PluginSet *set, const char *plugin, const struct checkpoint_object *object, int fd, bool *ret_ok,
+    PluginSaid *ret_said, GError **error) {
+  PluginCall call = {.callback = PLUGIN_CALL_CONNECTED, .object = object, .fd = fd};
+  Plugin *p = find_plugin(set, plugin);
+  int answer = 0;
+  *ret_ok = true;
+  if (!p)
+    return true;
+  call.records = records_of(p, object->id);
+  bool ok = ask(p, &call, &answer, error);
+  if (ok && answer != -ENOTSUP && !is_answer(p, &call, answer))
+    ok = answer_fail(p, &call, answer, error);
+  *ret_ok = answer != CHECKPOINT_DISCONNECTED;
+  *ret_said = call.said;
+  return ok;
+}
+
+bool plugins_restore_memory(
+    PluginSet *set, const char *plugin, const struct checkpoint_object *object, int fd, GError **error) {
+  PluginCall call = {.callback = PLUGIN_CALL_MEMORY_RESTORE, .object = object, .fd = fd};
+  const Plugin *who = NULL;
+  int answer = 0;
+  bool ok = ask_for(set, plugin, false, &call, &answer, &who, error);
+  plugin_said_clear(&call.said);
+  return ok;
+}
+
+/* --- beginning and end --- */
+
+guint plugins_count(const PluginSet *set) {
+  return set ? set->plugins->len : 0;
+}
+
+bool plugins_want(const PluginSet *set, guint32 kind) {
+  for (guint i = 0; set && i < set->plugins->len; i++) {
+    const Plugin *p = set->plugins->pdata[i];
+    if (p->begun && !p->on_demand && p->kinds & kind)
+      return true;
+  }
+  return false;
 }
 
 static int failure_errno(const GError *failure) {
@@ -408,6 +520,7 @@ PluginSet *plugins_load(Job *job, enum checkpoint_stage stage, const Checkpoint 
   set->stage = stage;
   set->checkpoint = checkpoint;
   set->images_fd = -1;
+  set->untrusted = stage == CHECKPOINT_STAGE_RESTORE && job_options(job)->untrusted_images;
   set->plugins = directory_load(set, false, &failure);
   /* Not a directory of the caller's: what root makes there could lead anywhere. */
   bool files = stage != CHECKPOINT_STAGE_EXPLAIN && !job_options(job)->images_as_caller;
@@ -444,6 +557,7 @@ static void list_plugin(Job *job, const Plugin *p) {
   values[n++] = value_text("version", p->version ? p->version : "");
   values[n++] = value_text("description", description ? description : "");
   values[n++] = value_text("kinds", kinds);
+  values[n++] = value_text("loaded", p->on_demand ? "on-demand" : "always");
   values[n++] = value_text("error", p->trouble ? p->trouble : "");
   for (size_t i = 0; i < n; i++)
     pointers[i] = &values[i];
@@ -456,9 +570,12 @@ static void list_plugin(Job *job, const Plugin *p) {
 bool plugins_list(Job *job, GError **error) {
   PluginSet set = {.job = job, .stage = CHECKPOINT_STAGE_EXPLAIN, .images_fd = -1};
   g_autoptr(GPtrArray) plugins = directory_load(&set, true, error);
-  for (guint i = 0; plugins && i < plugins->len; i++)
+  g_autoptr(GPtrArray) named = plugins ? directory_load_on_demand(&set, error) : NULL;
+  for (guint i = 0; named && i < plugins->len; i++)
     list_plugin(job, plugins->pdata[i]);
-  if (plugins)
-    job_result_u64(job, "plugins", plugins->len);
-  return plugins != NULL;
+  for (guint i = 0; named && i < named->len; i++)
+    list_plugin(job, named->pdata[i]);
+  if (named)
+    job_result_u64(job, "plugins", plugins->len + named->len);
+  return named != NULL;
 }

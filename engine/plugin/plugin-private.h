@@ -15,6 +15,7 @@ typedef enum PluginCallback {
   PLUGIN_CALL_MEMORY_DUMP,
   PLUGIN_CALL_MEMORY_RESTORE,
   PLUGIN_CALL_MOMENT,
+  PLUGIN_CALL_CONNECTED,
   PLUGIN_N_CALLS
 } PluginCallback;
 
@@ -26,8 +27,9 @@ typedef struct PluginCall {
   pid_t pid;
   guint64 count;            /* BEGIN: objects */
   int result;               /* FINI: 0 or a negative errno */
-  int fd;                   /* in: MEMORY_RESTORE, where to write; out: RESTORE, the new descriptor, -1 */
+  int fd;                   /* in: MEMORY_RESTORE, where to write, CONNECTED; out: RESTORE, the new descriptor, -1 */
   guint64 offset;           /* in and out: RESTORE of a mapping */
+  PluginSaid said;          /* out, owned by whoever asked */
   const GPtrArray *records; /* RESTORE, MEMORY_RESTORE, INIT: GBytes, those of the object or the plugin; may be NULL */
 } PluginCall;
 
@@ -57,6 +59,9 @@ struct Plugin {
   struct checkpoint_host host;
   char *trouble; /* of a process: what happened besides the errno; owned */
   bool begun;
+  bool on_demand;    /* only asked by name */
+  bool old_answers;  /* of `dump`: whatever is not negative means taken */
+  PluginCall *call;  /* the present one, borrowed; NULL */
 
   GPtrArray *taken;          /* CkptPluginObject: dump */
   GPtrArray *records;        /* GBytes of the plugin itself */
@@ -73,6 +78,11 @@ struct PluginSet {
   int images_fd;      /* a duplicate for plugins, -1 */
   guint64 memory_ids;
   guint64 record_bytes; /* kept in this job */
+  guint64 n_objects;    /* of begin */
+  bool begun;           /* begin has been told */
+  bool naming;          /* what is opened now is loaded on demand */
+  bool untrusted;       /* the images may be the caller's */
+  PluginServices services;
 };
 
 /* --- directory.c --- */
@@ -80,7 +90,11 @@ struct PluginSet {
 /* All plugins of the directory, opened but not begun, in order. @broken: what cannot be loaded is kept as a Plugin
  * without a door and with its trouble set, instead of failing. */
 GPtrArray *directory_load(PluginSet *set, bool broken, GError **error);
+/* The same of all that are loaded on demand, with what cannot be loaded: for lists. */
+GPtrArray *directory_load_on_demand(PluginSet *set, GError **error);
 void plugin_free(Plugin *p);
+/* One that is loaded on demand, opened but not begun. NULL without an error: there is none of that name. */
+Plugin *directory_load_named(PluginSet *set, const char *name, GError **error);
 /* "/proc/self/fd/N" of an open file in the plugin directory that is safe to load: owner and mode were checked. -1 with
  * error. */
 int directory_open_file(const PluginSet *set, int dir_fd, const char *name, GError **error);
@@ -96,6 +110,15 @@ bool abi_native_open(Plugin *p, GError **error);
 bool process_open(Plugin *p, int dir_fd, int manifest, GError **error);
 /* What criu_get_image_dir() and print_on_level() refer to while a plugin of the old doors is called: NULL: none. */
 void abi_criu_set_current(Plugin *p);
+
+/* --- services.c --- */
+
+/* Fills what came with revision 2. */
+void services_init(struct checkpoint_host *host);
+int services_connect_to(Plugin *p, const char *address, const void *first, size_t size);
+void services_explain(Plugin *p, const char *reason, const char *cure);
+/* Which plugin has been asked and what its answer means; see checkpoint-plugin.h. */
+bool services_may_answer(const Plugin *p, const PluginCall *call, int answer);
 
 /* --- records.c --- */
 

@@ -230,6 +230,15 @@ static int take_packet(Exchange *e, const PluginReply *m, guint32 serial, int *f
   int r = take_news(e, m);
   if (r < 0)
     return r;
+  if (m->reason || m->cure)
+    services_explain(e->p, m->reason, m->cure);
+  if (restores && (m->address || m->has_first)) {
+    r = services_connect_to(e->p, m->address, m->first.data, m->has_first ? m->first.len : 0);
+    if (r < 0)
+      return trouble(e->p, "an address that is none, or too much to say there first");
+  }
+  if (m->has_content_keep && e->call->callback == PLUGIN_CALL_DUMP)
+    e->call->said.content_keep = m->content_keep;
   bool gives = final && restores && m->status == 0;
   if ((*fd >= 0) != gives)
     return trouble(e->p, gives ? "the answer came without a descriptor" : "a descriptor came where none belongs");
@@ -283,7 +292,7 @@ static void request_fill(const Plugin *p, const PluginCall *call, PluginRequest 
   static const PluginOperation operations[PLUGIN_N_CALLS] = {PLUGIN_OPERATION__PLUGIN_INIT,
       PLUGIN_OPERATION__PLUGIN_FINI, PLUGIN_OPERATION__PLUGIN_BEGIN, PLUGIN_OPERATION__PLUGIN_END,
       PLUGIN_OPERATION__PLUGIN_DUMP, PLUGIN_OPERATION__PLUGIN_RESTORE, PLUGIN_OPERATION__PLUGIN_MEMORY_DUMP,
-      PLUGIN_OPERATION__PLUGIN_MEMORY_RESTORE, PLUGIN_OPERATION__PLUGIN_MOMENT};
+      PLUGIN_OPERATION__PLUGIN_MEMORY_RESTORE, PLUGIN_OPERATION__PLUGIN_MOMENT, PLUGIN_OPERATION__PLUGIN_CONNECTED};
   bool init = call->callback == PLUGIN_CALL_INIT, moment = call->callback == PLUGIN_CALL_MOMENT;
   m->operation = operations[call->callback];
   m->serial = ((const Process *)p->self)->serial;
@@ -307,7 +316,8 @@ static int fd_to_send(const Plugin *p, const PluginCall *call) {
     return p->set->images_fd;
   if (call->callback == PLUGIN_CALL_DUMP)
     return call->object->fd;
-  return call->callback == PLUGIN_CALL_MEMORY_RESTORE ? call->fd : -1;
+  bool lent = call->callback == PLUGIN_CALL_MEMORY_RESTORE || call->callback == PLUGIN_CALL_CONNECTED;
+  return lent ? call->fd : -1;
 }
 
 static int exchange(Plugin *p, PluginCall *call) {

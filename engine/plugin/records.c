@@ -45,6 +45,7 @@ void object_to_image(const struct checkpoint_object *o, PluginObject *m) {
   m->has_offset = o->offset != 0, m->offset = o->offset;
   m->has_protection = o->end != 0, m->protection = o->protection;
   m->has_shared = o->shared != 0, m->shared = o->shared != 0;
+  m->argument = (char *)o->argument;
 }
 
 /* Bytes fields are allocated by protobuf-c without a terminating zero: records_check() has added or refused it. */
@@ -82,12 +83,13 @@ struct checkpoint_object plugin_object_of(const PluginObject *m) {
       .offset = m->offset,
       .protection = m->protection,
       .shared = m->shared,
+      .argument = m->argument,
   };
 }
 
 /* A deep copy as protobuf-c frees it. The texts in bytes fields keep their terminating zero in the image, so that they
  * can be lent as they are. */
-static PluginObject *object_copy(const struct checkpoint_object *o) {
+PluginObject *plugin_object_copy(const struct checkpoint_object *o) {
   PluginObject lent;
   object_to_image(o, &lent);
   ProtobufCBinaryData *const texts[] = {&lent.path, &lent.socket_name, &lent.peer_name};
@@ -103,7 +105,7 @@ CkptPluginObject *records_object_new(const Plugin *p, const struct checkpoint_ob
   CkptPluginObject *m = g_new(CkptPluginObject, 1);
   ckpt_plugin_object__init(m);
   m->plugin = copy_text(p->name);
-  m->object = object_copy(o);
+  m->object = plugin_object_copy(o);
   return m;
 }
 
@@ -156,6 +158,19 @@ static void keep(Plugin *p, guint64 id, const ProtobufCBinaryData *records, size
   g_hash_table_replace(p->kept, g_memdup2(&id, sizeof id), all);
 }
 
+/* Before dbus was a plugin, what it keeps stood beside the object. */
+static void load_older(Plugin *p, const Checkpoint *checkpoint) {
+  for (guint i = 0; !strcmp(p->name, "dbus") && i < checkpoint->externals->len; i++) {
+    const CkptExternal *e = checkpoint->externals->pdata[i];
+    if (!e->bus || e->plugin)
+      continue;
+    size_t size = ckpt_bus__get_packed_size(e->bus);
+    g_autofree guint8 *packed = g_malloc(size);
+    const ProtobufCBinaryData record = {.len = ckpt_bus__pack(e->bus, packed), .data = packed};
+    keep(p, e->file_id, &record, 1);
+  }
+}
+
 void records_load(Plugin *p, const Checkpoint *checkpoint) {
   for (guint i = 0; i < checkpoint->plugins->len; i++) {
     const CkptPlugin *m = checkpoint->plugins->pdata[i];
@@ -167,6 +182,7 @@ void records_load(Plugin *p, const Checkpoint *checkpoint) {
     if (!strcmp(m->plugin, p->name))
       keep(p, m->object->id, m->records, m->n_records);
   }
+  load_older(p, checkpoint);
 }
 
 static CkptPlugin *plugin_message(const Plugin *p) {

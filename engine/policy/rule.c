@@ -210,6 +210,24 @@ void rule_free(Rule *rule) {
   g_free(rule);
 }
 
+/* --- plugins --- */
+
+const char *rule_plugin_of(ExternalAction action) {
+  return action == EXTERNAL_DBUS ? "dbus" : action == EXTERNAL_EMBED ? "file-embed" : NULL;
+}
+
+char *rule_plugin(const Rule *rule, char **argument) {
+  const char *known = rule_plugin_of(rule->action);
+  if (known || rule->action != EXTERNAL_PLUGIN || !*argument)
+    return g_strdup(known);
+  char *name = g_steal_pointer(argument), *colon = strchr(name, ':');
+  if (colon) {
+    *colon = '\0';
+    *argument = g_strdup(colon + 1);
+  }
+  return name;
+}
+
 /* --- parsing --- */
 
 static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);

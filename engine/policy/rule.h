@@ -46,6 +46,11 @@ Rule *rule_parse(const char *text, const char *source, GError **error);
 char *rule_text(const Rule *rule);
 /* Whether all conditions hold. A condition about something that is not known does not. */
 bool rule_matches(const Rule *rule, const ExternalObject *object);
+/* The plugin that the rule's action sends an object to: what plugin:NAME names, or the one behind dbus and embed; NULL: any
+ * (action=plugin), or none. *argument (owned, the rule's value before) becomes what stands behind that name, or NULL. */
+char *rule_plugin(const Rule *rule, char **argument);
+/* The same of an action that a checkpoint has: "dbus" and "embed" were no plugins before. Static; NULL: none. */
+const char *rule_plugin_of(ExternalAction action);
 /* An address as rules write it: "/run/x", "@abstract", "" for none; newly allocated. */
 char *rule_address(const guint8 *name, gsize size);
 /* The sun_path of an address of a rule; NULL if it is none (no absolute path, no @name, too long). */

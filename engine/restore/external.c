@@ -3,18 +3,15 @@
 /* The order at a restore: a descriptor that the caller gives for the object; the job's rules; what checkpoint.img says;
  * and for the images of other programs, which say only that a peer is external, to connect again. */
 
-#include "bus-client.h"
 #include "external-restore.h"
 #include "rules.h"
 #include <fcntl.h>
-#include <sys/socket.h>
 
 struct ExternalReturn {
   Job *job;
   Restorer *restorer;
   Rules *rules;
   PluginReturn *plugins; /* borrowed */
-  GHashTable *clients;    /* file id -> CkptBus, borrowed: connections to message buses */
   const char *validation; /* the option file_validation, or NULL */
 };
 
@@ -48,6 +45,8 @@ static bool inherit(ExternalReturn *x, const ExternalObject *o, ExternalAnswer *
 static bool follow(const ExternalObject *o, const Rule *rule, ExternalAnswer *ret_answer, GError **error) {
   ret_answer->action = rule->action;
   ret_answer->value = g_strdup(rule->value);
+  ret_answer->plugin = rule_plugin(rule, &ret_answer->value);
+  ret_answer->only = ret_answer->plugin;
   if (rule->send)
     ret_answer->send = rule_expand_send(rule, o);
   g_autofree char *text = rule_text(rule);
@@ -59,6 +58,7 @@ static bool follow(const ExternalObject *o, const Rule *rule, ExternalAnswer *re
 static bool follow_record(const CkptExternal *record, ExternalAnswer *ret_answer, GError **error) {
   ret_answer->action = external_action_of(record->action);
   ret_answer->value = g_strdup(record->value);
+  ret_answer->plugin = g_strdup(record->plugin ? record->plugin : rule_plugin_of(ret_answer->action));
   if (record->has_send)
     ret_answer->send = g_bytes_new(record->send.data, record->send.len);
   return ret_answer->action || engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
@@ -80,36 +80,8 @@ static bool find_checks(const ExternalReturn *x, const ExternalObject *o, const 
              "%.40s does not say what to compare of files", text);
 }
 
-/* Without a bus, or without knowledge of what the client had there, the connection comes back closed. */
-static void look_for_bus(
-    ExternalReturn *x, const ExternalObject *o, const CkptExternal *record, ExternalAnswer *ret_answer) {
-  gsize size = o->sock.peer_name_size;
-  const guint8 *name = ret_answer->address ? g_bytes_get_data(ret_answer->address, &size) : o->sock.peer_name;
-  const CkptBus *bus = record ? record->bus : NULL;
-  if (bus && size && bus_client_is_there(bus, name, size)) {
-    g_hash_table_insert(x->clients, GUINT_TO_POINTER(o->file_id), (gpointer)bus);
-    return;
-  }
-  job_log(x->job, 4, "pid %d (%s) fd %d: its connection to a message bus comes back closed: %s", (int)o->pid,
-      o->comm ? o->comm : "", o->fd, bus ? "nobody listens there" : "the checkpoint does not say what it had there");
-  ret_answer->action = EXTERNAL_CLOSE;
-}
-
 bool external_return_converse(ExternalReturn *x, GError **error) {
-  GHashTableIter iter;
-  gpointer id, bus;
-  g_hash_table_iter_init(&iter, x->clients);
-  while (g_hash_table_iter_next(&iter, &id, &bus)) {
-    g_autoptr(GError) why = NULL;
-    int fd = restorer_fd_of(x->restorer, GPOINTER_TO_UINT(id), error);
-    if (fd < 0)
-      return false;
-    if (bus_client_return(bus, fd, &why))
-      continue;
-    job_log(x->job, 4, "a connection to a message bus comes back closed: %s", why->message);
-    (void)shutdown(fd, SHUT_RDWR);
-  }
-  return true;
+  return plugin_return_connected(x->plugins, error);
 }
 
 /* @ret_answer stays EXTERNAL_NOBODY where nobody speaks about the object. */
@@ -129,21 +101,12 @@ static bool ask_policies(ExternalReturn *x, const ExternalObject *o, const CkptE
     ok = find_checks(x, o, record, ret_answer, error);
   if (ok && ret_answer->action == EXTERNAL_INHERIT)
     ok = inherit(x, o, ret_answer, error);
-  bool connects = ret_answer->action == EXTERNAL_RECONNECT || ret_answer->action == EXTERNAL_DBUS;
-  if (ok && connects && ret_answer->value) {
+  if (ok && ret_answer->action == EXTERNAL_RECONNECT && ret_answer->value && !ret_answer->plugin) {
     ret_answer->address = rule_address_bytes(ret_answer->value);
     ok = ret_answer->address || engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
                                     "checkpoint.img: file id %u: %.120s is no address", o->file_id, ret_answer->value);
   }
-  if (ok && ret_answer->action == EXTERNAL_DBUS)
-    look_for_bus(x, o, record, ret_answer);
   return ok;
-}
-
-/* @name: the plugin that took it at the dump; NULL: not known (a checkpoint of another program). Sets ret_answer->fd. */
-static bool ask_plugins(
-    ExternalReturn *x, const ExternalObject *o, const char *name, ExternalAnswer *ret_answer, GError **error) {
-  return !x->plugins || plugin_return_ask(x->plugins, o, name, ret_answer, error);
 }
 
 static bool return_resolve(void *data, const ExternalObject *o, const CkptExternal *record,
@@ -151,8 +114,9 @@ static bool return_resolve(void *data, const ExternalObject *o, const CkptExtern
   ExternalReturn *x = data;
   if (!ask_policies(x, o, record, ret_answer, error))
     return false;
-  bool plugin = ret_answer->action == EXTERNAL_PLUGIN || (ret_answer->action == EXTERNAL_NOBODY && !o->optional);
-  if (plugin && !ask_plugins(x, o, record ? record->plugin : NULL, ret_answer, error))
+  bool plugin = ret_answer->plugin || ret_answer->action == EXTERNAL_PLUGIN ||
+                (ret_answer->action == EXTERNAL_NOBODY && !o->optional);
+  if (plugin && x->plugins && !plugin_return_ask(x->plugins, o, ret_answer, error))
     return false;
   if (ret_answer->action != EXTERNAL_NOBODY && !plugin && !plugin_return_is_preparing(x->plugins))
     job_object(x->job, NULL, external_kind_name(o->kind), o->file_id,
@@ -170,7 +134,6 @@ ExternalReturn *external_return_new(Job *job, Restorer *restorer, GError **error
   x->job = job;
   x->restorer = restorer;
   x->rules = rules_new();
-  x->clients = g_hash_table_new(NULL, NULL);
   x->validation = options->file_validation && *options->file_validation ? options->file_validation : NULL;
   for (size_t i = 0; i < options->n_external; i++)
     if (!rules_add(x->rules, options->external[i], "option external", error)) {
@@ -186,6 +149,5 @@ void external_return_free(ExternalReturn *x) {
   if (!x)
     return;
   rules_free(x->rules);
-  g_hash_table_unref(x->clients);
   g_free(x);
 }

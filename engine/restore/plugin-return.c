@@ -4,6 +4,12 @@
  * memory comes in files as long as the mappings, which every task inherits and reads from, as it does from pages. */
 
 #include "plugin-return.h"
+#include "file-state.h"
+#include "ghost-file.pb-c.h"
+#include "image.h"
+#include "rule.h"
+#include "unix-private.h"
+#include "unix.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -28,10 +34,19 @@ typedef struct Given {
   guint64 offset;
 } Given;
 
+/* A connection that its process makes, and that a plugin is told about then. */
+typedef struct Connection {
+  guint32 file_id;
+  char *plugin;
+  PluginObject *object;
+} Connection;
+
 struct PluginReturn {
   PluginSet *set;
   Restorer *restorer;
-  GHashTable *files;    /* file id -> descriptor + 1 */
+  const ExternalObject *current; /* that is asked about now; NULL: none */
+  GHashTable *files;    /* file id -> PluginRestored */
+  GPtrArray *connections;
   GHashTable *mappings; /* Place -> Given */
   GHashTable *memory;   /* Place -> Given */
   bool preparing, again;
@@ -54,11 +69,82 @@ static void given_free(void *p) {
   g_free(g);
 }
 
+static void restored_free(void *p) {
+  PluginRestored *restored = p;
+  if (restored->fd >= 0)
+    (void)close(restored->fd);
+  plugin_said_clear(&restored->said);
+  g_free(restored);
+}
+
+static void connection_free(void *p) {
+  Connection *c = p;
+  plugin_object__free_unpacked(c->object, NULL);
+  g_free(c->plugin);
+  g_free(c);
+}
+
+/* --- what plugins may ask --- */
+
+static int help_connect_as(void *data, int fd, const char *address, uid_t uid, gid_t gid) {
+  const ExternalObject *o = ((const PluginReturn *)data)->current;
+  g_autoptr(GBytes) given = address ? rule_address_bytes(address) : NULL;
+  gsize size = o ? o->sock.peer_name_size : 0;
+  const guint8 *name = given ? g_bytes_get_data(given, &size) : o ? o->sock.peer_name : NULL;
+  return address && !given ? -EINVAL : unix_reach_as(fd, name, size, uid, gid);
+}
+
+static bool help_is_address(const char *address) {
+  g_autoptr(GBytes) bytes = rule_address_bytes(address);
+  return bytes;
+}
+
+static int help_content_hash(int fd, guint64 *ret_hash) {
+  return file_state_hash(fd, ret_hash, NULL) ? 0 : -EIO;
+}
+
+static void content_of(const GhostFileEntry *ghost, const CkptFileState *state, struct checkpoint_content *ret) {
+  ret->length = state->size;
+  ret->mode = ghost->mode;
+  ret->uid = ghost->uid;
+  ret->gid = ghost->gid;
+  ret->mtime_sec = ghost->mtim ? (gint64)ghost->mtim->tv_sec : 0;
+  ret->mtime_nsec = ghost->mtim ? (guint32)(ghost->mtim->tv_usec * 1000) : 0;
+  ret->hash = state->content;
+}
+
+static int help_content_get(void *data, int fd, struct checkpoint_content *ret) {
+  const PluginReturn *x = data;
+  Restorer *r = x->restorer;
+  const CkptExternal *record =
+      x->current ? checkpoint_find_external(restorer_checkpoint(r), x->current->file_id) : NULL;
+  const CkptFileState *state = record ? record->file : NULL;
+  if (!state || !state->has_ghost_id || !state->has_content)
+    return -ENOENT;
+  g_autoptr(GError) failure = NULL;
+  GhostFileEntry *ghost = (GhostFileEntry *)image_read_ghost(restorer_images_fd(r), state->ghost_id, &failure);
+  bool ok = ghost && S_ISREG(ghost->mode) && (fd < 0 || image_copy_ghost(restorer_images_fd(r), state->ghost_id, fd, &failure));
+  if (ok)
+    content_of(ghost, state, ret);
+  if (ghost)
+    ghost_file_entry__free_unpacked(ghost, NULL);
+  if (!ok)
+    job_log(restorer_job(r), 3, "%s", failure ? failure->message : "the kept content is of no regular file");
+  return ok ? 0 : -EBADMSG;
+}
+
 PluginReturn *plugin_return_new(PluginSet *set, Restorer *restorer) {
   PluginReturn *x = g_new0(PluginReturn, 1);
+  const PluginServices services = {.data = x,
+      .connect_as = help_connect_as,
+      .is_address = help_is_address,
+      .content_get = help_content_get,
+      .content_hash = help_content_hash};
+  plugins_set_services(set, &services);
   x->set = set;
   x->restorer = restorer;
-  x->files = g_hash_table_new(NULL, NULL);
+  x->files = g_hash_table_new_full(NULL, NULL, NULL, restored_free);
+  x->connections = g_ptr_array_new_with_free_func(connection_free);
   x->mappings = g_hash_table_new_full(place_hash, place_equal, g_free, given_free);
   x->memory = g_hash_table_new_full(place_hash, place_equal, g_free, given_free);
   return x;
@@ -67,12 +153,8 @@ PluginReturn *plugin_return_new(PluginSet *set, Restorer *restorer) {
 void plugin_return_free(PluginReturn *x) {
   if (!x)
     return;
-  GHashTableIter iter;
-  gpointer fd;
-  g_hash_table_iter_init(&iter, x->files);
-  while (g_hash_table_iter_next(&iter, NULL, &fd))
-    (void)close(GPOINTER_TO_INT(fd) - 1);
   g_hash_table_unref(x->files);
+  g_ptr_array_unref(x->connections);
   g_hash_table_unref(x->mappings);
   g_hash_table_unref(x->memory);
   g_free(x);
@@ -90,8 +172,11 @@ static const CkptPluginObject *find_object(const PluginReturn *x, guint32 file_i
   return NULL;
 }
 
-/* What is known of an object that none of our plugins took: another program made the checkpoint. */
-static struct checkpoint_object object_of(const ExternalObject *o) {
+/* What is known of an object that none of our plugins took: another program made the checkpoint, or an earlier version. The
+ * two names are owned by the caller. */
+static struct checkpoint_object object_of(const ExternalObject *o, char **ret_name, char **ret_peer_name) {
+  *ret_name = o->sock.name_size ? unix_name_text(o->sock.name, o->sock.name_size) : NULL;
+  *ret_peer_name = o->sock.peer_name_size ? unix_name_text(o->sock.peer_name, o->sock.peer_name_size) : NULL;
   return (struct checkpoint_object){
       .size = sizeof(struct checkpoint_object),
       .kind = o->kind == EXTERNAL_UNIX ? CHECKPOINT_KIND_UNIX_SOCKET : CHECKPOINT_KIND_FILE,
@@ -100,12 +185,20 @@ static struct checkpoint_object object_of(const ExternalObject *o) {
       .number = o->fd,
       .comm = o->comm,
       .fd = -1,
+      .flags = o->flags,
+      .mode = o->st.st_mode,
+      .ino = o->st.st_ino,
+      .rdev = o->st.st_rdev,
       .path = o->path,
       .socket_type = o->sock.type,
       .socket_state = o->sock.state,
+      .socket_name = *ret_name,
       .peer_ino = o->sock.peer_ino,
-      .peer_uid = G_MAXUINT32,
-      .peer_gid = G_MAXUINT32,
+      .peer_pid = o->sock.peer_pid,
+      .peer_uid = o->sock.peer_known ? o->sock.peer_uid : G_MAXUINT32,
+      .peer_gid = o->sock.peer_known ? o->sock.peer_gid : G_MAXUINT32,
+      .peer_comm = o->sock.peer_comm,
+      .peer_name = *ret_peer_name,
   };
 }
 
@@ -121,42 +214,104 @@ static int make_disconnected(const struct checkpoint_object *o, GError **error) 
   return ends[0];
 }
 
-/* -1 without an error: to be asked again. */
-static int restore_object(PluginReturn *x, const ExternalObject *o, const char *name, GError **error) {
-  const CkptPluginObject *m = find_object(x, o->file_id);
-  const struct checkpoint_object object = m ? plugin_object_of(m->object) : object_of(o);
-  PluginRestored restored;
-  if (!plugins_restore(x->set, m ? m->plugin : name, &object, &restored, error) || restored.again)
-    return -1;
-  if (restored.disconnected)
-    return make_disconnected(&object, error);
-  if (m && object.kind == CHECKPOINT_KIND_FILE && !restorer_set_flags(restored.fd, (guint32)object.flags, error)) {
-    g_prefix_error(error, "Plugin %s: ", m->plugin);
-    (void)close(restored.fd);
-    return -1;
-  }
-  return restored.fd;
+static bool check_flags(const CkptPluginObject *m, const PluginRestored *restored, GError **error) {
+  bool file = m && m->object->kind == CHECKPOINT_KIND_FILE && restored->fd >= 0;
+  if (!file || restorer_set_flags(restored->fd, (guint32)m->object->flags, error))
+    return true;
+  g_prefix_error(error, "Plugin %s: ", m->plugin);
+  return false;
 }
 
-bool plugin_return_ask(
-    PluginReturn *x, const ExternalObject *o, const char *name, ExternalAnswer *ret_answer, GError **error) {
+static void note_connection(PluginReturn *x, const PluginRestored *restored, const struct checkpoint_object *object) {
+  Connection *c = g_new(Connection, 1);
+  *c = (Connection){(guint32)object->id, g_strdup(restored->plugin), plugin_object_copy(object)};
+  g_ptr_array_add(x->connections, c);
+}
+
+/* NULL with error. */
+static PluginRestored *restore_object(PluginReturn *x, const ExternalObject *o, const ExternalAnswer *whom, GError **error) {
+  const CkptPluginObject *m = find_object(x, o->file_id);
+  g_autofree char *name = NULL, *peer_name = NULL;
+  struct checkpoint_object object = m ? plugin_object_of(m->object) : object_of(o, &name, &peer_name);
+  const CkptExternal *record = checkpoint_find_external(restorer_checkpoint(x->restorer), o->file_id);
+  bool callback = !record || external_action_of(record->action) == EXTERNAL_PLUGIN;
+  PluginRestored *restored = g_new0(PluginRestored, 1);
+  restored->fd = -1;
+  if (whom->plugin)
+    object.argument = whom->value;
+  x->current = o;
+  bool ok = plugins_restore(
+      x->set, whom->plugin ? whom->plugin : m ? m->plugin : NULL, whom->only, &object, restored, error);
+  x->current = NULL;
+  if (ok && restored->disconnected && (callback || object.kind != CHECKPOINT_KIND_UNIX_SOCKET))
+    restored->fd = make_disconnected(&object, error);
+  ok = ok && (!restored->disconnected || !callback || restored->fd >= 0) && check_flags(m, restored, error);
+  if (ok && restored->connect)
+    note_connection(x, restored, &object);
+  if (ok)
+    return restored;
+  restored_free(restored);
+  return NULL;
+}
+
+/* What the object's kind does then. */
+static void fill_answer(const PluginReturn *x, const ExternalObject *o, PluginRestored *restored, ExternalAnswer *ret) {
+  g_clear_pointer(&ret->value, g_free);
+  g_clear_pointer(&ret->send, g_bytes_unref);
+  ret->fd = restored->fd;
+  restored->fd = -1;
+  ret->action = ret->fd >= 0           ? EXTERNAL_PLUGIN
+                : restored->connect    ? EXTERNAL_RECONNECT
+                : restored->reopen     ? EXTERNAL_REOPEN
+                : restored->disconnected ? EXTERNAL_CLOSE
+                                       : EXTERNAL_NOBODY;
+  if (restored->connect) {
+    ret->address = restored->said.address ? rule_address_bytes(restored->said.address) : NULL;
+    ret->send = g_steal_pointer(&restored->said.first);
+  }
+  if (restored->disconnected && !x->preparing)
+    job_log(restorer_job(x->restorer), 4, "pid %d (%s) fd %d: its connection comes back closed: %s", (int)o->pid,
+        o->comm ? o->comm : "", o->fd, restored->said.reason ? restored->said.reason : "the plugin says so");
+}
+
+bool plugin_return_ask(PluginReturn *x, const ExternalObject *o, ExternalAnswer *ret_answer, GError **error) {
   gpointer key = GUINT_TO_POINTER(o->file_id);
+  PluginRestored *restored = NULL;
   GError *failure = NULL;
-  int fd = GPOINTER_TO_INT(g_hash_table_lookup(x->files, key)) - 1;
-  if (fd < 0 && (name || plugins_count(x->set)))
-    fd = restore_object(x, o, name, &failure);
+  if (!g_hash_table_steal_extended(x->files, key, NULL, (gpointer *)&restored) &&
+      (ret_answer->plugin || plugins_count(x->set)))
+    restored = restore_object(x, o, ret_answer, &failure);
   if (failure) {
     g_propagate_error(error, failure);
     return false;
   }
-  x->again = fd < 0;
-  if (fd >= 0 && x->preparing)
-    g_hash_table_insert(x->files, key, GINT_TO_POINTER(fd + 1));
-  if (fd < 0 || x->preparing)
+  x->again = !restored || restored->again;
+  if (restored && !x->again && x->preparing) {
+    g_hash_table_insert(x->files, key, restored);
     return true;
-  g_hash_table_remove(x->files, key);
-  ret_answer->action = EXTERNAL_PLUGIN;
-  ret_answer->fd = fd;
+  }
+  if (restored && !x->again)
+    fill_answer(x, o, restored, ret_answer);
+  if (restored)
+    restored_free(restored);
+  return true;
+}
+
+bool plugin_return_connected(PluginReturn *x, GError **error) {
+  for (guint i = 0; i < x->connections->len; i++) {
+    const Connection *c = x->connections->pdata[i];
+    const struct checkpoint_object object = plugin_object_of(c->object);
+    g_auto(PluginSaid) said = {0};
+    bool keep = true;
+    int fd = restorer_fd_of(x->restorer, c->file_id, error);
+    if (fd < 0 || !plugins_connected(x->set, c->plugin, &object, fd, &keep, &said, error))
+      return false;
+    if (keep)
+      continue;
+    job_log(restorer_job(x->restorer), 4, "pid %d (%s) fd %d: its connection comes back closed: %s", object.pid,
+        object.comm ? object.comm : "", object.number, said.reason ? said.reason : "the plugin says so");
+    (void)shutdown(fd, SHUT_RDWR);
+  }
   return true;
 }
 
@@ -260,8 +415,9 @@ bool plugin_return_mapping(
   const struct checkpoint_object object = m ? plugin_object_of(m->object) : mapping_of(x, task, v);
   PluginRestored restored;
   if (!known) {
-    if (!plugins_restore(x->set, m ? m->plugin : NULL, &object, &restored, error))
+    if (!plugins_restore(x->set, m ? m->plugin : NULL, false, &object, &restored, error))
       return false;
+    plugin_said_clear(&restored.said);
     if (restored.fd < 0 || restored.offset % PAGE)
       return engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED,
           "pid %d: for the mapping at %" G_GINT64_MODIFIER "x a plugin has to give a descriptor, and whole pages",

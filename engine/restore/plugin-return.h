@@ -16,9 +16,10 @@ void plugin_return_free(PluginReturn *ret);
 bool plugin_return_prepare(PluginReturn *ret, GError **error);
 /* While that runs: nothing is made yet of what was asked. @ret may be NULL. */
 bool plugin_return_is_preparing(const PluginReturn *ret);
-/* @name: who took it at the dump; NULL: not known. */
-bool plugin_return_ask(
-    PluginReturn *ret, const ExternalObject *object, const char *name, ExternalAnswer *ret_answer, GError **error);
+/* About one object; ret_answer says whom (plugin, only), and with what argument (value), and gets the answer. */
+bool plugin_return_ask(PluginReturn *ret, const ExternalObject *object, ExternalAnswer *ret_answer, GError **error);
+/* When every task has made its connections, and none runs yet: plugins say there what they have to say. */
+bool plugin_return_connected(PluginReturn *ret, GError **error);
 
 /* The file (borrowed) and offset to map for an entry with VMA_EXT_PLUGIN. */
 bool plugin_return_mapping(

@@ -21,6 +21,8 @@
  *
  * Growth: structures only ever grow at their end, and begin with their size as whoever made them knew it. Members
  * behind that size must not be looked at; CHECKPOINT_HAS() asks. What cannot grow so gets a new CHECKPOINT_PLUGIN_ABI.
+ * CHECKPOINT_PLUGIN_REVISION counts how often it has grown; what came with which says so. A plugin that answers with what
+ * came later than the engine it runs in fails the job, named: it asks first (host->revision).
  */
 #ifndef CHECKPOINT_PLUGIN_H
 #define CHECKPOINT_PLUGIN_H
@@ -33,6 +35,7 @@ extern "C" {
 #endif
 
 #define CHECKPOINT_PLUGIN_ABI 1
+#define CHECKPOINT_PLUGIN_REVISION 2
 /* The name of the exported symbol. */
 #define CHECKPOINT_PLUGIN_SYMBOL "checkpoint_plugin_abi"
 
@@ -90,6 +93,19 @@ struct checkpoint_object {
   uint64_t start, end, offset; /* bytes; offset in what is mapped */
   int32_t protection;          /* PROT_READ … */
   int32_t shared;              /* MAP_SHARED */
+
+  /* Revision 2: what the rule says that sends it to the plugin, behind the name: action=plugin:NAME:ARGUMENT. */
+  const char *argument;
+};
+
+/* What was kept of a file (revision 2). */
+struct checkpoint_content {
+  size_t size; /* of this structure */
+  uint64_t length;
+  uint32_t mode, uid, gid;
+  uint32_t mtime_nsec;
+  int64_t mtime_sec;
+  uint64_t hash; /* as content_hash() makes it */
 };
 
 /* What the engine offers to plugins. It outlives fini. */
@@ -123,17 +139,52 @@ struct checkpoint_host {
 
   /* Dump. Copies memory of a frozen task of the tree. Negative errno; all or nothing. */
   int (*memory_read)(const struct checkpoint_host *host, int pid, uint64_t address, void *buffer, size_t size);
+
+  /* --- revision 2 --- */
+  uint32_t revision; /* the engine's CHECKPOINT_PLUGIN_REVISION */
+  uint32_t reserved;
+
+  /* In dump, restore and connected: why the answer is REFUSED or DISCONNECTED, and what would help (may be NULL), for people.
+   * Both are copied. */
+  void (*explain)(const struct checkpoint_host *host, const char *reason, const char *cure);
+  /* Dump. 1: @pid is a task of the tree; 0: it is not. */
+  int (*has_task)(const struct checkpoint_host *host, int pid);
+  /* In dump and restore of a unix socket: connect(2) of @fd, seen by the other side as made by a process of that user.
+   * @address: a path, or '@' and an abstract name; NULL: where the object in question is (was) connected to. Nothing else of
+   * the engine is changed: rights on the path are the engine's own. Negative errno. */
+  int (*connect_as)(const struct checkpoint_host *host, int fd, const char *address, uint32_t uid, uint32_t gid);
+  /* In restore, before the answer CHECKPOINT_CONNECT: to connect to @address (as above; NULL: where it was), and to say
+   * @first, of at most 4096 bytes, there at once. -EINVAL: no address, or too long. */
+  int (*connect_to)(const struct checkpoint_host *host, const char *address, const void *first, size_t size);
+  /* In dump, before the answer CHECKPOINT_REOPEN: the content of the regular file in question goes into the images, once
+   * for each inode, holes kept. -EINVAL: it is none. */
+  int (*content_keep)(const struct checkpoint_host *host);
+  /* In restore: what was kept of the object in question. @fd: an empty file that gets the content; -1: only tells. -ENOENT:
+   * nothing was. */
+  int (*content_get)(const struct checkpoint_host *host, int fd, struct checkpoint_content *ret_content);
+  /* The hash of the content of any regular file (fd may be O_PATH), to compare it with what was kept. */
+  int (*content_hash)(const struct checkpoint_host *host, int fd, uint64_t *ret_hash);
 };
 
 #define CHECKPOINT_RECORD_MAX (64u * 1024)
 #define CHECKPOINT_CALLER_TRUSTED UINT32_MAX
 
-/* Answers of `restore` besides 0 and negative ones. */
+/* Answers of `dump` and `restore` besides 0 and negative ones. */
 enum {
   /* Not yet: asks to be called again when the other objects of plugins are there. */
   CHECKPOINT_AGAIN = 1,
-  /* No descriptor, the application shall find the object gone: a socket whose other end is closed. Sockets only. */
+  /* No descriptor, the application shall find the object gone: a socket whose other end is closed. Sockets only. In dump
+   * (revision 2): so it will be, and the plugin need not be asked again. In connected: it is shut down. */
   CHECKPOINT_DISCONNECTED = 2,
+  /* Revision 2, of unix sockets. In dump: the socket will be connected anew. In restore: the engine makes it, with its name
+   * and options, and the restored process itself connects it, when it has its credentials (see connect_to); then `connected`
+   * is called. What was queued is restored for datagrams, else dropped. */
+  CHECKPOINT_CONNECT = 3,
+  /* Revision 2, of files. In dump: the file will be opened again by its path, by the engine. In restore: there it is now. */
+  CHECKPOINT_REOPEN = 4,
+  /* Revision 2, in dump: the object is the plugin's, but cannot be dumped as it is now, for the reason in explain(): a
+   * blocker of its own, which is named with all others. */
+  CHECKPOINT_REFUSED = 5,
 };
 
 /* Moments in the life of a tree, for what has to be told (accelerators, above all). */
@@ -149,6 +200,9 @@ enum checkpoint_moment {
 /* checkpoint_plugin.flags */
 enum {
   CHECKPOINT_PLUGIN_EXPLAINS = 1 << 0, /* may be asked in CHECKPOINT_STAGE_EXPLAIN */
+  /* Revision 2: may be asked about images that the job's caller could have written (the engine has no more rights than the
+   * caller then). Its restore answers with CONNECT, REOPEN or DISCONNECTED only, never with a descriptor. */
+  CHECKPOINT_PLUGIN_UNTRUSTED = 1 << 1,
 };
 
 struct checkpoint_plugin {
@@ -175,9 +229,9 @@ struct checkpoint_plugin {
   int (*begin)(void *context, uint64_t n_objects);
   int (*end)(void *context);
 
-  /* UNIX_SOCKET, FILE, MAPPING. 0: taken. */
+  /* UNIX_SOCKET, FILE, MAPPING. 0: taken; or DISCONNECTED, CONNECT, REOPEN, REFUSED. */
   int (*dump)(void *context, const struct checkpoint_object *object);
-  /* Makes it again: 0 with a new descriptor, which is handed over, CHECKPOINT_AGAIN, or CHECKPOINT_DISCONNECTED. First
+  /* Makes it again: 0 with a new descriptor, which is handed over, AGAIN, DISCONNECTED, CONNECT or REOPEN. First
    * asked is the plugin that took it; if that answers -ENOTSUP, all others; if nobody has it, the restore fails. The
    * engine sets the status flags (F_SETFL), the owner and signal, and a socket's options. For a MAPPING, the mapping is
    * made of the descriptor at *ret_offset, which holds the old one before the call. */
@@ -192,6 +246,10 @@ struct checkpoint_plugin {
 
   /* A moment of task @pid. Every plugin is told; -ENOTSUP is no failure. */
   int (*moment)(void *context, uint32_t moment, int pid);
+
+  /* Revision 2. After the answer CHECKPOINT_CONNECT of `restore`: every process has connected, and none runs yet. @fd, lent,
+   * is the connection, to say there what has to be said on the process's behalf. 0, or CHECKPOINT_DISCONNECTED. */
+  int (*connected)(void *context, const struct checkpoint_object *object, int fd);
 };
 
 #define CHECKPOINT_PLUGIN_HEADER(name_, version_, description_)                                                        \

@@ -212,7 +212,7 @@ static void test_shipped(void) {
   static const struct {
     const char *address;
     ExternalAction action;
-  } peers[] = {{"/dev/log", EXTERNAL_RECONNECT}, {"/run/systemd/journal/stdout", EXTERNAL_RECONNECT},
+  } peers[] = {{"/dev/log", EXTERNAL_PLUGIN}, {"/run/systemd/journal/stdout", EXTERNAL_PLUGIN}, {"/run/systemd/journal.web/socket", EXTERNAL_PLUGIN},
       {"/run/nscd/socket", EXTERNAL_CLOSE}, {"/var/lib/sss/pipes/private/pam", EXTERNAL_CLOSE},
       {"@/tmp/.X11-unix/X0", EXTERNAL_FAIL}, {"/run/user/1000/wayland-0", EXTERNAL_FAIL},
       {"/run/user/1000/pulse/native", EXTERNAL_CLOSE}, {"/run/user/1000/bus", EXTERNAL_DBUS}, {"/run/x", EXTERNAL_NOBODY}};

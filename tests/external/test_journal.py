@@ -62,7 +62,7 @@ class Journal(Case):
 
     def test_a_service(self):
         directory = self.make_directory("service")
-        app = self.application("", program=["/usr/bin/systemd-cat", "-t", "the-service", PYTHON, "-I", "-c", SERVICE, directory])
+        app = self.application("", program=["/usr/bin/systemd-cat", "-t", "the-service", "-p", "notice", PYTHON, "-I", "-c", SERVICE, directory])
         self.assertTrue(wait_until(lambda: os.path.exists(directory + "/ready")))
         self.speak(directory)
         self.assertTrue(wait_until(lambda: sorted(self.lines()) == ["logged 1", "printed 1"]), self.lines())
@@ -74,8 +74,25 @@ class Journal(Case):
             self.speak(directory)
             self.assertTrue(wait_until(lambda: len(self.lines()) == 2 * life), self.lines())
         self.assertEqual(sorted(self.lines()), [f"{what} {n}" for what in ("logged", "printed") for n in (1, 2, 3)])
-        self.assertIn('"SYSLOG_IDENTIFIER":"python3"', self.entry("SYSLOG_IDENTIFIER", "printed 3"))
+        self.assertIn('"SYSLOG_IDENTIFIER":"the-service"', self.entry("SYSLOG_IDENTIFIER", "printed 3"))
+        self.assertIn('"PRIORITY":"5"', self.entry("PRIORITY", "printed 3"))
         self.assertIn(f'"_PID":"{app.pid}"', self.entry("_PID", "printed 3"))
+
+    def test_journald_does_not_tell(self):
+        """Without what it keeps of its streams, the name is the process's, as a rule with send= says it, too."""
+        directory = self.make_directory("service")
+        app = self.application("", program=["/usr/bin/systemd-cat", "-t", "the-service", PYTHON, "-I", "-c", SERVICE, directory])
+        self.assertTrue(wait_until(lambda: os.path.exists(directory + "/ready")))
+        self.environment["CHECKPOINTD_EXTERNAL_DIR"] = SHIPPED
+        os.rename("/run/systemd/journal/streams", "/run/systemd/journal/elsewhere")
+        app.dump()
+        os.rename("/run/systemd/journal/elsewhere", "/run/systemd/journal/streams")
+        app.restore()
+        before = len(self.lines())
+        self.speak(directory)
+        self.assertTrue(wait_until(lambda: len(self.lines()) == before + 2), self.lines())
+        self.assertIn('"SYSLOG_IDENTIFIER":"python3"', self.entry("SYSLOG_IDENTIFIER", "printed 1"))
+        app.end()
 
 
 if __name__ == "__main__":

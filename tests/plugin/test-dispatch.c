@@ -94,13 +94,13 @@ static void fail_init(const char *plugin, const char *callback, int err) {
 static void fail_dump(const char *plugin, const char *callback, int err) {
   Fixture f;
   g_autoptr(GError) error = NULL;
-  const char *taken = NULL;
+  PluginDumped taken = {0};
   const struct checkpoint_object object = device(7);
   fixture_begin(&f);
   PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_DUMP, NULL, &error);
   g_assert_no_error(error);
   bool ok = plugins_dump(set, &object, NULL, &taken, &error);
-  g_assert_null(taken);
+  g_assert_null(taken.plugin);
   if (err == ENOTSUP) {
     g_assert_no_error(error);
     g_assert_true(ok);
@@ -122,7 +122,7 @@ static void fail_restore(const char *plugin, const char *callback, int err) {
   fixture_begin(&f);
   PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_RESTORE, checkpoint, &error);
   g_assert_no_error(error);
-  g_assert_false(plugins_restore(set, plugin, &object, &restored, &error));
+  g_assert_false(plugins_restore(set, plugin, false, &object, &restored, &error));
   g_assert_cmpint(restored.fd, ==, -1);
   if (err == ENOTSUP)
     g_assert_nonnull(strstr(error->message, "has passed"));
@@ -180,7 +180,7 @@ static void test_a_plugin_that_is_not_there(void) {
   fixture_begin(&f);
   PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_RESTORE, checkpoint, &error);
   unsigned before = f.n_objects;
-  g_assert_false(plugins_restore(set, "missing", &object, &restored, &error));
+  g_assert_false(plugins_restore(set, "missing", false, &object, &restored, &error));
   g_assert_error(error, ENGINE_ERROR, ENGINE_ERROR_CODE__PLUGIN_FAILED);
   g_assert_nonnull(strstr(error->message, "Plugin missing"));
   g_assert_cmpuint(f.n_objects, ==, before);
@@ -192,14 +192,14 @@ static void test_a_plugin_that_is_not_there(void) {
 static void test_no_plugins(void) {
   Fixture f;
   g_autoptr(GError) error = NULL;
-  const char *taken = "";
+  PluginDumped taken = {.plugin = ""};
   const struct checkpoint_object object = device(7);
   fixture_begin(&f);
   PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_DUMP, NULL, &error);
   g_assert_nonnull(set);
   g_assert_cmpuint(plugins_count(set), ==, 0);
   g_assert_true(plugins_dump(set, &object, NULL, &taken, &error));
-  g_assert_null(taken);
+  g_assert_null(taken.plugin);
   g_assert_true(plugins_moment(set, CHECKPOINT_MOMENT_PAUSE, 1, &error));
   g_assert_cmpuint(f.n_objects, ==, 0);
   plugins_end(set, NULL);
@@ -222,7 +222,7 @@ static void test_nothing_is_left_open(void) {
     unsigned before = count_descriptors();
     Fixture f;
     g_autoptr(GError) error = NULL;
-    const char *taken = NULL;
+    PluginDumped taken = {0};
     const struct checkpoint_object object = device(7);
     g_setenv("PLUGIN_DO", orders[i], TRUE);
     fixture_begin(&f);
@@ -240,7 +240,7 @@ static void test_nothing_is_left_open(void) {
 static void test_records_have_a_limit(void) {
   Fixture f;
   g_autoptr(GError) error = NULL;
-  const char *taken = NULL;
+  PluginDumped taken = {0};
   bool full = false;
   install("test-native.so");
   g_setenv("PLUGIN_DO", "many=1", TRUE);
@@ -249,7 +249,7 @@ static void test_records_have_a_limit(void) {
   for (guint64 id = 1; !full && id < 600; id++) {
     const struct checkpoint_object object = device(id);
     full = !plugins_dump(set, &object, NULL, &taken, &error);
-    g_assert_true(full || taken);
+    g_assert_true(full || taken.plugin);
   }
   g_assert_true(full);
   expect(error, "native-test", "dump", EDQUOT);
