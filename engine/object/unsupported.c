@@ -16,8 +16,6 @@ typedef struct Hint {
 } Hint;
 
 static const Hint anon_hints[] = {
-    {"[io_uring]", "io_uring", "rings and requests in flight cannot be brought back yet",
-        "let the program use epoll instead (UV_USE_IO_URING=0 for node and libuv), or close the ring before the dump"},
     {"[userfaultfd]", "userfaultfd", "memory that is paged by the program itself cannot be brought back", "close it"},
     {"[perf_event]", "perf event", "performance counters belong to this machine and time", "end the measurement"},
     {"bpf-", "BPF object", "BPF programs, maps and links cannot be brought back yet", "close it before the dump"},
@@ -79,10 +77,6 @@ static bool block_socket(Collector *c, const FileProbe *probe, FileEntry *entry,
       "close it before the dump, or use a plugin for it", error);
 }
 
-static bool is_tty_major(unsigned int maj) {
-  return maj == 4 || maj == 5 || (maj >= 136 && maj <= 143);
-}
-
 /* Devices that programs are known to have open. A minor of ANY stands for all. */
 #define ANY UINT_MAX
 static const struct {
@@ -111,13 +105,7 @@ static const struct {
 
 static bool block_device(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   unsigned int maj = major(probe->st.st_rdev), min = minor(probe->st.st_rdev);
-  g_autofree char *what = NULL;
-  if (S_ISCHR(probe->st.st_mode) && is_tty_major(maj)) {
-    what = g_strdup_printf("terminal %s", probe->link);
-    return collector_block_external(c, EXTERNAL_DEVICE, probe, entry, what, "terminals cannot be brought back yet",
-        "start the program with its input and output in files (setsid PROGRAM <in >out 2>&1), or as a service", error);
-  }
-  what = g_strdup_printf(
+  g_autofree char *what = g_strdup_printf(
       "%s device %s (%u:%u)", S_ISCHR(probe->st.st_mode) ? "character" : "block", probe->link, maj, min);
   for (size_t i = 0; i < G_N_ELEMENTS(device_hints); i++)
     if ((probe->st.st_mode & S_IFMT) == device_hints[i].type && (device_hints[i].maj == maj || device_hints[i].maj == ANY) &&

@@ -442,7 +442,8 @@ static bool map_ring(Look *l) {
   int e = like < 0 ? like : uring_map(l->probe.local, &p, &l->map);
   if (e == 0)
     return true;
-  block(l, e == -EINVAL ? "its memory is the program's own (IORING_SETUP_NO_MMAP), and the kernel does not tell where" : "it cannot be mapped",
+  bool own = e == -EINVAL || e == -ENOMEM; /* the latter from newer kernels: nowhere is a place for it */
+  block(l, own ? "its memory is the program's own (IORING_SETUP_NO_MMAP), and the kernel does not tell where" : "it cannot be mapped",
       "let the program close it before the dump");
   return false;
 }
