@@ -210,6 +210,50 @@ class Untrusted(Client):
                 self.assertFalse(os.path.exists(f"/proc/{self.pid}"), "something of it was made")
 
 
+OUTSIDE = """
+import os, socket, sys, time
+base, log = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect(log)
+f = open(base + "/plugin-embedded")
+open(base + "/ready", "w").close()
+while not os.path.exists(base + "/speak"):
+    time.sleep(0.005)
+s.send(f.read().encode())
+time.sleep(1000)
+"""
+
+
+class ShippedPlugins(Client):
+    def test_with_the_rights_of_the_caller(self):
+        """What a machine's rules send to a shipped plugin comes back from images of a caller's, made with the caller's rights."""
+        home, images = self.folder("home", NOBODY, 0o755), self.folder("images", NOBODY)
+        with open(home + "/plugin-embedded", "w", encoding="ascii") as f:
+            f.write("embedded")
+        os.chown(home + "/plugin-embedded", NOBODY, NOBODY)
+        log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        log.bind(self.dir + "/plugin-log")
+        os.chmod(self.dir + "/plugin-log", 0o666)
+        log.settimeout(10)
+        log.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        process = self.start("/usr/bin/python3", "-I", "-c", OUTSIDE, home, self.dir + "/plugin-log", uid=NOBODY)
+        wait_for(lambda: os.path.exists(home + "/ready"), "the application")
+        self.works("DumpTo", ["pid", process.pid], ["dir", images], {}, uid=NOBODY)
+        self.gone(process.pid)
+        os.unlink(home + "/plugin-embedded")
+        os.chmod(home, 0o500) # where the caller may not write, nothing can be made
+        self.refused(E + "PluginFailed", "Cannot make the embedded file .*Permission denied", "RestoreFrom", ["dir", images], {}, uid=NOBODY)
+        os.chmod(home, 0o700)
+        self.assertEqual(self.works("RestoreFrom", ["dir", images], {}, uid=NOBODY), process.pid)
+        st = os.stat(home + "/plugin-embedded")
+        self.assertEqual((st.st_uid, st.st_gid), (NOBODY, NOBODY))
+        open(home + "/speak", "w").close()
+        text, control, _, _ = log.recvmsg(100, 100)
+        self.assertEqual(text, b"embedded")
+        self.assertEqual(int.from_bytes(control[0][2][:4], sys.byteorder), process.pid)
+        log.close()
+
+
 class UntrustedCallers(Client):
     def test_stopped_engine_can_be_ended(self):
         """An engine that is its caller can be stopped by it, but not be kept."""

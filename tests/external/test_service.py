@@ -73,6 +73,33 @@ class Service(Case):
         self.assertTrue(wait_until(lambda: len(log.got) == 2))
         self.assertEqual(log.got, [b"<14>hello\0", b"<14>still here\0"])
 
+    def test_shipped_plugins(self):
+        """They are listed, and what they do is signalled."""
+        rows = {r["name"]: r for r in json.loads(self.checkpoint("--json", "plugins"))}
+        for name in ("dbus", "syslog", "file-embed"):
+            self.assertEqual((rows[name]["loaded"], rows[name]["door"], rows[name]["error"]), ("on-demand", "native", ""))
+        log = self.server(self.path("log"), socket.SOCK_DGRAM)
+        data = self.path("data")
+        with open(data, "w", encoding="ascii") as f:
+            f.write("here")
+        app = self.application(SYSLOG.replace("serve(", "f = open({data!r})\nserve(read=f.read, ").format(path=log.path, data=data))
+        rules = ["-e", f"unix:path={log.path} action=plugin:syslog", "-e", f"file:path={data} action=embed"]
+        explained = self.checkpoint("explain", *rules, str(app.pid))
+        self.assertIn("reconnect, by option external", explained)
+        self.assertIn("embed, by option external", explained)
+        told = self.checkpoint("-v", "dump", *rules, str(app.pid), "shipped")
+        self.assertIn("connect by syslog", told)
+        self.assertIn("reopen by file-embed", told)
+        os.unlink(data)
+        app.wait_for_end()
+        told = self.checkpoint("-v", "restore", "shipped")
+        self.addCleanup(self.end, app.pid)
+        self.assertIn("connect by syslog", told)
+        self.assertIn("reopen by file-embed", told)
+        app.ask("log")
+        self.assertTrue(wait_until(lambda: len(log.got) == 2))
+        self.assertEqual(app.ask("read"), "here")
+
     def test_rules(self):
         server = self.server(self.path("server"))
         app = self.application(STREAM.format(path=server.path))

@@ -59,6 +59,11 @@ static int native_dump(void *data, const struct checkpoint_object *o) {
   test_note("%s dump kind %u id %" PRIu64 " pid %d fd %d path %s peer %s peer_pid %d uid %u", NAME, o->kind, o->id,
       o->pid, o->number, o->path ? o->path : "-", o->peer_name ? o->peer_name : "-", o->peer_pid, o->peer_uid);
   int r = test_answer("dump", 0);
+  if (r > 0) {
+    c->host->explain(c->host, "the weather\nis bad", "wait for the sun");
+    test_note("%s argument %s tasks %d %d", NAME, o->argument ? o->argument : "-", c->host->has_task(c->host, o->pid),
+        c->host->has_task(c->host, getpid()));
+  }
   if (r || o->kind == CHECKPOINT_KIND_MAPPING)
     return r ? r : -ENOTSUP;
   const char *text = o->kind == CHECKPOINT_KIND_UNIX_SOCKET ? o->peer_name : o->path;
@@ -85,6 +90,11 @@ static int native_restore(void *data, const struct checkpoint_object *o, int *re
   test_note("%s restore kind %u id %" PRIu64 " pid %d fd %d peer %s", NAME, o->kind, o->id, o->pid, o->number,
       o->peer_name ? o->peer_name : "-");
   int r = test_answer("restore", 0);
+  if (r > 0 || test_answer("why", 0))
+    c->host->explain(c->host, "the weather is worse", NULL);
+  if (r == CHECKPOINT_CONNECT)
+    test_note("%s connect_to %d %d %d", NAME, c->host->connect_to(c->host, "relative", NULL, 0),
+        c->host->connect_to(c->host, NULL, "", 5000), c->host->connect_to(c->host, o->argument, "ping", 4));
   if (r)
     return r;
   if (c->host->record_get(c->host, o->id, 0, &record, &size) < 0 || size != 5 || memcmp(record, "first", 5) != 0 ||
@@ -98,6 +108,16 @@ static int native_restore(void *data, const struct checkpoint_object *o, int *re
     return CHECKPOINT_AGAIN;
   *ret_fd = o->kind == CHECKPOINT_KIND_UNIX_SOCKET ? old_connect(text) : open(text, O_RDONLY | O_CLOEXEC);
   return *ret_fd < 0 ? -errno : 0;
+}
+
+/* What was said first has an answer. */
+static int native_connected(void *data, const struct checkpoint_object *o, int fd) {
+  char text[8] = "";
+  int r = test_answer("connected", 0);
+  if (read(fd, text, 4) != 4)
+    return -EIO;
+  test_note("%s connected id %" PRIu64 " %s", NAME, o->id, text);
+  return r;
 }
 
 static int memory_dump(void *data, const struct checkpoint_object *o) {
@@ -146,8 +166,8 @@ CHECKPOINT_PLUGIN = {
 #else
     CHECKPOINT_PLUGIN_HEADER(NAME, "7.1", "A plugin for tests"),
 #endif
-#ifdef EXPLAINS
-    .flags = CHECKPOINT_PLUGIN_EXPLAINS,
+#ifdef FLAGS
+    .flags = FLAGS,
 #endif
     .kinds = CHECKPOINT_KIND_UNIX_SOCKET | CHECKPOINT_KIND_FILE | CHECKPOINT_KIND_MAPPING | CHECKPOINT_KIND_MEMORY,
     .priority = PRIORITY,
@@ -163,4 +183,5 @@ CHECKPOINT_PLUGIN = {
     .memory_dump = memory_dump,
     .memory_restore = memory_restore,
     .moment = native_moment,
+    .connected = native_connected,
 };

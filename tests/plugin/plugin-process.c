@@ -72,12 +72,16 @@ static const char *text_of(const ProtobufCBinaryData *bytes) {
   return text;
 }
 
+/* Beside the answer. */
+static PluginReply beside = PLUGIN_REPLY__INIT;
+
 static int dump(const PluginRequest *q, int fd) {
   const PluginObject *o = q->object;
   char what[64];
   test_describe(fd, what);
   test_note("dump kind %u id %" PRIu64 " pid %d fd %d %s", o->kind, o->id, o->pid, o->number, what);
   int r = test_answer("dump", 0);
+  beside.reason = r > 0 ? (char *)"the program says no" : NULL;
   const char *text = text_of(o->kind == CHECKPOINT_KIND_UNIX_SOCKET ? &o->peer_name : &o->path);
   if (r || *text != '/')
     return r ? r : -ENOTSUP;
@@ -88,6 +92,11 @@ static int dump(const PluginRequest *q, int fd) {
 static int restore(const PluginRequest *q, int *ret_fd) {
   test_note("restore id %" PRIu64 " records %u %s", q->object->id, q->n_records, n_records ? records[0] : "");
   int r = test_answer("restore", 0);
+  if (r == CHECKPOINT_CONNECT) {
+    beside.address = q->object->argument;
+    beside.has_first = true;
+    beside.first = (ProtobufCBinaryData){4, (uint8_t *)"ping"};
+  }
   if (r || n_records != 1 || q->n_records != 1)
     return r ? r : -ENODATA;
   *ret_fd =
@@ -103,6 +112,14 @@ static int memory_restore(const PluginRequest *q, int fd) {
     if (pwrite(fd, page, sizeof page, (off_t)at) != sizeof page)
       return -EIO;
   return test_answer("memory_restore", 0);
+}
+
+static int connected(int fd) {
+  char text[8] = "";
+  if (fd < 0 || read(fd, text, 4) != 4)
+    return -EIO;
+  test_note("connected %s", text);
+  return test_answer("connected", 0);
 }
 
 static int act(const PluginRequest *q, int fd, int *ret_fd) {
@@ -133,6 +150,8 @@ static int act(const PluginRequest *q, int fd, int *ret_fd) {
   case PLUGIN_OPERATION__PLUGIN_MOMENT:
     test_note("moment %u %d", q->moment, q->pid);
     return -ENOTSUP;
+  case PLUGIN_OPERATION__PLUGIN_CONNECTED:
+    return connected(fd);
   case PLUGIN_OPERATION__PLUGIN_RECORD:
   default:
     return -EPROTO;
@@ -207,7 +226,10 @@ int main(int argc, char **argv) {
     PluginReply m = PLUGIN_REPLY__INIT;
     int out = -1;
     misbehave(q);
-    m.status = act(q, fd, &out);
+    int status = act(q, fd, &out);
+    m = beside;
+    beside = (PluginReply)PLUGIN_REPLY__INIT;
+    m.status = status;
     m.serial = q->serial;
     m.has_status = true;
     reply(&m, m.status == 0 ? out : -1);

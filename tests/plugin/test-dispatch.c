@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* The dispatch by itself, without a tree: every errno of every callback, and what may be said in between. argv[1]: the
- * directory of the test plugins. */
+ * directory of the test plugins, argv[2]: a plugin directory with the shipped ones. */
 
 #include "dispatch.h"
 #include <errno.h>
@@ -12,7 +12,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-static const char *built;
+static const char *built, *shipped;
 static char *directory;
 
 typedef struct Fixture {
@@ -207,6 +207,84 @@ static void test_no_plugins(void) {
   plugins_end(NULL, NULL);
 }
 
+static struct checkpoint_object bus_socket(guint64 id) {
+  struct checkpoint_object o = device(id);
+  o.kind = CHECKPOINT_KIND_UNIX_SOCKET;
+  o.peer_name = "/run/nothing";
+  return o;
+}
+
+/* Images that the caller could have written: only who is fit for them is asked, and may make nothing by itself. */
+static void test_untrusted_images(void) {
+  Fixture f;
+  g_autoptr(GError) error = NULL;
+  g_autoptr(Checkpoint) checkpoint = checkpoint_new();
+  const struct checkpoint_object object = device(7);
+  PluginRestored restored;
+  const char *const files[] = {"test-native.so", "test-native-untrusted.so"};
+  const char *const answers[] = {"restore=0", "restore=-95", "restore=4"};
+  for (size_t i = 0; i < G_N_ELEMENTS(files); i++)
+    for (size_t k = 0; k < G_N_ELEMENTS(answers); k++) {
+      bool fit = i == 1 && k == 2;
+      install(files[i]);
+      g_setenv("PLUGIN_DO", answers[k], TRUE);
+      fixture_begin(&f);
+      f.options.untrusted_images = true;
+      PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_RESTORE, checkpoint, &error);
+      g_assert_no_error(error);
+      for (int named = 0; named < 2; named++) {
+        unsigned before = f.n_objects;
+        g_assert_true(plugins_restore(set, named ? "native-test" : NULL, false, &object, &restored, &error) == fit);
+        g_assert_true(fit == restored.reopen);
+        if (i == 0)
+          g_assert_error(error, ENGINE_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET);
+        g_assert_true((f.n_objects > before) == (i == 1));
+        g_clear_error(&error);
+        plugin_said_clear(&restored.said);
+      }
+      plugins_end(set, NULL);
+      fixture_end(&f);
+      uninstall(files[i]);
+    }
+  g_unsetenv("PLUGIN_DO");
+}
+
+/* Before dbus was a plugin, what it keeps stood beside the object. */
+static void test_older_records(void) {
+  Fixture f;
+  g_autoptr(GError) error = NULL;
+  g_autoptr(Checkpoint) checkpoint = checkpoint_new();
+  const struct checkpoint_object object = bus_socket(7);
+  PluginRestored restored;
+  CkptExternal *e = g_new(CkptExternal, 1);
+  CkptBus *bus = g_new(CkptBus, 1);
+  ckpt_external__init(e);
+  ckpt_bus__init(bus);
+  e->kind = g_strdup("unix");
+  e->action = g_strdup("dbus");
+  e->file_id = 7;
+  e->bus = bus;
+  bus->unique_name = g_strdup(":1.7");
+  checkpoint_add_external(checkpoint, e);
+  g_setenv("CHECKPOINTD_PLUGINS", shipped, TRUE);
+  fixture_begin(&f);
+  PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_RESTORE, checkpoint, &error);
+  g_assert_no_error(error);
+  for (guint32 id = 7; id < 9; id++) { /* of the second there is none */
+    struct checkpoint_object other = object;
+    other.id = id;
+    g_assert_true(plugins_restore(set, "dbus", false, &other, &restored, &error));
+    g_assert_no_error(error);
+    g_assert_true(restored.disconnected);
+    g_assert_cmpstr(restored.said.reason, ==, id == 7 ? "nobody listens there" : "the checkpoint does not say what it had there");
+    plugin_said_clear(&restored.said);
+  }
+  g_assert_cmpuint(plugins_count(set), ==, 1);
+  plugins_end(set, NULL);
+  fixture_end(&f);
+  g_unsetenv("CHECKPOINTD_PLUGINS");
+}
+
 static unsigned count_descriptors(void) {
   g_autoptr(GDir) dir = g_dir_open("/proc/self/fd", 0, NULL);
   unsigned n = 0;
@@ -262,11 +340,14 @@ static void test_records_have_a_limit(void) {
 int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   built = argv[1];
+  shipped = argv[2];
   directory = g_dir_make_tmp("test-dispatch.XXXXXX", NULL);
   g_test_add_func("/plugin/every-errno", test_every_errno);
   g_test_add_func("/plugin/nonsense-is-no-errno", test_nonsense_is_no_errno);
   g_test_add_func("/plugin/a-plugin-that-is-not-there", test_a_plugin_that_is_not_there);
   g_test_add_func("/plugin/no-plugins", test_no_plugins);
+  g_test_add_func("/plugin/untrusted-images", test_untrusted_images);
+  g_test_add_func("/plugin/older-records", test_older_records);
   g_test_add_func("/plugin/nothing-is-left-open", test_nothing_is_left_open);
   g_test_add_func("/plugin/records-have-a-limit", test_records_have_a_limit);
   int status = g_test_run();
