@@ -55,6 +55,7 @@ void job_free(Job *job) {
   description_free(job->description);
   g_clear_error(&job->error);
   g_clear_error(&job->cancel_reason);
+  g_free(job->stale_lock);
   g_free(job->gids);
   g_free(job->phase);
   g_free(job->name);
@@ -175,15 +176,30 @@ static GVariant *make_note(const Job *job) {
   return g_variant_ref_sink(g_variant_dict_end(&dict));
 }
 
+static char *lock_of(GVariant *note) {
+  const char *lock = NULL;
+
+  return note && g_variant_lookup(note, "network-lock", "&s", &lock) ? g_strdup(lock) : NULL;
+}
+
+/* What replaces a checkpoint takes the sense from its network lock, too; whoever runs jobs sees to that. */
+static void commit(Job *job, GError **error) {
+  g_autoptr(GVariant) note = make_note(job);
+  g_autoptr(GVariant) older = store_describe(job->store, job->store_uid, job->name, NULL);
+  g_autofree char *lock = lock_of(note), *older_lock = lock_of(older);
+
+  if (store_draft_commit(job->draft, note, job->options.durable || job->limits->durable, error) &&
+      g_strcmp0(lock, older_lock) != 0)
+    job->stale_lock = g_steal_pointer(&older_lock);
+}
+
 static void on_result(Job *job, const EngineResult *result) {
   GError *error = NULL;
 
   job->findings = g_variant_ref_sink(values_from_findings(result->findings, result->n_findings));
   job->result = make_result(job, result);
-  if (job->draft) {
-    g_autoptr(GVariant) note = make_note(job);
-    (void)store_draft_commit(job->draft, note, job->options.durable || job->limits->durable, &error);
-  }
+  if (job->draft)
+    commit(job, &error);
   /* A cancel that came too late changes nothing: what is done is done. */
   g_clear_error(&job->cancel_reason);
   finish(job, error);

@@ -66,6 +66,7 @@ struct Job {
   EngineLink *link;
   pid_t engine_pid;
   StoreDraft *draft;
+  char *stale_lock; /* dump: the network lock of the checkpoint that this one has replaced; NULL: none */
   int images_fd; /* restore; describe, and what uses a directory of the caller's: given to it */
   bool is_directory; /* images_fd is the caller's: nothing of it is in the store */
   Applications *applications; /* dump: whom to ask before; borrowed */

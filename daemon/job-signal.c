@@ -139,6 +139,26 @@ static void log_finished(const Job *job) {
   g_printerr("%s\n", line);
 }
 
+/* A job of its own, that nobody waits for. It comes after another one of the same user, so no limit keeps it away. */
+static void remove_stale_lock(BusJob *after) {
+  Manager *manager = after->manager;
+  Job *job = job_new(manager->event, ENGINE_OPERATION__UNLOCK, &bus_job_observer, NULL);
+  BusJob *bus_job;
+
+  job->owner = after->job->owner;
+  job->any_target = after->job->any_target;
+  g_free(job->name);
+  job->name = g_steal_pointer(&after->job->stale_lock);
+  job->store_uid = after->job->store_uid;
+  job->store = manager->store;
+  job->limits = &manager->limits;
+  job->id = store_next_job_id(manager->store);
+  bus_job = bus_job_new(manager, job, after->owner_name);
+  bus_job->released = true;
+  queue_add(manager->queue, job);
+  bus_job_announce(bus_job);
+}
+
 /* The answer goes first: it is what somebody waits for. */
 static void on_finished(Job *job, void *userdata) {
   BusJob *bus_job = userdata;
@@ -154,6 +174,8 @@ static void on_finished(Job *job, void *userdata) {
    * the same, since whoever ended it may still hold it. */
   (void)sd_event_add_time_relative(manager->event, &bus_job->linger_timer, CLOCK_MONOTONIC,
       bus_job->released ? 0 : manager->linger_usec, 0, on_linger_timer, bus_job);
+  if (job->stale_lock)
+    remove_stale_lock(bus_job);
   queue_remove(manager->queue, job);
   manager_bus_update_counts(manager);
   forget_oldest(manager, job->owner);
