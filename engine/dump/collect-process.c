@@ -246,7 +246,7 @@ static GArray *decode_fds(const ProcessProgram *p, const LoadedProgram *l) {
 bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **error) {
   const LoadedProgram *l = &task->leader_loaded;
   g_autofree char *who = g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm);
-  if (!region_check(injection_leader_lane(task->injection), l, who, error))
+  if (!region_check(g_array_index(task->threads, FrozenThread, 0).lane, l, who, error))
     return false;
   TaskCoreEntry *tc = task->model->core->tc;
   MmEntry *mm = task->model->mm;

@@ -250,12 +250,13 @@ static void collect_zombie(FrozenTask *task) {
 /* What is done to all threads but the first, to each by its tracer. */
 typedef struct TracersShare {
   FrozenTask *task;
+  guint first; /* thread */
   GError *errors[2]; /* of each tracer */
 } TracersShare;
 
-static bool run_by_tracers(FrozenTask *task, TracersWork *work, GError **error) {
-  TracersShare w = {.task = task};
-  if (task->threads->len > 1)
+static bool run_by_tracers(FrozenTask *task, guint first, TracersWork *work, GError **error) {
+  TracersShare w = {.task = task, .first = first};
+  if (task->threads->len > first)
     tracers_run(work, &w);
   g_autoptr(GError) second = w.errors[1];
   if (!w.errors[0] && !second)
@@ -267,7 +268,7 @@ static bool run_by_tracers(FrozenTask *task, TracersWork *work, GError **error) 
 static void collect_share(void *data, unsigned which) {
   TracersShare *w = data;
   g_autofree void *xstate = g_malloc(XSTATE_MAX);
-  for (guint k = 1; k < w->task->threads->len; k++) {
+  for (guint k = w->first; k < w->task->threads->len; k++) {
     FrozenThread *t = &g_array_index(w->task->threads, FrozenThread, k);
     if (tracers_owner(t->state.tid) == which && !collect_thread(w->task, t, false, xstate, &w->errors[which]))
       return;
@@ -278,7 +279,7 @@ static bool collect_threads(Job *job, FrozenTask *task, void *xstate, GError **e
   for (guint k = 0; k < task->threads->len; k++)
     add_thread(task, &g_array_index(task->threads, FrozenThread, k), k == 0 && !task->headless);
   if (!collect_thread(task, &g_array_index(task->threads, FrozenThread, 0), true, xstate, error) ||
-      !run_by_tracers(task, collect_share, error))
+      !run_by_tracers(task, 1, collect_share, error))
     return false;
   for (guint k = 0; k < task->threads->len; k++) {
     const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
@@ -332,6 +333,8 @@ InjectMap *inject_maps(const FrozenTask *task) {
         .executable = v->flags & VMF_EXEC,
         .stack = strcmp(v->path, "[stack]") == 0,
         .path = v->path};
+    if (maps[i].stack && task->lowest_sp > v->start && task->lowest_sp < v->end)
+      maps[i].end = task->lowest_sp; /* what is above may be another's */
   }
   return maps;
 }
@@ -342,8 +345,15 @@ InjectMap *inject_maps(const FrozenTask *task) {
 
 /* A place known beforehand, so that a region can be found whenever the engine dies: the highest hole that is large enough
  * and into which no stack grows. */
-static uint64_t choose_region(const FrozenTask *task) {
-  uint64_t need = REGION_ROOM(task->threads->len) + task->facts.vmas->len * VMA_ROOM + 2 * REGION_GAP;
+static uint64_t choose_region(const FrozenTree *tree, const FrozenTask *task) {
+  uint64_t need = 2 * REGION_GAP;
+  for (guint i = task->index; i < tree->tasks->len; i++) {
+    const FrozenTask *other = tree->tasks->pdata[i];
+    if (other->owner[SHARE_MEMORY] == task)
+      need += REGION_ROOM(other->threads->len) + task->facts.vmas->len * VMA_ROOM;
+    if (!tree->shares)
+      break;
+  }
   for (guint i = task->facts.vmas->len; i-- > 1;) {
     const ProcVma *above = &g_array_index(task->facts.vmas, ProcVma, i), *below = &g_array_index(task->facts.vmas, ProcVma, i - 1);
     if (above->start - below->end >= need && above->start < 1ull << 47 && !(above->flags & VMF_GROWSDOWN))
@@ -369,7 +379,7 @@ static size_t signals_room(const FrozenTask *task) {
 
 static void inject_share(void *data, unsigned which) {
   TracersShare *w = data;
-  for (guint k = 1; k < w->task->threads->len; k++) {
+  for (guint k = w->first; k < w->task->threads->len; k++) {
     FrozenThread *t = &g_array_index(w->task->threads, FrozenThread, k);
     if (tracers_owner(t->state.tid) != which)
       continue;
@@ -379,14 +389,30 @@ static void inject_share(void *data, unsigned which) {
   }
 }
 
-/* An agent in every thread, each with its program prepared before it starts. */
-static bool inject_task(FrozenTask *task, const Program *thread_program, const Program *process_program, GadgetCache *cache, GError **error) {
+/* Room for the agents of a task, and of those that share its memory. */
+static size_t region_room(const FrozenTree *tree, const FrozenTask *task, const Program *thread_program, ProcessProgram *const *pps, guint *ret_threads) {
+  size_t room = region_program_size(thread_program) + ASK_ROOM;
+  *ret_threads = 0;
+  for (guint i = task->index; i < tree->tasks->len && (tree->shares || i == task->index); i++) {
+    const FrozenTask *other = tree->tasks->pdata[i];
+    if (other->owner[SHARE_MEMORY] != task || !pps[i])
+      continue;
+    *ret_threads += other->threads->len;
+    room += region_program_size(pps[i]->program) + signals_room(other);
+    for (guint k = 0; k < other->threads->len; k++)
+      room += region_program_size_shared(thread_program) + inject_thread_room(g_array_index(other->threads, FrozenThread, k).state.xstate_size);
+  }
+  return room;
+}
+
+/* The region, and the agent of the leader. */
+static bool inject_leader(const FrozenTree *tree, FrozenTask *task, const Program *thread_program, ProcessProgram *const *pps, GadgetCache *cache,
+    GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
-  size_t room = region_program_size(process_program) + region_program_size(thread_program) + ASK_ROOM + signals_room(task);
-  for (guint k = 0; k < task->threads->len; k++)
-    room += region_program_size_shared(thread_program) + inject_thread_room(g_array_index(task->threads, FrozenThread, k).state.xstate_size);
+  guint n_threads;
+  size_t room = region_room(tree, task, thread_program, pps, &n_threads);
   g_autofree InjectMap *maps = inject_maps(task);
-  task->injection = inject_process(&leader->state, task->threads->len, task->region_at, room, maps, task->facts.vmas->len, cache, error);
+  task->injection = inject_process(&leader->state, n_threads, task->region_at, room, maps, task->facts.vmas->len, cache, error);
   if (!task->injection)
     return false;
   leader->in_agent = true;
@@ -395,14 +421,27 @@ static bool inject_task(FrozenTask *task, const Program *thread_program, const P
   if (!region_load(region, thread_program, NULL, &leader->loaded, error))
     return false;
   region_start(region, leader->lane, &leader->loaded);
-  for (guint k = 1; k < task->threads->len; k++) {
+  return true;
+}
+
+/* An agent in every thread, each with its program prepared before it starts. Where memory is shared there is one region, and
+ * all threads but its owner's leader are alike. */
+static bool inject_task(const FrozenTree *tree, FrozenTask *task, const Program *thread_program, ProcessProgram *const *pps, GadgetCache *cache,
+    GError **error) {
+  FrozenTask *owner = task->owner[SHARE_MEMORY];
+  guint first = owner == task;
+  if (first && !inject_leader(tree, task, thread_program, pps, cache, error))
+    return false;
+  task->injection = owner->injection;
+  Region *region = injection_region(task->injection);
+  for (guint k = first; k < task->threads->len; k++) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
     t->lane = inject_add_lane(task->injection, &t->state, error);
-    if (!t->lane || !region_load(region, thread_program, leader->loaded.ops, &t->loaded, error))
+    if (!t->lane || !region_load(region, thread_program, g_array_index(owner->threads, FrozenThread, 0).loaded.ops, &t->loaded, error))
       return false;
     region_prepare(region, t->lane, &t->loaded); /* it begins at once, and sleeps only when it is done */
   }
-  return run_by_tracers(task, inject_share, error);
+  return run_by_tracers(task, first, inject_share, error);
 }
 
 static bool ask_ambient(Region *region, const ThreadProgram *tp, FrozenThread *t, GError **error) {
@@ -527,8 +566,7 @@ static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram
       if (task->zombie || task->no_agent)
         continue;
       if (step == 0) {
-        pps[i] = process_program_new(task);
-        ok = inject_task(task, thread_program_get(tp), pps[i]->program, cache, error);
+        ok = inject_task(tree, task, thread_program_get(tp), pps, cache, error);
       } else if (step == 1) {
         ok = wait_task(task, tp, error) && start_process_program(task, pps[i], error);
       } else {
@@ -548,8 +586,11 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    if (!task->zombie && !task->no_agent)
-      task->region_at = choose_region(task);
+    if (task->zombie || task->no_agent)
+      continue;
+    pps[i] = process_program_new(task);
+    if (task->owner[SHARE_MEMORY] == task)
+      task->region_at = choose_region(tree, task);
   }
   tree->sweeper = warden_is_active() ? NULL : sweeper_new(tree);
   bool ok = inject_all(tree, tp, pps, cache, error);

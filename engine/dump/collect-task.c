@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What /proc tells about a task. */
 #include "collect.h"
+#include "sharing.h"
 #include "traits.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,74 +100,6 @@ static void check_session(Job *job, const FrozenTree *tree, const FrozenTask *ta
   block_task(job, task, "task", reason, "start it with setsid(1), or checkpoint it alone");
 }
 
-static bool shares(pid_t a, pid_t b, int kind) {
-  return syscall(SYS_kcmp, a, b, kind, 0, 0) == 0;
-}
-
-bool frozen_tree_in_vfork(const FrozenTree *tree) {
-  for (guint i = 1; i < tree->tasks->len; i++) {
-    const FrozenTask *task = tree->tasks->pdata[i], *parent = frozen_tree_find(tree, task->stat.ppid);
-    if (!task->zombie && parent && !parent->zombie && shares(parent->view, task->view, KCMP_VM))
-      return true;
-  }
-  return false;
-}
-
-/* --- sharing: clone(2), vfork(2), unshare(2) --- */
-
-static const struct {
-  int kind;
-  const char *what;
-} share_kinds[] = {{KCMP_VM, "memory"}, {KCMP_FILES, "descriptor table"}, {KCMP_FS, "working directory"}, {KCMP_SIGHAND, "signal actions"}};
-
-static void block_sharing(Job *job, const FrozenTask *task, const FrozenTask *other, const char *what) {
-  const char *cure = "start them without sharing it (clone(2) without its CLONE_ flag), or wait until one of them has called execve(2)";
-  g_autofree char *name = task_name(task);
-  g_autofree char *reason = g_strdup_printf("it shares its %s with pid %d (%s)", what, (int)other->pid, other->stat.comm);
-  job_block(job, "task", task->pid, -1, name, reason, cure);
-}
-
-/* In kcmp(2)'s order, so that equals are neighbours. */
-static gint compare_tasks(gconstpointer a, gconstpointer b, gpointer kind) {
-  const FrozenTask *const *x = a, *const *y = b;
-  long r = syscall(SYS_kcmp, (*x)->view, (*y)->view, GPOINTER_TO_INT(kind), 0, 0);
-  return r == 1 ? -1 : r == 2 ? 1 : 0;
-}
-
-static void check_kind(Job *job, GPtrArray *tasks, size_t k) {
-  g_ptr_array_sort_with_data(tasks, compare_tasks, GINT_TO_POINTER(share_kinds[k].kind));
-  for (guint i = 1; i < tasks->len; i++) {
-    const FrozenTask *a = tasks->pdata[i - 1], *b = tasks->pdata[i];
-    if (shares(a->view, b->view, share_kinds[k].kind))
-      block_sharing(job, b, a, share_kinds[k].what);
-  }
-}
-
-/* Threads that have left what their process shares: unshare(2), or clone(2) without CLONE_FS or CLONE_FILES. */
-static void check_threads(Job *job, const FrozenTask *task) {
-  for (guint k = 1; k < task->threads->len; k++) {
-    pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
-    for (size_t i = 1; i < 3; i++) {
-      if (shares(task->view, tid, share_kinds[i].kind))
-        continue;
-      g_autofree char *name = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)tid);
-      g_autofree char *reason = g_strdup_printf("it has a %s of its own, apart from its process", share_kinds[i].what);
-      job_block(job, "task", task->pid, -1, name, reason, "start the program without it (unshare(2) in one of its threads)");
-    }
-  }
-}
-
-void collect_sharing(Job *job, FrozenTree *tree) {
-  g_autoptr(GPtrArray) tasks = g_ptr_array_new();
-  for (guint i = 0; i < tree->tasks->len; i++)
-    if (!((FrozenTask *)tree->tasks->pdata[i])->zombie)
-      g_ptr_array_add(tasks, tree->tasks->pdata[i]);
-  for (size_t k = 0; k < G_N_ELEMENTS(share_kinds) && tasks->len > 1; k++)
-    check_kind(job, tasks, k);
-  for (guint i = 0; i < tasks->len; i++)
-    check_threads(job, tasks->pdata[i]);
-}
-
 static guint64 number_of(const char *text, int base, guint64 otherwise) {
   return text && *text ? (guint64)(gint64)(base == 10 && *text == '-' ? strtoll(text, NULL, 10) : (gint64)strtoull(text, NULL, base)) : otherwise;
 }
@@ -204,23 +136,6 @@ static void collect_layout(const FrozenTask *task) {
   mm->mm_env_start = s->env_start, mm->mm_env_end = s->env_end;
 }
 
-static TaskKobjIdsEntry *ids_new(guint n) {
-  TaskKobjIdsEntry *ids = malloc(sizeof *ids);
-  task_kobj_ids_entry__init(ids);
-  ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = n;
-  ids->has_pid_ns_id = ids->has_net_ns_id = ids->has_ipc_ns_id = ids->has_uts_ns_id = true;
-  ids->has_time_ns_id = ids->has_mnt_ns_id = ids->has_user_ns_id = ids->has_cgroup_ns_id = true;
-  ids->pid_ns_id = 1, ids->net_ns_id = 2, ids->ipc_ns_id = 3, ids->uts_ns_id = 4;
-  ids->time_ns_id = 5, ids->mnt_ns_id = 6, ids->user_ns_id = 7, ids->cgroup_ns_id = 8;
-  return ids;
-}
-
-static guint index_of(const FrozenTree *tree, const FrozenTask *task) {
-  guint i = 0;
-  (void)g_ptr_array_find(tree->tasks, task, &i);
-  return i;
-}
-
 bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) {
   Task *m = task->model;
   m->extra = malloc(sizeof *m->extra);
@@ -236,7 +151,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
     g_propagate_error(error, g_steal_pointer(&facts->error));
     return false;
   }
-  m->ids = ids_new(index_of(tree, task) + 2);
+  m->ids = sharing_ids(task);
   m->mm = malloc(sizeof *m->mm);
   mm_entry__init(m->mm);
   m->fs = malloc(sizeof *m->fs);

@@ -65,8 +65,6 @@ bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *resu
 bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
 /* Control groups and their properties, into cgroup.img. */
 void collect_cgroups(Job *job, FrozenTree *tree, Checkpoint *checkpoint);
-/* Blocks tasks that share what each of them would get for itself, and threads that have something apart. */
-void collect_sharing(Job *job, FrozenTree *tree);
 /* Mappings of a task; files behind them go through the collector. */
 bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError **error);
 /* Blockers for tasks that may hold System V semaphores. After the agents came in. */

@@ -8,6 +8,7 @@
 #include "tracers.h"
 #include "overruns.h"
 #include "plugin-stage.h"
+#include "sharing.h"
 #include "collect-seccomp.h"
 #include "timens.pb-c.h"
 #include "image.h"
@@ -46,24 +47,15 @@ static bool pid_is_pinned(pid_t pid, int pidfd, GError **error) {
   return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d does not exist (any more)", (int)pid);
 }
 
-#define VFORK_TRIES 200
-#define VFORK_PAUSE_USEC 2000
-
-/* A child between vfork(2) and execve(2) borrows its parent's memory for a moment: it is let go on to the end of it. A tree
- * under seccomp is let go once, for the warden to take it. */
+/* A tree under seccomp is let go once, for the warden to take it. */
 static FrozenTree *freeze_settled(Job *job, pid_t pid, GError **error) {
-  for (int try = 0;; try++) {
+  for (;;) {
     FrozenTree *tree = freeze_tree(job, pid, error);
-    if (!tree)
-      return NULL;
-    bool settled = try >= VFORK_TRIES || !frozen_tree_in_vfork(tree);
-    if (settled && (!seccomp_suspend(tree) || warden_is_active()))
+    if (!tree || !seccomp_suspend(tree) || warden_is_active())
       return tree;
     thaw_tree(job, tree, false);
     frozen_tree_free(tree);
-    if (!settled)
-      g_usleep(VFORK_PAUSE_USEC);
-    else if (!warden_start(error))
+    if (!warden_start(error))
       return NULL;
   }
 }
@@ -84,9 +76,12 @@ static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
   const GArray *fds = task->fds; /* NULL: it could not be asked itself */
   if (task->headless)
     collector_alias_task(d->collector, task->pid, task->view);
-  return collector_visit_task(d->collector, task->view, task->stat.comm, task->view_pidfd,
-             fds ? (const CollectedFd *)(const void *)fds->data : NULL, fds ? fds->len : 0, task->model, error) &&
-         collect_fs(d->job, task, d->collector, error) && collect_mappings(d->job, task, d->collector, error);
+  bool table = task->owner[SHARE_FILES] == task, memory = task->owner[SHARE_MEMORY] == task;
+  if (!table)
+    sharing_take_files(task, d->collector);
+  return (!table || collector_visit_task(d->collector, task->view, task->stat.comm, task->view_pidfd,
+             fds ? (const CollectedFd *)(const void *)fds->data : NULL, fds ? fds->len : 0, task->model, error)) &&
+         collect_fs(d->job, task, d->collector, error) && (!memory || collect_mappings(d->job, task, d->collector, error));
 }
 
 /* Registers by ptrace while other threads read /proc. */
@@ -110,10 +105,11 @@ static bool dump_collect(Dump *d, GError **error) {
   d->checkpoint = checkpoint_new();
   if (!collect_stopped(d, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
     return false;
+  sharing_find(d->tree);
   for (guint i = 0; i < d->tree->tasks->len; i++)
     if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))
       return false;
-  collect_sharing(d->job, d->tree);
+  sharing_check(d->job, d->tree);
   collect_cgroups(d->job, d->tree, d->checkpoint);
   return true;
 }
@@ -199,7 +195,7 @@ static GPtrArray *alive_words(const FrozenTree *tree) {
   GPtrArray *words = g_ptr_array_new();
   for (guint i = 0; !warden_is_active() && i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
-    if (task->injection)
+    if (task->injection && task->owner[SHARE_MEMORY] == task)
       g_ptr_array_add(words, region_alive(injection_region(task->injection)));
   }
   return words;
@@ -209,6 +205,7 @@ static bool dump_write(Dump *d, const char *name, GError **error) {
   job_phase(d->job, "memory");
   if (!plugin_stage_memory(d->plugins, d->tree, error) || !dump_memory(d->job, d->tree, d->checkpoint, d->collector, &d->memory, error))
     return false;
+  sharing_copy_memory(d->tree);
   const pid_t root = ((FrozenTask *)d->tree->tasks->pdata[0])->pid;
   if (!plugins_moment(d->plugins, CHECKPOINT_MOMENT_DUMPED, root, error))
     return false;

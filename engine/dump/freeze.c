@@ -24,7 +24,8 @@
 
 static void frozen_task_free(void *p) {
   FrozenTask *t = p;
-  injection_free(t->injection);
+  if (t->owner[SHARE_MEMORY] == t)
+    injection_free(t->injection);
   if (t->view_pidfd >= 0 && t->view_pidfd != t->pidfd)
     (void)close(t->view_pidfd);
   if (t->pidfd >= 0)
@@ -43,6 +44,8 @@ static FrozenTask *frozen_task_new(pid_t pid, pid_t ppid) {
   FrozenTask *t = g_new0(FrozenTask, 1);
   t->pid = t->view = pid;
   t->ppid = ppid;
+  for (int kind = 0; kind < SHARE_KINDS; kind++)
+    t->owner[kind] = t;
   t->pidfd = t->view_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
   t->threads = g_array_new(FALSE, TRUE, sizeof(FrozenThread));
   return t;
@@ -415,7 +418,7 @@ static void cure_task(Job *job, FrozenTask *task) {
     FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
     if (!t->in_agent)
       continue;
-    bool ok = k ? inject_cure_thread(task->injection, &t->state, &error) : inject_cure_leader(task->injection, &t->state, &error);
+    bool ok = k || task->owner[SHARE_MEMORY] != task ? inject_cure_thread(task->injection, &t->state, &error) : inject_cure_leader(task->injection, &t->state, &error);
     if (!ok)
       job_log(job, 3, "%s", error->message);
     g_clear_error(&error);
@@ -443,7 +446,7 @@ static void wait_stopped(const FrozenTree *tree) {
 }
 
 void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
-  for (guint i = 0; i < tree->tasks->len; i++)
+  for (guint i = tree->tasks->len; i-- > 0;) /* the owner of memory that several share comes first in the tree */
     cure_task(job, tree->tasks->pdata[i]);
   if (stopped)
     stop_tasks(tree);

@@ -4,10 +4,10 @@
 /* The tree while it is frozen: what the stages of a dump hand to each other besides the model. Every thread is in
  * ptrace-stop, or runs an agent once it was injected. */
 
-#include "checkpoint.h"
 #include "facts.h"
 #include "inject.h"
 #include "job.h"
+#include "kinship.h"
 #include "object.h"
 #include "proc.h"
 
@@ -48,9 +48,12 @@ typedef struct FrozenTask {
   bool unsuspendable; /* seccomp */
   bool stopped; /* by job control */
   int stop_signal;
+  guint index; /* in the tree */
+  struct FrozenTask *owner[SHARE_KINDS]; /* the first of the tree that has the same memory, …; itself where it shares with nobody */
   GArray *threads; /* FrozenThread that live; [0] is the leader, or speaks for it */
   TaskFacts facts; /* once collected */
   GArray *fds;     /* CollectedFd, ascending */
+  uint64_t lowest_sp; /* of all threads that share its memory; 0: it shares it with nobody */
   uint64_t region_at; /* where its agents' region is, or is going to be; 0: wherever the kernel puts it */
   GPtrArray *policies; /* CkptMempolicy, one a mapping of the facts, NULL for the default; NULL: all have that */
   GHashTable *provided; /* guint64* start of mappings whose content a plugin has; NULL: none */
@@ -58,13 +61,14 @@ typedef struct FrozenTask {
   GArray *sleep_notes;  /* SleepNote: what an earlier engine knew; NULL: none */
   bool sleep_asked;     /* whether there are any */
   GArray *overruns;     /* TimerFirst: whose pending signals were put back; NULL: none */
-  Injection *injection;
+  Injection *injection; /* its memory's owner's */
   LoadedProgram leader_loaded;
   Task *model; /* borrowed */
 } FrozenTask;
 
 typedef struct FrozenTree {
   GPtrArray *tasks; /* FrozenTask; parents before children */
+  bool shares; /* any two tasks anything */
   gint64 frozen_at; /* g_get_monotonic_time() when the last task stood; 0 before */
   gint64 thawed_at;
   struct Sweeper *sweeper; /* from the first injection on (sweeper.h) */
@@ -85,9 +89,6 @@ void frozen_tree_free(FrozenTree *tree);
 /* Seizes one thread and stops it; *stop_signal: by which signal it stands still anyway, 0: none. Returns 0 or a negative
  * errno. */
 int freeze_thread(pid_t tid, int *stop_signal);
-
-/* Does any task use its parent's memory, as after vfork(2)? */
-bool frozen_tree_in_vfork(const FrozenTree *tree);
 
 FrozenTask *frozen_tree_find(const FrozenTree *tree, pid_t pid);
 

@@ -179,7 +179,7 @@ static GPtrArray *scan_all(FrozenTree *tree, GError **error) {
   g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(task_memory_free);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    if (task->zombie)
+    if (task->zombie || task->owner[SHARE_MEMORY] != task)
       continue;
     TaskMemory *m = scan_task(task, error);
     if (!m)

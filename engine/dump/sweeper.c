@@ -73,20 +73,37 @@ static bool find_region(const FrozenTask *task, const GArray *vmas, Abroad *ret)
   return false;
 }
 
-static bool others_are_home(const Abroad *region, const FrozenTask *task) {
+static bool threads_are_home(const Abroad *region, const FrozenTask *task, pid_t speaker) {
   g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
   if (!proc_threads(task->pid, tids, NULL))
     return false;
   for (guint i = 0; i < tids->len; i++) {
     pid_t tid = g_array_index(tids, pid_t, i);
-    if (tid != task->pid && tid != task->view && !proc_is_kernel_worker(task->pid, tid) && !is_home(region, task->pid, tid)) /* both are looked at elsewhere, or dead */
+    bool dead_leader = task->view != task->pid && tid == task->pid;
+    if (tid != speaker && !dead_leader && !proc_is_kernel_worker(task->pid, tid) && !is_home(region, task->pid, tid))
+      return false;
+  }
+  return true;
+}
+
+static bool is_the_same(const FrozenTask *task) {
+  ProcStat stat;
+  return !task->zombie && proc_stat(task->pid, &stat, NULL) && stat.start_time == task->stat.start_time &&
+         (task->headless || !strchr("ZX", stat.state));
+}
+
+/* All that have the memory, but for the one that is looked at elsewhere. */
+static bool others_are_home(const FrozenTree *tree, const Abroad *region, const FrozenTask *owner, pid_t speaker) {
+  for (guint i = owner->index; i < tree->tasks->len && (tree->shares || i == owner->index); i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (task->owner[SHARE_MEMORY] == owner && is_the_same(task) && !threads_are_home(region, task, speaker))
       return false;
   }
   return true;
 }
 
 /* The leader is stopped: nobody else can move in meanwhile. */
-static bool sweep_stopped(const FrozenTask *task, const Abroad *abroad, StoppedThread *leader) {
+static bool sweep_stopped(const FrozenTree *tree, const FrozenTask *owner, const FrozenTask *task, const Abroad *abroad, StoppedThread *leader) {
   static unsigned char xstate[XSTATE_MAX];
   siginfo_t info;
   ssize_t size = tracee_get_xstate(leader->tid, xstate, sizeof xstate);
@@ -100,34 +117,43 @@ static bool sweep_stopped(const FrozenTask *task, const Abroad *abroad, StoppedT
                                    tracee_peek_signals(leader->tid, true, 0, &info, 1) > 0);
   g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
   Abroad region;
-  if (!find_region(task, vmas, &region))
+  if (!find_region(owner, vmas, &region))
     return tracee_set_regs(leader->tid, &thread.state.regs) == 0;
-  const FrozenTask now = {.pid = task->pid, .view = task->view, .facts.vmas = vmas};
+  const FrozenTask now = {.pid = task->pid, .view = task->view, .facts.vmas = vmas, .lowest_sp = owner->lowest_sp};
   g_autofree InjectMap *maps = inject_maps(&now);
-  return others_are_home(&region, task) &&
+  return others_are_home(tree, &region, owner, leader->tid) &&
          inject_unmap(&thread.state, maps, vmas->len, region.start, region.end - region.start, NULL);
 }
 
+/* Who is left to unmap it: the one that mapped it, or another that shares the memory. */
+static const FrozenTask *find_speaker(const FrozenTree *tree, const FrozenTask *owner) {
+  for (guint i = 0; tree->shares && !is_the_same(owner) && i < tree->tasks->len; i++) {
+    const FrozenTask *other = tree->tasks->pdata[i];
+    if (other->owner[SHARE_MEMORY] == owner && is_the_same(other))
+      return other;
+  }
+  return owner;
+}
+
 /* True when there is nothing (more) to do. The leader maps the region: before it is home, one may be yet to come. */
-static bool sweep(const FrozenTask *task) {
-  ProcStat stat;
-  bool by_itself = task->stopped && task->threads->len == 1; /* when it is continued */
-  if (task->zombie || by_itself || !task->region_at || !proc_stat(task->pid, &stat, NULL) ||
-      stat.start_time != task->stat.start_time)
+static bool sweep(const FrozenTree *tree, const FrozenTask *owner) {
+  const FrozenTask *task = find_speaker(tree, owner);
+  bool by_itself = owner->stopped && owner->threads->len == 1 && !tree->shares; /* when it is continued */
+  if (by_itself || !owner->region_at || !is_the_same(task))
     return true;
   StoppedThread leader = g_array_index(task->threads, FrozenThread, 0).state;
-  g_autofree InjectMap *maps = inject_maps(task);
-  const Abroad abroad = {task->region_at, task->region_at + 1, inject_leader_frame(&leader, maps, task->facts.vmas->len)};
+  g_autofree InjectMap *maps = inject_maps(owner);
+  const Abroad abroad = {owner->region_at, owner->region_at + 1, task == owner ? inject_leader_frame(&leader, maps, owner->facts.vmas->len) : 0};
   if (!is_home(&abroad, task->pid, leader.tid))
     return false;
   g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
   Abroad region;
-  if (!find_region(task, vmas, &region))
+  if (!find_region(owner, vmas, &region))
     return true;
   int stop_signal = 0;
-  if (!others_are_home(&region, task) || freeze_thread(leader.tid, &stop_signal) < 0)
+  if (!others_are_home(tree, &region, owner, leader.tid) || freeze_thread(leader.tid, &stop_signal) < 0)
     return false;
-  bool ok = sweep_stopped(task, &abroad, &leader);
+  bool ok = sweep_stopped(tree, owner, task, &abroad, &leader);
   (void)tracee_detach(leader.tid);
   return ok;
 }
@@ -145,7 +171,7 @@ static _Noreturn void sweeper_main(const FrozenTree *tree, int engine) {
   for (int try = 0, left = 1; left && try < TRIES; try++) {
     left = 0;
     for (guint i = 0; i < tree->tasks->len; i++)
-      left += !sweep(tree->tasks->pdata[i]);
+      left += !sweep(tree, tree->tasks->pdata[i]);
     if (left)
       g_usleep(MIN((gulong)PAUSE_USEC * (gulong)(try + 1), PAUSE_USEC_MAX));
   }

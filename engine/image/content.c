@@ -30,9 +30,10 @@ static bool content_visit_pages(ImageWriter *w, const ImageSource *source, const
 }
 
 static bool content_visit_all_pages(ImageWriter *w, const ImageSource *source, const Checkpoint *c, GError **error) {
+  g_autoptr(GHashTable) noted = g_hash_table_new(NULL, NULL); /* those that share memory have it in one file */
   for (guint i = 0; i < c->tasks->len; i++) {
     const Task *t = c->tasks->pdata[i];
-    if (t->pages && !content_visit_pages(w, source, t->pages, error))
+    if (t->pages && !content_visit_pages(g_hash_table_add(noted, GUINT_TO_POINTER(t->pages->pages_id)) ? w : NULL, source, t->pages, error))
       return false;
   }
   GHashTableIter iter;

@@ -212,6 +212,13 @@ Task *checkpoint_find_task(const Checkpoint *c, pid_t pid) {
   return g_hash_table_lookup(c->tasks_by_pid, GINT_TO_POINTER(pid));
 }
 
+bool checkpoint_repeats_fds(const Checkpoint *c, const Task *task) {
+  for (guint i = 0; i < c->tasks->len && c->tasks->pdata[i] != task; i++)
+    if (((Task *)c->tasks->pdata[i])->fds == task->fds)
+      return true;
+  return false;
+}
+
 FileEntry *checkpoint_find_file(const Checkpoint *c, guint32 id) {
   return g_hash_table_lookup(c->files_by_id, GUINT_TO_POINTER(id));
 }

@@ -163,6 +163,8 @@ void checkpoint_add_file(Checkpoint *checkpoint, FileEntry *entry);
 void checkpoint_add_record(Checkpoint *checkpoint, RecordKind kind, ProtobufCMessage *message, GBytes *extra);
 void checkpoint_add_shmem(Checkpoint *checkpoint, guint64 shmid, PageSet *pages);
 Task *checkpoint_find_task(const Checkpoint *checkpoint, pid_t pid);
+/* Whether a task before it has the same descriptor table (CLONE_FILES). */
+bool checkpoint_repeats_fds(const Checkpoint *checkpoint, const Task *task);
 FileEntry *checkpoint_find_file(const Checkpoint *checkpoint, guint32 id);
 void checkpoint_add_external(Checkpoint *checkpoint, CkptExternal *external);
 /* The record of an external object; NULL for file id 0 and where there is none. */

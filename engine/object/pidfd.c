@@ -69,7 +69,7 @@ static void block_shared(Collector *c, const FileProbe *probe, guint32 id) {
   for (guint t = 0; t < checkpoint->tasks->len; t++) {
     const Task *task = checkpoint->tasks->pdata[t];
     bool has = false;
-    for (guint i = 0; i < task->fds->len; i++)
+    for (guint i = 0; !checkpoint_repeats_fds(checkpoint, task) && i < task->fds->len; i++)
       has = has || ((const FdinfoEntry *)task->fds->pdata[i])->id == id;
     holders += has;
   }

@@ -470,7 +470,7 @@ static bool check_thread(const Look *l) {
   for (guint t = 0; t < checkpoint->tasks->len; t++) {
     const Task *task = checkpoint->tasks->pdata[t];
     guint before = n;
-    for (guint i = 0; n == before && i < task->fds->len; i++)
+    for (guint i = 0; n == before && !checkpoint_repeats_fds(checkpoint, task) && i < task->fds->len; i++)
       n += ((FdinfoEntry *)task->fds->pdata[i])->id == l->u->file_id;
   }
   for (size_t i = 0; i < l->u->n_registered; i++)

@@ -159,6 +159,15 @@ static bool build_fs(Restore *r, const Task *task, Program *p, GError **error) {
   return true;
 }
 
+/* Those of tasks that share a descriptor table: when one of them moves the descriptors, the others may not need them any more. */
+static bool is_early(const PlanTask *t) {
+  return t->owner[SHARE_FILES]->has_sharers & 1u << SHARE_FILES;
+}
+
+bool files_build_directories(Restore *r, PlanTask *t, Program *p, GError **error) {
+  return !is_early(t) || t->owner[SHARE_FS] != t || build_fs(r, t->task, p, error);
+}
+
 /* The first holder of a description does for it what a task has to do. */
 static bool is_first_holder(const Restore *r, const PlanTask *t, const FdinfoEntry *fd) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
@@ -232,12 +241,14 @@ static bool fetch_all_late(Restore *r, const PlanTask *t, bool of_threads, Progr
 }
 
 bool files_build_of_threads(Restore *r, PlanTask *t, Program *p, GError **error) {
-  return !r->restorer || fetch_all_late(r, t, true, p, error);
+  return !r->restorer || t->owner[SHARE_FILES] != t || fetch_all_late(r, t, true, p, error);
 }
 
 bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
-  if (!build_fs(r, t->task, p, error))
+  if (!is_early(t) && t->owner[SHARE_FS] == t && !build_fs(r, t->task, p, error))
     return false;
+  if (t->owner[SHARE_FILES] != t)
+    return true;
   g_autoptr(GArray) moves = g_array_new(FALSE, FALSE, sizeof(FdMove));
   for (guint i = 0; i < t->task->fds->len; i++) {
     const FdinfoEntry *fd = t->task->fds->pdata[i];
@@ -252,6 +263,13 @@ bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     return false;
   if (!build_bound(r, t, p, error))
     return false;
-  locks_build(r, t, p);
+  if (!is_early(t))
+    locks_build(r, t, p);
+  return true;
+}
+
+bool locks_build_shared(Restore *r, PlanTask *t, Program *p, GError **error) {
+  if (is_early(t))
+    locks_build(r, t, p);
   return true;
 }

@@ -234,8 +234,11 @@ void foreign_vdso_build(const Restore *r, const PlanTask *t, Program *p) {
   bool copy = false;
   PROGRAM_CALL(p, "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ARCH_MAP_VDSO_64), ARG(r->plan->behind_start));
   build_object(r, old, old->vvar_start, old->at, p);
-  for (guint k = 0; k < t->threads->len; k++)
-    copy |= g_array_index(t->threads, PlanThread, k).ip_shift != 0;
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *other = r->plan->tasks->pdata[i];
+    for (guint k = 0; other->owner[SHARE_MEMORY] == t && k < other->threads->len; k++)
+      copy |= g_array_index(other->threads, PlanThread, k).ip_shift != 0;
+  }
   if (copy)
     build_object(r, old, copy_at(r), old->at_copy, p);
 }

@@ -120,7 +120,7 @@ static guint32 keys_of(const CkptMemory *m) {
 /* The lowest free one is what pkey_alloc(2) gives: all up to the last are taken, and those between given back when the
  * kernel has taken its own. */
 void details_build_keys(const PlanTask *t, Program *p) {
-  const CkptMemory *m = memory_of(t->task), *parent = t->late ? memory_of(t->parent->task) : NULL;
+  const CkptMemory *m = memory_of(t->task), *parent = t->late ? memory_of(t->parent->owner[SHARE_MEMORY]->task) : NULL;
   guint32 keys = keys_of(m), own = own_key(m), parents = own_key(parent);
   if ((!keys && !keys_of(parent)) || !has_pkeys())
     return;

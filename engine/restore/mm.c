@@ -453,6 +453,8 @@ static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error)
 }
 
 bool mm_build(Restore *r, PlanTask *t, Program *p, GError **error) {
+  if (t->owner[SHARE_MEMORY] != t)
+    return true;
   details_build_keys(t, p);
   return (t->late ? build_inherited(r, t, p, error) : build_fresh(r, t, p, error)) && ring_maps_build(r, t, p, error) &&
          plugin_return_build(r->plugin_return, t->task, t->late, p, error);
@@ -511,6 +513,8 @@ static bool build_mm_map(Restore *r, PlanTask *t, Program *p, GError **error) {
 bool mm_build_finish(Restore *r, PlanTask *t, Program *p, GError **error) {
   const MmEntry *mm = t->task->mm;
   guint at = 0;
+  if (t->owner[SHARE_MEMORY] != t)
+    return files_build_directories(r, t, p, error);
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
     if (!is_special(v))
@@ -524,5 +528,5 @@ bool mm_build_finish(Restore *r, PlanTask *t, Program *p, GError **error) {
   if (!build_mm_map(r, t, p, error))
     return false;
   details_build(r, t, p);
-  return true;
+  return files_build_directories(r, t, p, error);
 }

@@ -15,9 +15,10 @@ struct Verifier {
 
 static bool verify_all(Verifier *v) {
   const Checkpoint *c = v->checkpoint;
+  g_autoptr(GHashTable) done = g_hash_table_new(NULL, NULL);
   for (guint i = 0; i < c->tasks->len; i++) {
     const PageSet *pages = ((Task *)c->tasks->pdata[i])->pages;
-    if (pages && !image_check_pages(v->dir_fd, pages, &v->error))
+    if (pages && g_hash_table_add(done, GUINT_TO_POINTER(pages->pages_id)) && !image_check_pages(v->dir_fd, pages, &v->error))
       return false;
   }
   GHashTableIter iter;

@@ -24,6 +24,8 @@ static void plan_task_free(void *p) {
 static PlanTask *plan_task_new(pid_t pid) {
   PlanTask *t = g_new0(PlanTask, 1);
   t->pid = pid;
+  for (int kind = 0; kind < SHARE_KINDS; kind++)
+    t->owner[kind] = t;
   t->children = g_ptr_array_new();
   t->threads = g_array_new(FALSE, TRUE, sizeof(PlanThread));
   return t;
@@ -116,62 +118,92 @@ static void map_session(Plan *plan, const EngineOptions *options) {
   }
 }
 
-/* Leads its session, or was forked by somebody who is in it or was before setsid(2). */
-static bool is_born_into_session(const PlanTask *t) {
-  const PlanTask *p = t->parent;
-  return !p || t->setsid || p->sid == t->sid || (p->setsid && p->parent && p->parent->sid == t->sid);
+/* A task of the checkpoint, or (helper) one that the answer needs. */
+static PlanTask *plan_task_of(Plan *plan, Kin *k) {
+  if (!k->data) {
+    PlanTask *h = plan_task_new(k->pid);
+    h->helper = true;
+    h->parent = k->parent->data;
+    h->sid = h->pgid = h->pid;
+    h->exit_signal = k->exit_signal;
+    g_ptr_array_add(plan->tasks, h);
+    k->data = h;
+  }
+  return k->data;
 }
 
-/* Somebody of the same session and parent; clone(2) with CLONE_PARENT gives a child its maker's exit signal, too. */
-static PlanTask *find_maker(const Plan *plan, const PlanTask *t) {
+static void take_answer(Plan *plan, const Kin *k) {
+  PlanTask *t = k->data;
+  t->setsid = k->setsid;
+  t->adopted = k->adopted;
+  t->late = k->late;
+  t->clone_flags = k->clone_flags;
+  t->unshare_before = k->unshare_before;
+  t->unshare_last = k->unshare_last;
+  t->shares_memory = k->carries[SHARE_MEMORY] != NULL;
+  for (int kind = 0; kind < SHARE_KINDS; kind++) {
+    t->owner[kind] = k->owner[kind]->data;
+    if (t->owner[kind] != t)
+      t->owner[kind]->has_sharers |= 1u << kind;
+  }
+  g_ptr_array_set_size(t->children, 0);
+  for (guint i = 0; i < k->makes->len; i++)
+    g_ptr_array_add(t->children, plan_task_of(plan, k->makes->pdata[i]));
+}
+
+/* Whoever has the memory first, maps it. */
+static void set_memory_owners(Plan *plan) {
   for (guint i = 0; i < plan->tasks->len; i++) {
-    PlanTask *m = plan->tasks->pdata[i];
-    bool lives = !m->zombie || m->setsid; /* of the dead, the session's leader does this before it ends */
-    if (m != t && m->parent == t->parent && m->sid == t->sid && lives && m->exit_signal == t->exit_signal &&
-        is_born_into_session(m))
-      return m;
+    PlanTask *t = plan->tasks->pdata[i], *was = t->owner[SHARE_MEMORY];
+    if (was == t || t->shares_memory)
+      continue; /* nothing to change, or it has it from another */
+    for (guint k = 0; k < plan->tasks->len; k++) {
+      PlanTask *other = plan->tasks->pdata[k];
+      if (other->owner[SHARE_MEMORY] == was)
+        other->owner[SHARE_MEMORY] = t;
+    }
+    t->has_sharers |= 1u << SHARE_MEMORY;
   }
-  return NULL;
 }
 
-/* The leader that died, for a moment. */
-static PlanTask *add_session_helper(Plan *plan, const PlanTask *t) {
-  PlanTask *h = plan_task_new(t->sid);
-  h->helper = h->setsid = true;
-  h->parent = t->parent;
-  h->sid = h->pgid = h->pid;
-  h->exit_signal = t->exit_signal;
-  g_ptr_array_add(plan->tasks, h);
-  g_ptr_array_add(t->parent->children, h);
-  return h;
-}
-
-/* An orphan came to its parent from elsewhere, and so to its session. */
-static bool adopt(Plan *plan, PlanTask *t, GError **error) {
-  PlanTask *maker = find_maker(plan, t);
-  if (!maker && t->sid && !find_task(plan, t->sid))
-    maker = add_session_helper(plan, t);
-  if (!maker)
+static bool fail_kinship(const KinshipTrouble *trouble, GError **error) {
+  const Kin *k = trouble->kin;
+  if (!trouble->other)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-        "pid %d is in session %d, but neither its parent nor a sibling is; it cannot be put there again", (int)t->pid,
-        (int)t->sid);
-  (void)g_ptr_array_remove(t->parent->children, t);
-  g_ptr_array_add(maker->children, t);
-  t->adopted = true;
-  t->late = false;
-  return true;
+        "pid %d is in session %d, but neither its parent nor a sibling is; it cannot be put there again", (int)k->pid, (int)k->sid);
+  return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
+      "pid %d shares its %s with pid %d, or stands between those that do; no order of clone(2) gives it that again", (int)k->pid,
+      share_name(trouble->kind), (int)trouble->other->pid);
 }
 
-static bool plan_sessions(Plan *plan, GError **error) {
-  guint n = plan->tasks->len;
-  for (guint i = 0; i < n; i++)
-    ((PlanTask *)plan->tasks->pdata[i])->setsid =
-        ((PlanTask *)plan->tasks->pdata[i])->sid == ((PlanTask *)plan->tasks->pdata[i])->pid;
-  for (guint i = 0; i < n; i++) {
+/* Who makes whom. */
+static bool plan_kinship(Plan *plan, GError **error) {
+  g_autoptr(Kinship) all = kinship_new();
+  for (guint i = 0; i < plan->tasks->len; i++) {
     PlanTask *t = plan->tasks->pdata[i];
-    if (!is_born_into_session(t) && !adopt(plan, t, error))
-      return false;
+    const TaskKobjIdsEntry *ids = t->task ? t->task->ids : NULL;
+    Kin *k = kinship_add(all, t->pid, t->parent ? t->parent->kin : NULL);
+    t->kin = k;
+    k->data = t;
+    k->sid = t->sid;
+    k->zombie = t->zombie;
+    k->late = t->late;
+    k->exit_signal = t->exit_signal;
+    for (int kind = 0; ids && kind < SHARE_KINDS; kind++)
+      k->ids[kind] = share_id(ids, (ShareKind)kind);
   }
+  KinshipTrouble trouble;
+  if (!kinship_solve(all, &trouble))
+    return fail_kinship(&trouble, error);
+  for (guint i = 0; i < all->all->len; i++)
+    (void)plan_task_of(plan, all->all->pdata[i]);
+  for (guint i = 0; i < all->all->len; i++)
+    take_answer(plan, all->all->pdata[i]);
+  plan->shares = all->shares;
+  if (plan->shares)
+    set_memory_owners(plan);
+  for (guint i = 0; i < plan->tasks->len; i++)
+    ((PlanTask *)plan->tasks->pdata[i])->kin = NULL;
   return true;
 }
 
@@ -299,7 +331,7 @@ Plan *plan_new(const Checkpoint *checkpoint, const EngineOptions *options, guint
     return NULL;
   }
   map_session(plan, options);
-  if (!plan_sessions(plan, error))
+  if (!plan_kinship(plan, error))
     return NULL;
   add_helpers(plan);
   add_foreground_helpers(plan);

@@ -3,8 +3,8 @@
 
 /* The plan of a restore: who is made by whom and when, where the agents live. Pure: made from the model alone. */
 
-#include "checkpoint.h"
 #include "job.h"
+#include "kinship.h"
 #include "region.h"
 
 typedef struct PlanThread {
@@ -28,6 +28,12 @@ typedef struct PlanTask {
   bool adopted; /* an orphan in a session that its parent was never in: a sibling of that session makes it */
   int exit_signal; /* what the parent gets when it ends */
   bool created;
+  struct Kin *kin; /* while it is planned */
+  struct PlanTask *owner[SHARE_KINDS]; /* who sets up what several share: itself, where it shares with nobody */
+  guint32 has_sharers;                 /* bits of kinds that others have from it */
+  bool shares_memory;                  /* with its maker */
+  guint64 clone_flags, unshare_before, unshare_last; /* see kinship.h */
+  guint left;   /* of an owner of memory: how many that have it still need their agents */
   bool stands; /* stopped by job control, as before */
   Lane *lane;
   GArray *threads; /* PlanThread; [0] is the leader */
@@ -38,6 +44,7 @@ typedef struct Plan {
   GPtrArray *tasks; /* PlanTask; parents before children; helpers last */
   uint64_t region_start, region_size; /* free in every task and in this process */
   uint64_t behind_start;              /* room that follows the region, for good */
+  bool shares;                        /* any two tasks anything */
   bool foreign_session;               /* the root's session leader is outside: it gets a session of its own */
 } Plan;
 

@@ -235,9 +235,11 @@ static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
     return true;
   const PlanThread *leader = &g_array_index(t->threads, PlanThread, 0);
   struct user_regs_struct now;
+  PlanTask *owner = t->owner[SHARE_MEMORY];
+  owner->left -= owner->left > 0; /* the last of those that share it takes the agents' memory away */
   /* (munmap leaves the restart block of a sleeper alone) */
   return (t->threads->len == 1 || share_out(&s, set_share, error)) && wait_stopped(leader, &now, error) &&
-         forget_stops(r, t, &now, error) && set_dumpable(r, t, leader, &now, error) && unmap_region(r, leader, &now, error) &&
+         forget_stops(r, t, &now, error) && set_dumpable(r, t, leader, &now, error) && (owner->left || unmap_region(r, leader, &now, error)) &&
          set_state(leader, &now, xstate, error);
 }
 
@@ -278,6 +280,10 @@ static bool stop_task(PlanTask *t, GError **error) {
 /* Those that stand still come first, children before parents: their parents' agents are needed then. */
 static bool set_tasks(Restore *r, GError **error) {
   g_autofree void *xstate = g_malloc(XSTATE_MAX);
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    t->owner[SHARE_MEMORY]->left += t->threads->len != 0;
+  }
   for (guint i = r->plan->tasks->len; i-- > 0;) {
     PlanTask *t = r->plan->tasks->pdata[i];
     if (is_stopped(t) && (!set_task(r, t, xstate, error) || !stop_task(t, error)))

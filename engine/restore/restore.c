@@ -134,10 +134,12 @@ static bool restore_load(Restore *r, GError **error) {
   return r->plan && foreign_vdso_prepare(r, error);
 }
 
-static guint64 total_bytes(const Checkpoint *c) {
+static guint64 total_bytes(const Plan *plan) {
   guint64 pages = 0;
-  for (guint i = 0; i < c->tasks->len; i++)
-    pages += page_set_n_present(((Task *)c->tasks->pdata[i])->pages);
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    const PlanTask *t = plan->tasks->pdata[i];
+    pages += t->task && t->owner[SHARE_MEMORY] == t ? page_set_n_present(t->task->pages) : 0;
+  }
   return pages * 4096;
 }
 
@@ -159,7 +161,7 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
 
 static bool restore_files(Restore *r, GError **error) {
   job_phase(r->job, "restore-files");
-  job_set_total(r->job, total_bytes(r->checkpoint));
+  job_set_total(r->job, total_bytes(r->plan));
   r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
   r->external = external_return_new(r->job, r->restorer, error);
   if (!r->external)
@@ -253,7 +255,7 @@ static bool restore_rest(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = select_tasks(r, false, false);
   if (!cgroup_move_tasks(r, error))
     return false;
-  if (!stage_run(r, living, "memory", mm_build_finish, error) || !restorer_finish(r->restorer, error) || !stage_run(r, living, "files", files_build, error) ||
+  if (!stage_run(r, living, "memory", mm_build_finish, error) || !restorer_finish(r->restorer, error) || !stage_run(r, living, "files", files_build, error) || (r->plan->shares && !stage_run(r, living, "file locks", locks_build_shared, error)) ||
       !stage_run(r, living, "threads", threads_build_clones, error) || !stage_run(r, living, "files of threads", files_build_of_threads, error) || !cgroup_move_threads(r, error))
     return false;
   for (guint i = 0; i < living->len; i++)

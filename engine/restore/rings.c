@@ -211,7 +211,7 @@ static bool build_late(Restore *r, const RingUser *x, Program *p, GError **error
 }
 
 bool rings_build_late(Restore *r, const PlanTask *t, Program *p, GError **error) {
-  bool any = r->restorer && restorer_thread_pidfds(r->restorer, t->task, p);
+  bool any = r->restorer && t->owner[SHARE_FILES] == t && restorer_thread_pidfds(r->restorer, t->task, p);
   for (guint i = 0; r->restorer && i < r->checkpoint->urings->len; i++) {
     const CkptUring *u = r->checkpoint->urings->pdata[i];
     RingUser x;

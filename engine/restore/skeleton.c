@@ -130,8 +130,14 @@ static void build_reset(const Restore *r, Program *p) {
   PROGRAM_CALL(p, "prctl SET_PDEATHSIG", SYS_prctl, ARG(PR_SET_PDEATHSIG), ARG(0));
 }
 
+static void build_unshare(guint64 flags, Program *p) {
+  if (flags)
+    PROGRAM_CALL(p, "unshare", SYS_unshare, ARG(flags));
+}
+
 static void build_clone(const Restore *r, const PlanTask *child, Program *p) {
-  struct clone_args args = {.flags = child->adopted ? CLONE_PARENT : 0,
+  build_unshare(child->unshare_before, p);
+  struct clone_args args = {.flags = child->clone_flags | (child->adopted ? CLONE_PARENT : 0),
       .exit_signal = child->adopted ? 0 : (uint64_t)child->exit_signal, /* its maker's, then */
       .set_tid_size = 1};
   uint64_t tid = (uint64_t)child->pid;
@@ -176,6 +182,7 @@ bool skeleton_build_early(Restore *r, PlanTask *t, Program *p, GError **error) {
 
 bool skeleton_build_late(Restore *r, PlanTask *t, Program *p, GError **error) {
   build_children(r, t, p, true, false);
+  build_unshare(t->unshare_last, p);
   return true;
 }
 

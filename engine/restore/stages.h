@@ -99,7 +99,11 @@ void details_build(const Restore *r, const PlanTask *task, Program *p);
 void details_build_thread(const Restore *r, const Thread *thread, Program *p);
 
 /* --- files.c --- */
+/* Working directory, root and umask: here where a descriptor table is shared, else with the descriptors. */
+bool files_build_directories(Restore *r, PlanTask *task, Program *p, GError **error);
 bool files_build(Restore *r, PlanTask *task, Program *p, GError **error);
+/* Locks of tasks that share a descriptor table, when the descriptors are there. */
+bool locks_build_shared(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Those of threads (/proc/PID/task/TID), when these exist. */
 bool files_build_of_threads(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Descriptors by number, each from where it is now; moves in an order that loses none. Exposed for tests. */

@@ -34,7 +34,7 @@ struct sched_attributes {
 static void build_membarriers(const PlanTask *t, Program *p) {
   static const int registrations[] = {MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
       MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ};
-  for (size_t i = 0; i < G_N_ELEMENTS(registrations); i++)
+  for (size_t i = 0; i < G_N_ELEMENTS(registrations) && t->owner[SHARE_MEMORY] == t; i++)
     if (t->task->extra && t->task->extra->membarrier & (guint32)registrations[i])
       PROGRAM_CALL(p, "membarrier", SYS_membarrier, ARG(registrations[i]), ARG(0), ARG(0));
 }

@@ -1,53 +1,334 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Tasks that share what each of them would get for itself after a restore, in all combinations of CLONE_FILES, CLONE_FS,
- * CLONE_SIGHAND and CLONE_VM without CLONE_THREAD: a "child", or a "sibling" of a child (CLONE_PARENT), which only its
- * sister shares with; "vfork" without execve(2); a "thread" that has a directory or a descriptor table of its own. argv[3]
- * names what is shared, so many letters: f, d (directory), s, v. All are refused. "exec" has called execve(2) after vfork(2)
- * and shares nothing any more. */
+/* Tasks that share descriptors (f), directory and umask (d), signal actions (s) and memory (v) by clone(2): argv[2] says how they
+ * come to be, argv[3] what is shared ("all": each combination that the kernel allows, one after the other). Who shares what is
+ * noted as the tree is made; then each task changes each thing of its own, and exactly those that share it see the change.
+ *   child      of the first task
+ *   sibling    made by its sister (CLONE_PARENT), shares nothing with their parent
+ *   brothers   share with each other what their parent has left (unshare(2))
+ *   grand      of the first task, whose child in between has left it
+ *   orphan     two, whose dead parent had it for them; and the first task has it as well in "heirs"
+ *   chain      four generations, of which one shares nothing
+ *   cross      descriptors with one sister, directory with another
+ *   sessions   brothers that lead sessions
+ *   stopped    by job control
+ *   random     whatever comes, argv[3] is the seed and argv[4] how many steps
+ *   between    one that has called execve(2) stands between those that share memory: refused
+ *   thread     a thread that has a directory or a descriptor table of its own
+ * argv[4] is "threads" (the first task has some), "user" (not root) or "seccomp" (a filter that allows everything).
+ *   vfork, exec: without execve(2) after vfork(2), and after it */
 
 #include "subject.h"
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#define MAX_TASKS 64
+#define FD 200
+
+enum { FILES, FS, SIGHAND, MEMORY, N_KINDS };
+static const int flag_of[N_KINDS] = {CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_VM};
+static const char *const combinations[] = {"f", "d", "fd", "v", "fv", "dv", "fdv", "sv", "fsv", "dsv", "fdsv"};
+
+typedef enum Order { STAY, SPAWN, UNSHARE, CHANGE, LOOK, SETSID, EXEC, END, STOP, REAP } Order;
+
+typedef struct Slot {
+  atomic_int order, done; /* counts */
+  Order what;
+  int kind, token, result;
+  int flags, slot; /* of the one to be made */
+  pid_t pid;
+  bool alive, sleeps;
+  int group[N_KINDS];
+} Slot;
+
+typedef struct Board {
+  Slot slots[MAX_TASKS];
+  int n, n_groups, last_token;
+  int value[N_KINDS][4 * MAX_TASKS]; /* of each group */
+} Board;
+
+static Board *board;
+static volatile int cell = 1;
 static atomic_int settled;
-static int flags_of(const char *letters) {
-  int flags = 0;
-  for (; letters && *letters; letters++)
-    flags |= *letters == 'f' ? CLONE_FILES : *letters == 'd' ? CLONE_FS : *letters == 's' ? CLONE_SIGHAND : CLONE_VM;
-  return flags;
+
+static void change(int kind, int token) {
+  if (kind == FILES) {
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    check_call(fd >= 0 && lseek(fd, token, SEEK_SET) == token && dup3(fd, FD, O_CLOEXEC) == FD && close(fd) == 0);
+  } else if (kind == FS) {
+    check_call(chdir(token & 1 ? "/usr" : "/var") == 0);
+    (void)umask((mode_t)token & 0777);
+  } else if (kind == SIGHAND) {
+    struct sigaction a = {.sa_handler = (void (*)(int))(intptr_t)(token + 4096)};
+    check_call(sigaction(SIGUSR2, &a, NULL) == 0);
+  } else {
+    cell = token;
+  }
 }
 
-static int idle(void *arg) {
-  for (;;)
-    subject_tick();
+static int look(int kind) {
+  char cwd[256];
+  struct sigaction a;
+  mode_t mask;
+  switch (kind) {
+  case FILES:
+    return (int)lseek(FD, 0, SEEK_CUR);
+  case FS:
+    mask = umask(0);
+    (void)umask(mask);
+    check_call(syscall(SYS_getcwd, cwd, sizeof cwd) > 0);
+    return strcmp(cwd, mask & 1 ? "/usr" : "/var") == 0 ? (int)mask : -1;
+  case SIGHAND:
+    check_call(sigaction(SIGUSR2, NULL, &a) == 0);
+    return (int)(intptr_t)a.sa_handler - 4096;
+  default:
+    return cell;
+  }
+}
+
+static int serve(void *arg);
+
+static void spawn(Slot *me) {
+  size_t size = 64 << 10;
+  char *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  Slot *child = &board->slots[me->slot];
+  check_call(stack != MAP_FAILED);
+  child->pid = clone(serve, stack + size, me->flags | SIGCHLD, child);
+  check_call(child->pid > 0);
+}
+
+static void report(Slot *me) {
+  atomic_fetch_add(&me->done, 1);
+  (void)syscall(SYS_futex, &me->done, FUTEX_WAKE, 1);
+}
+
+static void obey(Slot *me) {
+  switch (me->what) {
+  case SPAWN:
+    spawn(me);
+    break;
+  case UNSHARE:
+    check_call(unshare(me->flags) == 0);
+    break;
+  case CHANGE:
+    change(me->kind, me->token);
+    break;
+  case LOOK:
+    me->result = look(me->kind);
+    break;
+  case SETSID:
+    check_call(setsid() > 0);
+    break;
+  case REAP:
+    check_call(syscall(SYS_wait4, me->slot, NULL, 0, NULL) == me->slot);
+    break;
+  case EXEC:
+    report(me);
+    (void)execl("/bin/sleep", "sleep", "1000", (char *)NULL);
+    _exit(96);
+  case END:
+    report(me);
+    syscall(SYS_exit, 0);
+  default:
+    break;
+  }
+}
+
+static int serve(void *arg) {
+  Slot *me = arg;
+  for (;;) {
+    for (int done = atomic_load(&me->done); atomic_load(&me->order) == done;)
+      (void)syscall(SYS_futex, &me->order, FUTEX_WAIT, done, NULL);
+    obey(me);
+    report(me);
+  }
   return 0;
 }
 
-static pid_t start(int flags) {
-  size_t size = 64 << 10;
-  char *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  check_call(stack != MAP_FAILED);
-  pid_t pid = clone(idle, stack + size, flags | SIGCHLD, NULL);
-  check_call(pid > 0);
-  return pid;
+static void tell(Slot *slot, Order what) {
+  slot->what = what;
+  if (slot == board->slots) { /* the first task itself */
+    obey(slot);
+    return;
+  }
+  int done = atomic_load(&slot->done);
+  atomic_fetch_add(&slot->order, 1);
+  (void)syscall(SYS_futex, &slot->order, FUTEX_WAKE, 1);
+  for (int patience = 0; atomic_load(&slot->done) == done; patience++) {
+    const struct timespec pause = {.tv_nsec = 100000000};
+    check(patience < 100, "task %d does not answer", (int)(slot - board->slots));
+    (void)syscall(SYS_futex, &slot->done, FUTEX_WAIT, done, &pause);
+  }
 }
 
-static void *apart(void *flags) {
-  check_call(unshare((int)(intptr_t)flags) == 0);
-  atomic_store(&settled, 1);
+static int new_group(int kind, int like) {
+  check(board->n_groups < 4 * MAX_TASKS, "too many groups");
+  board->value[kind][board->n_groups] = board->value[kind][like];
+  return board->n_groups++;
+}
+
+static Slot *make(Slot *maker, int flags) {
+  check(board->n < MAX_TASKS, "too many tasks");
+  Slot *child = &board->slots[board->n];
+  maker->slot = board->n++;
+  maker->flags = flags;
+  for (int kind = 0; kind < N_KINDS; kind++)
+    child->group[kind] = flags & flag_of[kind] ? maker->group[kind] : new_group(kind, maker->group[kind]);
+  child->alive = true;
+  tell(maker, SPAWN);
+  return child;
+}
+
+static void leave(Slot *slot, int flags) {
+  slot->flags = flags &= CLONE_FILES | CLONE_FS;
+  if (!flags)
+    return;
+  for (int kind = 0; kind < N_KINDS; kind++)
+    if (flags & flag_of[kind])
+      slot->group[kind] = new_group(kind, slot->group[kind]);
+  tell(slot, UNSHARE);
+}
+
+static void end(Slot *slot, Slot *parent) {
+  slot->alive = false;
+  tell(slot, END);
+  if (!parent)
+    return;
+  parent->slot = slot->pid;
+  tell(parent, REAP);
+}
+
+static void set(Slot *slot, int kind) {
+  slot->kind = kind;
+  slot->token = ++board->last_token;
+  check(slot->token < 510, "too many tokens");
+  board->value[kind][slot->group[kind]] = slot->token;
+  tell(slot, CHANGE);
+}
+
+/* @only: of one kind; negative: of all. */
+static void compare(const char *when, int only) {
+  for (int i = 0; i < board->n; i++)
+    for (int kind = only < 0 ? 0 : only; kind < (only < 0 ? N_KINDS : only + 1); kind++) {
+      Slot *s = &board->slots[i];
+      if (!s->alive || s->sleeps)
+        continue;
+      s->kind = kind;
+      tell(s, LOOK);
+      check(s->result == board->value[kind][s->group[kind]], "%s: task %d has %d of kind %d instead of %d", when, i, s->result, kind,
+          board->value[kind][s->group[kind]]);
+    }
+}
+
+/* --- how they come to be --- */
+
+static int flags_from(const char *letters) {
+  int flags = 0;
+  for (; letters && *letters; letters++)
+    flags |= *letters == 'f' ? CLONE_FILES : *letters == 'd' ? CLONE_FS : *letters == 's' ? CLONE_SIGHAND : *letters == 'v' ? CLONE_VM : 0;
+  return flags;
+}
+
+static void build(const char *what, int flags) {
+  Slot *root = board->slots;
+  if (!strcmp(what, "child")) {
+    make(root, flags);
+  } else if (!strcmp(what, "chain")) {
+    make(make(make(make(root, flags), flags), 0), flags);
+  } else if (!strcmp(what, "sibling")) {
+    make(make(root, 0), flags | CLONE_PARENT);
+  } else if (!strcmp(what, "brothers") || !strcmp(what, "sessions")) {
+    Slot *a = make(root, flags), *b = make(root, flags);
+    leave(root, flags);
+    tell(a, !strcmp(what, "sessions") ? SETSID : STAY);
+    tell(b, !strcmp(what, "sessions") ? SETSID : STAY);
+  } else if (!strcmp(what, "grand")) {
+    Slot *between = make(root, flags);
+    make(between, flags);
+    leave(between, flags);
+    make(between, flags);
+  } else if (!strcmp(what, "orphan") || !strcmp(what, "heirs")) {
+    Slot *parent = make(root, *what == 'h' ? flags : 0);
+    make(parent, flags);
+    make(make(parent, flags), flags);
+    end(parent, root);
+  } else if (!strcmp(what, "stopped")) {
+    Slot *s = make(root, flags);
+    make(root, flags);
+    s->sleeps = true;
+    check_call(kill(s->pid, SIGSTOP) == 0 && waitpid(s->pid, NULL, WUNTRACED) == s->pid);
+  } else if (!strcmp(what, "cross")) {
+    Slot *a = make(root, 0);
+    make(a, CLONE_FILES | CLONE_PARENT);
+    make(make(a, CLONE_FS | CLONE_PARENT), CLONE_FILES | CLONE_PARENT);
+  } else if (!strcmp(what, "between")) {
+    Slot *between = make(root, flags);
+    make(between, flags);
+    between->alive = false;
+    tell(between, EXEC);
+    usleep(100000);
+  } else {
+    check(0, "%s is not known", what);
+  }
+}
+
+static unsigned next_random(unsigned *seed, unsigned below) {
+  *seed = *seed * 1103515245u + 12345u;
+  return (*seed >> 16) % below;
+}
+
+static Slot *any_alive(unsigned *seed, bool root) {
+  for (;;) {
+    unsigned i = next_random(seed, (unsigned)board->n);
+    if (board->slots[i].alive && (root || i))
+      return &board->slots[i];
+  }
+}
+
+static void build_random(unsigned seed, int steps) {
+  for (int i = 0; i < steps; i++) {
+    unsigned what = next_random(&seed, 10), letters = next_random(&seed, 16);
+    int flags = (letters & 1 ? CLONE_FILES : 0) | (letters & 2 ? CLONE_FS : 0);
+    if (next_random(&seed, 4) == 0)
+      flags |= CLONE_VM | (letters & 4 ? CLONE_SIGHAND : 0);
+    if (what < 6 || i < 3) {
+      Slot *maker = any_alive(&seed, true);
+      make(maker, flags | (next_random(&seed, 5) == 0 && maker != board->slots ? CLONE_PARENT : 0));
+    } else if (what < 8) {
+      leave(any_alive(&seed, true), flags);
+    } else if (what < 9) {
+      end(any_alive(&seed, false), NULL);
+      make(board->slots, 0);
+    }
+  }
+}
+
+static void *wait_here(void *arg) {
   while (!subject_failed())
     subject_tick();
   return NULL;
 }
 
+/* --- the others --- */
+
+static void *apart(void *flags) {
+  check_call(unshare((int)(intptr_t)flags) == 0);
+  atomic_store(&settled, 1);
+  return wait_here(NULL);
+}
+
 static void *vfork_forever(void *arg) {
-  pid_t *child = arg;
+  volatile pid_t *child = arg;
   pid_t pid = vfork();
   if (pid == 0) {
     *child = (pid_t)syscall(SYS_getpid);
@@ -57,13 +338,14 @@ static void *vfork_forever(void *arg) {
   return NULL;
 }
 
-static pid_t start_vfork(bool execs, pid_t *child) {
+static pid_t start_vfork(bool execs) {
+  static pid_t child;
   pthread_t thread;
   if (!execs) {
-    check_call(pthread_create(&thread, NULL, vfork_forever, child) == 0);
-    while (!*(volatile pid_t *)child)
+    check_call(pthread_create(&thread, NULL, vfork_forever, &child) == 0);
+    while (!*(volatile pid_t *)&child)
       subject_tick();
-    return *child;
+    return child;
   }
   pid_t pid = vfork();
   if (pid == 0) {
@@ -73,37 +355,85 @@ static pid_t start_vfork(bool execs, pid_t *child) {
   return pid;
 }
 
-int main(int argc, char **argv) {
-  static pid_t vforked;
+static int run_others(const char *what, int flags) {
   pthread_t thread;
-  pid_t children[2] = {0};
-  subject_begin(argc, argv);
-  const char *what = argc > 2 ? argv[2] : "child";
-  int flags = flags_of(argc > 3 ? argv[3] : "f");
-  if (!strcmp(what, "child")) {
-    children[0] = start(flags);
-  } else if (!strcmp(what, "sibling")) {
-    int fds[2];
-    check_call(pipe(fds) == 0);
-    children[0] = fork();
-    if (children[0] == 0) {
-      pid_t pid = start(flags | CLONE_PARENT);
-      check_call(write(fds[1], &pid, sizeof pid) == sizeof pid);
-      (void)idle(NULL);
-    }
-    check_call(read(fds[0], &children[1], sizeof(pid_t)) == sizeof(pid_t));
-  } else if (!strcmp(what, "thread")) {
+  pid_t child = 0;
+  if (!strcmp(what, "thread")) {
     check_call(pthread_create(&thread, NULL, apart, (void *)(intptr_t)flags) == 0);
     while (!settled)
       subject_tick();
   } else {
-    children[0] = start_vfork(!strcmp(what, "exec"), &vforked);
+    child = start_vfork(!strcmp(what, "exec"));
   }
   subject_ready();
   while (!subject_checking())
     subject_tick();
-  for (int i = 0; i < 2; i++)
-    if (children[i])
-      check_call(kill(children[i], 0) == 0 && kill(children[i], SIGKILL) == 0);
+  if (child)
+    check_call(kill(child, 0) == 0 && kill(child, SIGKILL) == 0);
+  return subject_pass();
+}
+
+static void restrain(const char *how) {
+  pthread_t thread;
+  struct sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  struct sock_fprog program = {1, allow};
+  for (int i = 0; i < (!strcmp(how, "threads") ? 3 : 0); i++)
+    check_call(pthread_create(&thread, NULL, wait_here, NULL) == 0);
+  if (!strcmp(how, "user"))
+    check_call(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0);
+  if (!strcmp(how, "seccomp"))
+    check_call(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+static void prepare(void) {
+  board = mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  check_call(board != MAP_FAILED && prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+  Slot *root = board->slots;
+  board->n = board->n_groups = 1; /* group 0 of each kind is the first task's */
+  root->alive = true;
+  root->pid = getpid();
+  for (int kind = 0; kind < N_KINDS; kind++)
+    set(root, kind);
+}
+
+static void verify(void) {
+  for (int i = 0; i < board->n; i++)
+    if (board->slots[i].sleeps) {
+      check_call(kill(board->slots[i].pid, SIGCONT) == 0);
+      board->slots[i].sleeps = false;
+    }
+  compare("as it was", -1);
+  for (int i = 0; i < board->n; i++)
+    for (int kind = 0; board->slots[i].alive && kind < N_KINDS; kind++) {
+      set(&board->slots[i], kind);
+      compare("after a change", kind);
+    }
+}
+
+int main(int argc, char **argv) {
+  subject_begin(argc, argv);
+  const char *what = argc > 2 ? argv[2] : "child", *letters = argc > 3 ? argv[3] : "all";
+  if (!strcmp(what, "thread") || !strcmp(what, "vfork") || !strcmp(what, "exec"))
+    return run_others(what, flags_from(letters));
+  prepare();
+  if (argc > 4 && strcmp(what, "random") != 0)
+    restrain(argv[4]);
+  if (!strcmp(what, "random"))
+    build_random((unsigned)atoi(letters), argc > 4 ? atoi(argv[4]) : 10);
+  else if (!strcmp(letters, "all"))
+    for (size_t i = 0; i < sizeof combinations / sizeof *combinations; i++)
+      build(what, flags_from(combinations[i]));
+  else
+    build(what, flags_from(letters));
+  for (int i = 0; i < board->n; i++)
+    for (int kind = 0; board->slots[i].alive && !board->slots[i].sleeps && kind < N_KINDS; kind++)
+      set(&board->slots[i], kind);
+  compare("before", -1);
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  verify();
+  for (int i = 1; i < board->n; i++)
+    (void)kill(board->slots[i].pid, SIGKILL);
   return subject_pass();
 }

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Tasks that share memory, descriptors, directories or signal actions (clone(2)); kcmp(2) tells, and orders them, so that equals
+ * are found by sorting. The first of the tree that has something is its owner here: what it is asked for is the others', too. */
+#include "sharing.h"
+#include "collect.h"
+#include <linux/kcmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static const int kcmp_kinds[SHARE_KINDS] = {
+    [SHARE_MEMORY] = KCMP_VM, [SHARE_SIGHAND] = KCMP_SIGHAND, [SHARE_FILES] = KCMP_FILES, [SHARE_FS] = KCMP_FS};
+
+static bool shares(pid_t a, pid_t b, ShareKind kind) {
+  return syscall(SYS_kcmp, a, b, kcmp_kinds[kind], 0, 0) == 0;
+}
+
+/* In kcmp(2)'s order, so that equals are neighbours. */
+static gint compare_tasks(gconstpointer a, gconstpointer b, gpointer kind) {
+  const FrozenTask *const *x = a, *const *y = b;
+  long r = syscall(SYS_kcmp, (*x)->view, (*y)->view, GPOINTER_TO_INT(kind), 0, 0);
+  return r == 1 ? -1 : r == 2 ? 1 : 0;
+}
+
+/* @tasks are in the order of kcmp(2) then. */
+static void find_kind(FrozenTree *tree, GPtrArray *tasks, ShareKind kind) {
+  g_ptr_array_sort_with_data(tasks, compare_tasks, GINT_TO_POINTER(kcmp_kinds[kind]));
+  for (guint i = 0, end; i < tasks->len; i = end) {
+    FrozenTask *owner = tasks->pdata[i];
+    for (end = i + 1; end < tasks->len && shares(owner->view, ((FrozenTask *)tasks->pdata[end])->view, kind); end++)
+      ;
+    for (guint k = i + 1; k < end; k++)
+      if (((FrozenTask *)tasks->pdata[k])->index < owner->index)
+        owner = tasks->pdata[k];
+    for (guint k = i; k < end; k++)
+      ((FrozenTask *)tasks->pdata[k])->owner[kind] = owner;
+    tree->shares |= end > i + 1;
+  }
+}
+
+/* Only those that share memory can share signal actions. */
+static void find_sighands(FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = 0; !task->zombie && task->owner[SHARE_MEMORY] != task && k < i; k++) {
+      FrozenTask *other = tree->tasks->pdata[k];
+      if (other->owner[SHARE_MEMORY] == task->owner[SHARE_MEMORY] && other->owner[SHARE_SIGHAND] == other &&
+          shares(other->view, task->view, SHARE_SIGHAND)) {
+        task->owner[SHARE_SIGHAND] = other;
+        break;
+      }
+    }
+  }
+}
+
+void sharing_find(FrozenTree *tree) {
+  g_autoptr(GPtrArray) tasks = g_ptr_array_new();
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    task->index = i;
+    if (!task->zombie)
+      g_ptr_array_add(tasks, task);
+  }
+  if (tasks->len < 2)
+    return;
+  find_kind(tree, tasks, SHARE_MEMORY);
+  find_kind(tree, tasks, SHARE_FILES);
+  find_kind(tree, tasks, SHARE_FS);
+  find_sighands(tree);
+}
+
+TaskKobjIdsEntry *sharing_ids(const FrozenTask *task) {
+  TaskKobjIdsEntry *ids = malloc(sizeof *ids);
+  task_kobj_ids_entry__init(ids);
+  ids->vm_id = task->owner[SHARE_MEMORY]->index + 2;
+  ids->sighand_id = task->owner[SHARE_SIGHAND]->index + 2;
+  ids->files_id = task->owner[SHARE_FILES]->index + 2;
+  ids->fs_id = task->owner[SHARE_FS]->index + 2;
+  ids->has_pid_ns_id = ids->has_net_ns_id = ids->has_ipc_ns_id = ids->has_uts_ns_id = true;
+  ids->has_time_ns_id = ids->has_mnt_ns_id = ids->has_user_ns_id = ids->has_cgroup_ns_id = true;
+  ids->pid_ns_id = 1, ids->net_ns_id = 2, ids->ipc_ns_id = 3, ids->uts_ns_id = 4;
+  ids->time_ns_id = 5, ids->mnt_ns_id = 6, ids->user_ns_id = 7, ids->cgroup_ns_id = 8;
+  return ids;
+}
+
+/* --- what cannot be made again --- */
+
+static void block_kin(Job *job, const FrozenTree *tree, const KinshipTrouble *trouble) {
+  const FrozenTask *task = frozen_tree_find(tree, trouble->kin->pid), *other = frozen_tree_find(tree, trouble->other->pid);
+  if (!task || !other)
+    return;
+  g_autofree char *name = g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm);
+  bool has = task->owner[trouble->kind] == other->owner[trouble->kind] && task != other;
+  g_autofree char *reason = g_strdup_printf(
+      has ? "it shares its %s with pid %d (%s), and no order of clone(2) gives it that again: who is between them has another"
+          : "it stands between tasks that share the %s of pid %d (%s), which it has not, and no order of clone(2) makes that again",
+      share_name(trouble->kind), (int)other->pid, other->stat.comm);
+  job_block(job, "task", task->pid, -1, name, reason,
+      "start them without sharing it (clone(2) without its CLONE_ flag), or checkpoint it before the one in between calls execve(2) or unshare(2)");
+}
+
+static void check_kinship(Job *job, const FrozenTree *tree) {
+  g_autoptr(Kinship) all = kinship_new();
+  KinshipTrouble trouble;
+  const FrozenTask *root = tree->tasks->pdata[0];
+  pid_t outside = frozen_tree_find(tree, root->stat.sid) ? 0 : root->stat.sid;
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    Kin *k = kinship_add(all, task->pid, i ? kinship_find(all, task->stat.ppid) : NULL);
+    k->zombie = task->zombie;
+    k->exit_signal = task->stat.exit_signal & 0x7f;
+    k->sid = outside && task->stat.sid == outside ? (job_options(job)->shell_job ? 0 : root->pid) : task->stat.sid;
+    for (int kind = 0; !task->zombie && kind < SHARE_KINDS; kind++)
+      k->ids[kind] = task->owner[kind]->index + 2;
+  }
+  if (!kinship_solve(all, &trouble) && trouble.other)
+    block_kin(job, tree, &trouble); /* sessions: collect_task() */
+}
+
+/* Threads that have left what their process shares: unshare(2), or clone(2) without CLONE_FS or CLONE_FILES. */
+static void check_threads(Job *job, const FrozenTask *task) {
+  static const ShareKind own[] = {SHARE_FILES, SHARE_FS};
+  for (guint k = 1; k < task->threads->len; k++) {
+    pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
+    for (size_t i = 0; i < G_N_ELEMENTS(own); i++) {
+      if (shares(task->view, tid, own[i]))
+        continue;
+      g_autofree char *name = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)tid);
+      g_autofree char *reason = g_strdup_printf("it has a %s of its own, apart from its process", share_name(own[i]));
+      job_block(job, "task", task->pid, -1, name, reason, "start the program without it (unshare(2) in one of its threads)");
+    }
+  }
+}
+
+static bool is_in_stack(const FrozenTask *task, uint64_t sp) {
+  for (guint i = 0; task->facts.vmas && i < task->facts.vmas->len; i++) {
+    const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
+    if (sp >= v->start && sp < v->end)
+      return strcmp(v->path, "[stack]") == 0;
+  }
+  return false;
+}
+
+/* What is refused for one is for all in the same memory; and where their stacks end. */
+static void join_memory(FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i], *owner = task->owner[SHARE_MEMORY];
+    owner->no_agent |= task->no_agent;
+    for (guint k = 0; k < task->threads->len; k++) {
+      uint64_t sp = g_array_index(task->threads, FrozenThread, k).state.regs.rsp;
+      if (is_in_stack(owner, sp) && (!owner->lowest_sp || sp < owner->lowest_sp))
+        owner->lowest_sp = sp;
+    }
+  }
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    task->no_agent |= task->owner[SHARE_MEMORY]->no_agent;
+  }
+}
+
+void sharing_check(Job *job, FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++)
+    if (!((FrozenTask *)tree->tasks->pdata[i])->zombie)
+      check_threads(job, tree->tasks->pdata[i]);
+  if (!tree->shares)
+    return;
+  join_memory(tree);
+  check_kinship(job, tree);
+}
+
+/* --- what one was asked for is the others', too --- */
+
+void sharing_take_files(FrozenTask *task, Collector *collector) {
+  const FrozenTask *owner = task->owner[SHARE_FILES];
+  collector_alias_task(collector, task->pid, owner->view);
+  g_ptr_array_unref(task->model->fds);
+  task->model->fds = g_ptr_array_ref(owner->model->fds);
+}
+
+static void *copy_message(const void *message) {
+  const ProtobufCMessage *m = message;
+  g_autofree uint8_t *packed = g_malloc(protobuf_c_message_get_packed_size(m) + 1);
+  return protobuf_c_message_unpack(m->descriptor, NULL, protobuf_c_message_pack(m, packed), packed);
+}
+
+static CkptRange **copy_ranges(CkptRange *const *from, size_t n) {
+  CkptRange **ranges = calloc(n + 1, sizeof *ranges);
+  for (size_t i = 0; i < n; i++)
+    ranges[i] = copy_message(from[i]);
+  return ranges;
+}
+
+static void copy_memory(Task *to, const Task *from) {
+  mm_entry__free_unpacked(to->mm, NULL);
+  to->mm = copy_message(from->mm);
+  page_set_free(to->pages);
+  to->pages = page_set_new(from->pages->pages_id);
+  to->pages->has_digest = from->pages->has_digest;
+  to->pages->digest = from->pages->digest;
+  for (guint i = 0; i < from->pages->entries->len; i++)
+    g_ptr_array_add(to->pages->entries, copy_message(from->pages->entries->pdata[i]));
+  if (to->extra->memory)
+    ckpt_memory__free_unpacked(to->extra->memory, NULL);
+  to->extra->memory = from->extra->memory ? copy_message(from->extra->memory) : NULL;
+  if (from->extra->n_guard)
+    to->extra->guard = copy_ranges(from->extra->guard, to->extra->n_guard = from->extra->n_guard);
+  if (from->extra->n_mlocked_onfault)
+    to->extra->mlocked_onfault = copy_ranges(from->extra->mlocked_onfault, to->extra->n_mlocked_onfault = from->extra->n_mlocked_onfault);
+}
+
+void sharing_copy_memory(const FrozenTree *tree) {
+  for (guint i = 0; tree->shares && i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (task->owner[SHARE_MEMORY] != task)
+      copy_memory(task->model, task->owner[SHARE_MEMORY]->model);
+  }
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "verify.h"
+#include <string.h>
+
+static bool same_message(const ProtobufCMessage *a, const ProtobufCMessage *b) {
+  size_t size = protobuf_c_message_get_packed_size(a);
+  if (size != protobuf_c_message_get_packed_size(b))
+    return false;
+  g_autofree uint8_t *x = g_malloc(size + 1), *y = g_malloc(size + 1);
+  return protobuf_c_message_pack(a, x) == size && protobuf_c_message_pack(b, y) == size && memcmp(x, y, size) == 0;
+}
+
+static bool same_pages(const PageSet *a, const PageSet *b) {
+  if (a->pages_id != b->pages_id || a->entries->len != b->entries->len)
+    return false;
+  for (guint i = 0; i < a->entries->len; i++) {
+    const PagemapEntry *x = a->entries->pdata[i], *y = b->entries->pdata[i];
+    if (x->vaddr != y->vaddr || pagemap_entry_n_pages(x) != pagemap_entry_n_pages(y) || pagemap_entry_flags(x) != pagemap_entry_flags(y))
+      return false;
+  }
+  return true;
+}
+
+static const Task *first_of(GHashTable *seen, guint32 id, const Task *t) {
+  const Task *first = id ? g_hash_table_lookup(seen, GUINT_TO_POINTER(id)) : NULL;
+  if (id && !first)
+    g_hash_table_insert(seen, GUINT_TO_POINTER(id), (gpointer)t);
+  return first;
+}
+
+bool verify_sharing(const Checkpoint *c, GError **error) {
+  g_autoptr(GHashTable) memories = g_hash_table_new(NULL, NULL), actions = g_hash_table_new(NULL, NULL);
+  for (guint i = 0; i < c->tasks->len; i++) {
+    const Task *t = c->tasks->pdata[i];
+    if (!t->ids)
+      continue;
+    const Task *memory = first_of(memories, t->ids->vm_id, t), *handlers = first_of(actions, t->ids->sighand_id, t);
+    if (memory && (!same_message(&t->mm->base, &memory->mm->base) || !same_pages(t->pages, memory->pages)))
+      return image_invalid(error, IMAGE_MM, t->pstree->pid, "its vm_id is that of task %u, but its memory is another", memory->pstree->pid);
+    if (handlers && (handlers->ids->vm_id != t->ids->vm_id || !t->ids->vm_id))
+      return image_invalid(error, IMAGE_IDS, t->pstree->pid, "its sighand_id is that of task %u, its vm_id is not", handlers->pstree->pid);
+  }
+  return true;
+}
