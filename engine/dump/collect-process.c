@@ -100,7 +100,7 @@ static void add_membarrier(ProcessProgram *pp) {
   }
 }
 
-/* Tiles that hold something are refused (collect-regs.c); the permission to use them is the process's. */
+/* What tiles hold is a thread's (collect-regs.c); the permission to use them is the process's. */
 static void add_tiles(ProcessProgram *pp) {
   pp->tiles = program_data(pp->program, NULL, sizeof(guint64));
   PROGRAM_CALL(pp->program, "arch_prctl GET_XCOMP_PERM", SYS_arch_prctl, ARG(ARCH_GET_XCOMP_PERM_), ARG_DATA(pp->tiles));

@@ -7,6 +7,7 @@
 #include "regs.h"
 #include "sleep.h"
 #include "sweeper.h"
+#include "tiles.h"
 #include "traits.h"
 #include "tracee.h"
 #include "tracers.h"
@@ -173,13 +174,6 @@ static ThreadInfoX86 *encode_registers(const FrozenThread *t, const void *xstate
   return regs_encode(&regs, xstate, size);
 }
 
-/* Live tile registers (Intel AMX) need a thread that has used them before it can be given any. */
-static void block_tiles(Job *job, const FrozenTask *task, const FrozenThread *t) {
-  g_autofree char *object = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)t->state.tid);
-  job_block(job, "task", task->pid, -1, object, "it has data in AMX tile registers, which cannot be restored yet",
-      "dump while it does not compute with them (after TILERELEASE)");
-}
-
 /* A main thread that has ended has no registers: it comes back as one that is about to end (headless_finish()). */
 static void collect_dead_leader(FrozenTask *task) {
   CoreEntry *core = core_new(true);
@@ -212,6 +206,7 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void 
   ssize_t size = tracee_get_xstate(t->state.tid, xstate, XSTATE_MAX);
   if (size < 0)
     return fail_thread((int)size, t, "floating-point state", error);
+  size = (ssize_t)tiles_needed_size(xstate, (size_t)size, NULL);
   if ((e = tracee_get_sigmask(t->state.tid, &t->state.sigmask)) < 0)
     return fail_thread(e, t, "signal mask", error);
   t->state.xstate_size = (size_t)size;
@@ -229,7 +224,7 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void 
   if (!collect_rseq(t, tc, error))
     return false;
   core->thread_info = encode_registers(t, xstate, (size_t)size);
-  t->has_tiles = regs_needs_raw_xstate(xstate, (size_t)size);
+  t->model->extra->tiles = tiles_encode(xstate, (size_t)size);
   tc->has_blk_sigset = true;
   tc->blk_sigset = t->state.sigmask;
   if (leader)
@@ -285,8 +280,6 @@ static bool collect_threads(Job *job, FrozenTask *task, void *xstate, GError **e
     const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
     if (is_compat(t))
       block_compat(job, task, t);
-    if (t->has_tiles)
-      block_tiles(job, task, t);
   }
   return true;
 }

@@ -14,7 +14,6 @@
 typedef struct FrozenThread {
   StoppedThread state; /* tid, registers, mask; xstate only while injecting */
   bool in_agent;
-  bool has_tiles; /* live AMX registers */
   bool seccomp_strict;
   bool own_dispatch, shadow_stack; /* no agent may run in it (traits.h) */
   guint64 core_cookie;

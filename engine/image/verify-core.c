@@ -96,5 +96,5 @@ bool verify_core(const Task *task, const Thread *thread, GError **error) {
     return false;
   return verify_registers(thread->tid, core->thread_info, error) &&
          (!th->creds || verify_creds(thread->tid, th->creds, error)) && verify_comm(thread->tid, th->comm, error) &&
-         verify_signals(thread->tid, th->signals_p, error);
+         verify_signals(thread->tid, th->signals_p, error) && verify_tiles(task, thread, error);
 }

@@ -15,6 +15,7 @@ bool verify_checkpoint(const Checkpoint *checkpoint, GError **error);
 
 /* Parts of it, one a file. */
 bool verify_core(const Task *task, const Thread *thread, GError **error);
+bool verify_tiles(const Task *task, const Thread *thread, GError **error);
 bool verify_files(const Checkpoint *checkpoint, GError **error);
 bool verify_memory(const Checkpoint *checkpoint, const Task *task, GError **error);
 bool verify_events(const Checkpoint *checkpoint, GError **error);

@@ -78,6 +78,10 @@ void program_child_lane(Program *p, uint64_t lane) {
   op->extra = lane;
 }
 
+void program_use_tiles(Program *p) {
+  g_array_index(p->ops, Op, p->ops->len - 1).flags |= OP_FLAG_TILES;
+}
+
 bool program_has_clones(const Program *p) {
   for (guint i = 0; i < p->ops->len; i++)
     if (g_array_index(p->ops, Op, i).flags & OP_FLAG_CLONE)

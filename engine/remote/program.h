@@ -58,6 +58,10 @@ void program_child_lane(Program *p, uint64_t lane);
 /* Then its ops must stay in place after it has run: a child may still be about to read where it goes on. */
 bool program_has_clones(const Program *p);
 
+/* Of the op added last, whose third argument is the data of a tile configuration (64 bytes): when it has answered 0, the thread
+ * uses AMX for a moment. From then on the kernel has room for its tiles. */
+void program_use_tiles(Program *p);
+
 size_t program_n_ops(const Program *p);
 /* True for preadv(2), whose results are bytes of memory restored. */
 bool program_op_reads(const Program *p, size_t op);

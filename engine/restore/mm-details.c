@@ -2,6 +2,7 @@
 /* What the kernel keeps about mappings beyond mmap(2)'s arguments and madvise(2)'s flags: policies of NUMA, names,
  * protection keys, seals, and what becomes of mappings to come. */
 #include "stages.h"
+#include "tiles.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,10 @@ bool details_check(const Checkpoint *c, GError **error) {
     if (m && m->pkeys && !has_pkeys())
       return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
           "process %d uses memory protection keys (pkey_alloc(2)), which this processor or kernel has not", (int)task_pid(t));
+    if (t->extra && t->extra->has_tiles && t->extra->tiles && !tiles_available())
+      return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
+          "process %d uses the tile registers of AMX (ARCH_REQ_XCOMP_PERM), which this processor or kernel has not; restore it on a CPU with AMX",
+          (int)task_pid(t));
     if (sealed && !has_mseal())
       return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
           "process %d has sealed memory (mseal(2)), and this kernel has no such thing", (int)task_pid(t));

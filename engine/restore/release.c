@@ -7,6 +7,7 @@
 #include "regs.h"
 #include "sleep-note.h"
 #include "stages.h"
+#include "tiles.h"
 #include "tracee.h"
 #include "tracers.h"
 #include <errno.h>
@@ -115,7 +116,8 @@ static bool set_state(const PlanThread *th, const struct user_regs_struct *now, 
   ssize_t size = tracee_get_xstate(th->thread->tid, xstate, XSTATE_MAX);
   if (size < 0)
     return fail_thread(th, "cannot read its floating-point state", (int)size, error);
-  if (!regs_decode(core->thread_info, &regs, xstate, (size_t)size, error)) {
+  const CkptTiles *tiles = th->thread->extra ? th->thread->extra->tiles : NULL;
+  if (!regs_decode(core->thread_info, &regs, xstate, (size_t)size, error) || (tiles && !tiles_decode(tiles, xstate, (size_t)size, error))) {
     g_prefix_error(error, "core-%d.img: ", (int)th->thread->tid);
     return false;
   }

@@ -2,6 +2,7 @@
 /* Threads: made by their leader's program, then each runs a program of its own. */
 #include "frame.h"
 #include "stages.h"
+#include "tiles.h"
 #include <errno.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
@@ -17,7 +18,6 @@
 
 #define IOPRIO_WHO_PROCESS 1
 #define ARCH_REQ_XCOMP_PERM_ 0x1023
-#define XFEATURE_TILE_DATA 18
 #define SCHED_FLAG_UTIL_CLAMP_ 0x60
 #define NSEC 1000000000ull
 
@@ -42,7 +42,7 @@ static void build_membarriers(const PlanTask *t, Program *p) {
 bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
   build_membarriers(t, p);
   if (t->task->extra && t->task->extra->has_tiles && t->task->extra->tiles)
-    PROGRAM_CALL(p, "arch_prctl REQ_XCOMP_PERM (which needs a processor with AMX)", SYS_arch_prctl, ARG(ARCH_REQ_XCOMP_PERM_), ARG(XFEATURE_TILE_DATA));
+    PROGRAM_CALL(p, "arch_prctl REQ_XCOMP_PERM (which needs a processor with AMX)", SYS_arch_prctl, ARG(ARCH_REQ_XCOMP_PERM_), ARG(TILES_FEATURE));
   PROGRAM_CALL(p, "personality", SYS_personality, ARG(t->task->core->tc->personality)); /* threads inherit it */
   /* SIGCHLD was let through, and ignored, while zombies ended; from here on signals are made pending again. */
   uint64_t all = ~0ull;
@@ -144,6 +144,15 @@ static void build_sleep(PlanThread *th, Program *p) {
   program_expect(p, EXPECT_ANY, 0);
 }
 
+/* The kernel takes tiles only for a thread that has used some: it has no room for them before. */
+static void build_tiles(const CkptThread *x, Program *p) {
+  if (!x || !x->tiles)
+    return;
+  size_t config = program_data(p, x->tiles->config.data, x->tiles->config.len);
+  PROGRAM_CALL(p, "arch_prctl REQ_XCOMP_PERM and ldtilecfg", SYS_arch_prctl, ARG(ARCH_REQ_XCOMP_PERM_), ARG(TILES_FEATURE), ARG_DATA(config));
+  program_use_tiles(p);
+}
+
 static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, Program *p, GError **error) {
   const CoreEntry *core = th->thread->core;
   const ThreadCoreEntry *tc = core->thread_core;
@@ -152,6 +161,7 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   const char *comm = tc->comm ? tc->comm : t->task->core->tc->comm;
   size_t name = program_string(p, comm);
   PROGRAM_CALL(p, "prctl SET_NAME", SYS_prctl, ARG(PR_SET_NAME), ARG_DATA(name));
+  build_tiles(th->thread->extra, p);
   build_areas(core, tc, p);
   build_scheduling(tc, th->thread->extra, p);
   details_build_thread(r, th->thread, p);

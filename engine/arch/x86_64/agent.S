@@ -74,12 +74,17 @@ next:
 	argument 5, %r9
 	movl	OP_NR(%r12), %eax
 	syscall
-	testw	$OP_FLAG_CLONE, OP_FLAGS(%r12)
+	testw	$(OP_FLAG_CLONE | OP_FLAG_TILES), OP_FLAGS(%r12)
 	jz	store
 	testq	%rax, %rax
 	jnz	store
+	testw	$OP_FLAG_TILES, OP_FLAGS(%r12)
+	jnz	tiles
 	movq	OP_EXTRA(%r12), %rbx
 	jmp	wait_command
+tiles:
+	ldtilecfg (%rdx)
+	tilerelease
 store:
 	movq	%rax, (%r14, %r13, 8)
 	cmpq	$-4096, %rax

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "frame.h"
+#include "tiles.h"
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -86,16 +87,13 @@ static void fill_context(struct kernel_ucontext *uc, const FrameState *state, ui
 }
 
 static void fill_xstate(unsigned char *area, const FrameState *state) {
-  memcpy(area, state->xstate, state->xstate_size);
-  uint64_t features; /* XCR0: the kernel leaves it in the ptrace format's software words */
-  memcpy(&features, area + XSTATE_SW_BYTES, sizeof features);
-  struct sw_bytes sw = {.magic1 = XSTATE_MAGIC1,
-      .extended_size = (uint32_t)state->xstate_size + 4,
-      .xfeatures = features,
-      .xstate_size = (uint32_t)state->xstate_size};
+  uint64_t features;
+  size_t size = tiles_needed_size(state->xstate, state->xstate_size, &features);
+  memcpy(area, state->xstate, size);
+  struct sw_bytes sw = {.magic1 = XSTATE_MAGIC1, .extended_size = (uint32_t)size + 4, .xfeatures = features, .xstate_size = (uint32_t)size};
   memcpy(area + XSTATE_SW_BYTES, &sw, sizeof sw);
   uint32_t magic2 = XSTATE_MAGIC2;
-  memcpy(area + state->xstate_size, &magic2, sizeof magic2);
+  memcpy(area + size, &magic2, sizeof magic2);
 }
 
 uint64_t frame_build(const FrameState *state, uint64_t top, uint64_t restorer, void *buffer, size_t *ret_size) {

@@ -33,6 +33,7 @@
 
 #define OP_FLAG_IGNORE 1 /* go on after an error */
 #define OP_FLAG_CLONE 2  /* the child (result 0) goes on at the lane in OP_EXTRA */
+#define OP_FLAG_TILES 4  /* when the call has answered 0, use AMX: the third argument is the address of a tile configuration */
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>

@@ -13,38 +13,26 @@ struct fxsave {
 };
 _Static_assert(sizeof(struct fxsave) == 512, "fxsave area");
 
-#define XSTATE_BV 512
-#define XSTATE_LEGACY 576
 #define XTILE_MASK ((1ull << 17) | (1ull << 18))
 
 /* Components that user_x86_xsave_entry has a field for; sizes in bytes. */
 enum { YMMH = 2, BNDREGS = 3, BNDCSR = 4, OPMASK = 5, ZMM_UPPER = 6, HI16_ZMM = 7, PKRU = 9 };
 
-typedef struct Component {
-  uint32_t size, offset;
-} Component;
-
-/* Standard-format place of a component (CPUID leaf 0xd). Asked once: in a virtual machine every CPUID is a trip to the
- * hypervisor. */
-static Component component(unsigned n) {
-  static Component known[PKRU + 1];
-  static bool asked[PKRU + 1];
+/* CPUID leaf 0xd, asked once: in a virtual machine every CPUID is a trip to the hypervisor. */
+XsaveComponent regs_component(unsigned n) {
+  static XsaveComponent known[XSTATE_COMPONENTS];
+  static bool asked[XSTATE_COMPONENTS];
   if (!asked[n]) {
     unsigned eax, ebx, ecx, edx;
     if (__get_cpuid_count(0xd, n, &eax, &ebx, &ecx, &edx))
-      known[n] = (Component){eax, ebx};
+      known[n] = (XsaveComponent){eax, ebx};
     asked[n] = true;
   }
   return known[n];
 }
 
-size_t regs_xstate_size(void) {
-  unsigned eax, ebx, ecx, edx;
-  return __get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) ? ebx : 0;
-}
-
 static void *copy_out(const unsigned char *area, size_t area_size, unsigned n, size_t unit, size_t *ret_n) {
-  Component c = component(n);
+  XsaveComponent c = regs_component(n);
   if (!c.size || (size_t)c.offset + c.size > area_size)
     return NULL;
   void *p = malloc(c.size);
@@ -57,7 +45,7 @@ static UserX86XsaveEntry *xsave_encode(const unsigned char *area, size_t size) {
   UserX86XsaveEntry *x = malloc(sizeof *x);
   user_x86_xsave_entry__init(x);
   memcpy(&x->xstate_bv, area + XSTATE_BV, 8);
-  x->xstate_bv &= ~XTILE_MASK; /* a thread with live ones is not dumped, see regs_needs_raw_xstate() */
+  x->xstate_bv &= ~XTILE_MASK; /* no field for them: tiles.h */
   x->ymmh_space = copy_out(area, size, YMMH, 4, &x->n_ymmh_space);
   x->bndreg_state = copy_out(area, size, BNDREGS, 8, &x->n_bndreg_state);
   x->bndcsr_state = copy_out(area, size, BNDCSR, 8, &x->n_bndcsr_state);
@@ -105,15 +93,8 @@ ThreadInfoX86 *regs_encode(const struct user_regs_struct *r, const void *xstate,
   return info;
 }
 
-bool regs_needs_raw_xstate(const void *xstate, size_t xstate_size) {
-  uint64_t bv = 0;
-  if (xstate_size > XSTATE_LEGACY)
-    memcpy(&bv, (const unsigned char *)xstate + XSTATE_BV, 8);
-  return bv & XTILE_MASK;
-}
-
 static bool copy_in(unsigned char *area, size_t size, unsigned n, const void *from, size_t bytes, uint64_t bv, GError **error) {
-  Component c = component(n);
+  XsaveComponent c = regs_component(n);
   if (!bytes && !(bv & (1ull << n)))
     return true;
   if (!c.size || (size_t)c.offset + c.size > size) {

@@ -9,10 +9,19 @@
 
 /* @xstate: NT_X86_XSTATE bytes. Newly allocated message (malloc). */
 ThreadInfoX86 *regs_encode(const struct user_regs_struct *regs, const void *xstate, size_t xstate_size);
-/* Fills @regs, and @xstate (exactly @xstate_size bytes, which is the kernel's size: regs_xstate_size()). IMAGE_INCOMPATIBLE
+/* Fills @regs, and @xstate (exactly @xstate_size bytes, which is the kernel's size). IMAGE_INCOMPATIBLE
  * when the image has state that this CPU has not. */
 bool regs_decode(const ThreadInfoX86 *info, struct user_regs_struct *regs, void *xstate, size_t xstate_size, GError **error);
-/* The size that PTRACE_SETREGSET NT_X86_XSTATE wants, from CPUID; 0 if the CPU has no xsave. */
-size_t regs_xstate_size(void);
-/* True if the xsave area holds live state that user_x86_xsave_entry has no field for (AMX tiles). */
-bool regs_needs_raw_xstate(const void *xstate, size_t xstate_size);
+
+/* Of the xsave area, standard format (Intel SDM, volume 1, 13.4). */
+#define XSTATE_XCR0 464   /* what the processor saves, 8 bytes that the kernel puts into the software's part (NT_X86_XSTATE) */
+#define XSTATE_BV 512     /* what is not in its initial state */
+#define XSTATE_LEGACY 576 /* first component that has a place of its own */
+#define XSTATE_COMPONENTS 63
+
+typedef struct XsaveComponent {
+  uint32_t size, offset;
+} XsaveComponent;
+
+/* Where component @n has its place on this CPU; zeroes if it has none. */
+XsaveComponent regs_component(unsigned n);
