@@ -31,6 +31,8 @@ typedef struct Dump {
   PluginSet *plugins;
   MemoryStats memory;
   gint64 started;
+  bool locks_network; /* whoever runs the job was told to */
+  bool written;       /* the images are complete */
 } Dump;
 
 static void dump_clear(Dump *d) {
@@ -225,6 +227,20 @@ static bool dump_write(Dump *d, const char *name, GError **error) {
   return true;
 }
 
+/* Besides what the engine does by itself: a firewall of somebody else's may stand before the connections. */
+static bool dump_lock_network(Dump *d, pid_t root, GError **error) {
+  d->locks_network = job_options(d->job)->tcp_established;
+  return !d->locks_network || job_stage(d->job, "network-lock", root, error);
+}
+
+/* Before the tree goes on; whatever becomes of it, it does. */
+static void dump_unlock_network(Dump *d) {
+  g_autoptr(GError) error = NULL;
+  const FrozenTask *root = d->tree && d->tree->tasks->len ? d->tree->tasks->pdata[0] : NULL;
+  if (d->locks_network && root && !job_stage(d->job, "network-unlock", root->pid, &error))
+    job_log(d->job, 3, "%s", error->message);
+}
+
 static void dump_finish(Dump *d) {
   const EngineOptions *o = job_options(d->job);
   if (!o->leave_running && !o->leave_stopped) {
@@ -233,6 +249,7 @@ static void dump_finish(Dump *d) {
     return;
   }
   collector_end(d->collector, false);
+  dump_unlock_network(d);
   thaw_tree(d->job, d->tree, o->leave_stopped);
 }
 
@@ -260,15 +277,20 @@ static bool dump_look(Dump *d, pid_t pid, int pidfd, int images_fd, GError **err
   if (!d->plugins || (dumps && !plugin_stage_pause(d->plugins, pid, error)))
     return false;
   return dump_freeze(d, pid, pidfd, error) &&
-         (!dumps || plugin_stage_tell(d->plugins, d->tree, CHECKPOINT_MOMENT_CHECKPOINT, error)) &&
+         (!dumps || (dump_lock_network(d, pid, error) &&
+                        plugin_stage_tell(d->plugins, d->tree, CHECKPOINT_MOMENT_CHECKPOINT, error))) &&
          dump_collect(d, error) && collect_by_agents(d->job, d->tree, error) && dump_objects(d, images_fd, error);
 }
 
 /* Plugins hear of the end while the tree still stands: what they paused has to go on with it. */
 static bool dump_end(Dump *d, GError *failure, GError **error) {
   plugins_end(g_steal_pointer(&d->plugins), failure);
+  if (failure && d->written)
+    (void)unlinkat(job_images_fd(d->job), "inventory.img", 0); /* a failed dump leaves no checkpoint */
   if (failure && d->collector)
     collector_end(d->collector, false);
+  if (failure)
+    dump_unlock_network(d);
   if (failure && d->tree)
     thaw_tree(d->job, d->tree, false);
   if (failure)
@@ -276,11 +298,17 @@ static bool dump_end(Dump *d, GError *failure, GError **error) {
   return !failure;
 }
 
+/* While the tree stands still: a snapshot of its files fits the images now. */
+static bool dump_tell_written(Dump *d, pid_t root, GError **error) {
+  d->written = true;
+  return job_stage(d->job, "post-dump", root, error);
+}
+
 bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) {
   Dump d = {.job = job, .started = g_get_monotonic_time()};
   GError *failure = NULL;
   (void)(dump_look(&d, pid, pidfd, job_images_fd(job), &failure) && job_check_findings(job, &failure) &&
-         dump_write(&d, name, &failure));
+         dump_write(&d, name, &failure) && dump_tell_written(&d, pid, &failure));
   if (!failure)
     job_commit(job);
   bool ok = dump_end(&d, failure, error);

@@ -88,6 +88,10 @@ void job_phase(Job *job, const char *phase) {
     job->sink.phase(job->sink.data, phase);
 }
 
+bool job_stage(Job *job, const char *name, pid_t root, GError **error) {
+  return !job->sink.stage || job->sink.stage(job->sink.data, name, root, error);
+}
+
 void job_frozen(Job *job) {
   if (job->sink.frozen)
     job->sink.frozen(job->sink.data);

@@ -21,6 +21,8 @@ typedef struct JobSink {
   void (*object)(void *data, const EngineObject *object);
   void (*row)(void *data, const EngineRow *row);
   void (*frozen)(void *data);
+  /* Called from job_stage(): false with @error ends the job. */
+  bool (*stage)(void *data, const char *name, pid_t root, GError **error);
   /* Called from job_poll(): true asks the job to stop. */
   bool (*cancelled)(void *data);
   void *data;
@@ -52,6 +54,10 @@ gint64 job_time_left(const Job *job);
 /* From here on a job can no longer be cancelled: job_poll() only reports progress. */
 void job_commit(Job *job);
 bool job_is_committed(const Job *job);
+
+/* A moment at which whoever runs the job may do something of its own, while the job waits: what criu calls its action scripts
+ * at ("network-lock", "post-dump", "setup-namespaces", …). @root: of the tree, as it is seen here. */
+bool job_stage(Job *job, const char *name, pid_t root, GError **error);
 
 /* The tree stands, and the caller may have it; nothing of it was looked at yet. */
 void job_frozen(Job *job);

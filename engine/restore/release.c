@@ -373,7 +373,10 @@ static void wait_headless(const Restore *r) {
 bool release_tree(Restore *r, GError **error) {
   if (!seize_all(r, error) || !set_tasks(r, error) || !job_poll(r->job, error))
     return false;
-  if (!restorer_release(r->restorer, error))
+  /* A firewall of somebody else's opens first, since that may fail; ours follows, and after that nothing may. */
+  bool unlocks = job_options(r->job)->tcp_established;
+  if ((unlocks && !job_stage(r->job, "network-unlock", r->root, error)) || !restorer_release(r->restorer, error) ||
+      !job_stage(r->job, "pre-resume", r->root, error))
     return false;
   job_commit(r->job);
   restorer_take_terminal(r->restorer);

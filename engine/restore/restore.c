@@ -193,10 +193,15 @@ static bool make_region(Restore *r, GError **error) {
   return true;
 }
 
+/* Its namespaces are those of the caller: there is nothing to be done between the two. */
+static bool tell_root(Restore *r, GError **error) {
+  return job_stage(r->job, "setup-namespaces", r->root, error) && job_stage(r->job, "post-setup-namespaces", r->root, error);
+}
+
 /* Waves: a task, its early children, their memory, then the children that inherit it. */
 static bool restore_tasks(Restore *r, GError **error) {
   job_phase(r->job, "restore-tasks");
-  if (!make_region(r, error) || !skeleton_make_root(r, error))
+  if (!make_region(r, error) || !skeleton_make_root(r, error) || !tell_root(r, error))
     return false;
   g_autoptr(GPtrArray) wave = g_ptr_array_new();
   g_ptr_array_add(wave, r->plan->tasks->pdata[0]);
@@ -305,7 +310,7 @@ static bool restore_build(Restore *r, GError **error) {
   r->verifier = verifier_start(r->checkpoint, job_images_fd(r->job));
   if (!restore_tasks(r, error) || !plugins_moment(r->plugins, CHECKPOINT_MOMENT_FORKED, r->root, error) || !restore_groups(r, error) || !restore_rest(r, error) || !verifier_join(g_steal_pointer(&r->verifier), error))
     return false;
-  if (!tell_resume(r, error))
+  if (!tell_resume(r, error) || !job_stage(r->job, "post-restore", r->root, error))
     return false;
   job_phase(r->job, "restore-release");
   make_guardian(r);

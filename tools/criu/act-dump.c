@@ -3,6 +3,7 @@
 #include "dump.h"
 #include "image.h"
 #include "net-lock.h"
+#include "scripts.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -82,8 +83,9 @@ int act_dump(CriuRun *run) {
   CriuSink sink = {.run = run};
   JobSink job_sink = criu_sink(&sink);
   g_autoptr(Job) job = job_new(&engine, NULL, run->images_fd, &job_sink);
+  sink.job = job;
   int pidfd = pin_target((pid_t)options->tree, &error);
-  bool ok = pidfd >= 0 && remove_older_checkpoint(run->images_fd, &error) &&
+  bool ok = pidfd >= 0 && scripts_run(run, job, "pre-dump", (pid_t)options->tree, &error) && remove_older_checkpoint(run->images_fd, &error) &&
             dump_run(job, (pid_t)options->tree, pidfd, NULL, &error);
   if (pidfd >= 0)
     (void)close(pidfd);

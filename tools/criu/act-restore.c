@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "act.h"
 #include "restore.h"
+#include "scripts.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -117,9 +118,11 @@ int act_restore(CriuRun *run) {
           g_array_index(options->inherit_fds, int, i));
   if (options->shell_job) /* as criu: what it stands on itself */
     job_set_terminal(job, STDIN_FILENO);
+  sink.job = job;
   pid_t pid = 0;
-  if (!restore(run, job, &pid, &error))
+  if (!scripts_run(run, job, "pre-restore", 0, &error) || !restore(run, job, &pid, &error))
     return criu_failed(run, "Restoring", error);
+  (void)scripts_run(run, NULL, "post-resume", pid, NULL);
   criu_write_stats(run, job, &sink, criu_stats_write_restore);
   criu_log(run->log, LOG_INFO, "criu", "Restore finished successfully. Tasks resumed.");
   if (!options->restore_detached)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "act.h"
+#include "scripts.h"
 #include <stdio.h>
 
 static void sink_phase(void *data, const char *phase) {
@@ -28,8 +29,13 @@ static void sink_object(void *data, const EngineObject *object) {
       object->action, object->kind, object->id, g_strchug(text->str));
 }
 
+static bool sink_stage(void *data, const char *name, pid_t root, GError **error) {
+  CriuSink *sink = data;
+  return scripts_run(sink->run, sink->job, name, root, error);
+}
+
 JobSink criu_sink(CriuSink *sink) {
-  return (JobSink){.phase = sink_phase, .log = sink_log, .object = sink_object, .data = sink};
+  return (JobSink){.phase = sink_phase, .log = sink_log, .object = sink_object, .stage = sink_stage, .data = sink};
 }
 
 int criu_failed(CriuRun *run, const char *what, const GError *error) {

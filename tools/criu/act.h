@@ -23,6 +23,7 @@ int act_check(CriuRun *run);
 /* The sink of a job: log lines into the log, phases into the times. */
 typedef struct CriuSink {
   CriuRun *run;
+  Job *job; /* borrowed, once there is one */
   CriuTimes times;
 } CriuSink;
 

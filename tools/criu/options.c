@@ -7,7 +7,7 @@ G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
 /* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
-typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT } Setter;
+typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT, SCRIPT } Setter;
 
 enum { D = CRIU_ACTION_DUMP, R = CRIU_ACTION_RESTORE, C = CRIU_ACTION_CHECK, ALL = D | R | C };
 
@@ -61,6 +61,8 @@ static const Option table[] = {
     {"external", 0, NEEDS_ARG, EXTERNAL, D | R, 0, "RULE", "what to do with external objects, checkpoint-external(5)"},
     {"inherit-fd", 0, NEEDS_ARG, INHERIT_FD, R, 0, "fd[N]:KEY", "descriptor N is to be used for the external object KEY"},
     {"file-validation", 0, NEEDS_ARG, VALIDATION, D | R, 0, "HOW", "how files are compared: filesize or buildid (default)"},
+    {"action-script", 0, NEEDS_ARG, SCRIPT, D | R, 0, "SCRIPT",
+        "run it (by sh -c) at moments that CRTOOLS_SCRIPT_ACTION names: pre-dump, post-dump, …"},
     {"timeout", 0, NEEDS_ARG, NUMBER, D, FIELD(timeout_sec), "SECONDS", "how long freezing and collecting may take"},
     {"display-stats", 0, NO_ARG, FLAG, D | R, FIELD(display_stats), NULL, "print the statistics"},
     {"log-pid", 0, NO_ARG, FLAG, R, FIELD(log_pid), NULL, "accepted: one process writes the whole log"},
@@ -73,7 +75,6 @@ static const Option table[] = {
     {"help", 'h', NO_ARG, FLAG, ALL, FIELD(help), NULL, "this text"},
     {"version", 'V', NO_ARG, FLAG, ALL, FIELD(version), NULL, "the version"},
 
-    REFUSED("action-script", 0, NEEDS_ARG),
     REFUSED("address", 0, NEEDS_ARG),
     REFUSED("allow-uprobes", 0, NO_ARG),
     REFUSED("auto-dedup", 0, NO_ARG),
@@ -147,6 +148,7 @@ CriuOptions *criu_options_new(void) {
   options->given = g_ptr_array_new();
   options->external = g_ptr_array_new_with_free_func(g_free);
   options->cgroup_roots = g_ptr_array_new_with_free_func(g_free);
+  options->action_scripts = g_ptr_array_new_with_free_func(g_free);
   options->inherit_keys = g_ptr_array_new_with_free_func(g_free);
   options->inherit_fds = g_array_new(FALSE, FALSE, sizeof(int));
   options->refused = g_string_new(NULL);
@@ -166,6 +168,7 @@ void criu_options_free(CriuOptions *options) {
   g_free(options->file_validation);
   g_free(options->manage_cgroups);
   g_ptr_array_unref(options->cgroup_roots);
+  g_ptr_array_unref(options->action_scripts);
   g_ptr_array_unref(options->external);
   g_ptr_array_unref(options->inherit_keys);
   g_array_unref(options->inherit_fds);
@@ -406,6 +409,9 @@ static bool apply(CriuOptions *options, const Option *option, bool value, const 
     return set_size(option, arg, field, error);
   case CGROUPS:
     return set_cgroups(options, value, arg, error);
+  case SCRIPT:
+    g_ptr_array_add(options->action_scripts, g_strdup(arg));
+    return true;
   case CGROUP_ROOT:
     return set_cgroup_root(options, arg, error);
   case NOT_YET:

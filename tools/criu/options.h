@@ -64,6 +64,8 @@ typedef struct CriuOptions {
   GArray *inherit_fds;     /* int: our descriptors, one for each key */
   char *file_validation;   /* NULL: not given; else as the engine has it: "size", "build-id,size" */
 
+  GPtrArray *action_scripts; /* char *: commands of a shell */
+
   GPtrArray *given; /* what the command line gave, for criu_options_idle() */
   GString *refused; /* what we cannot do yet of all that was asked */
 } CriuOptions;
