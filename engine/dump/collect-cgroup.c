@@ -118,20 +118,40 @@ static guint32 intern_set(Groups *g, const char *text, bool properties) {
   return s->id;
 }
 
+/* Are all threads in the list that a group keeps of its own? */
+static bool group_has_threads(const char *group, const char *list, const FrozenTask *task) {
+  g_autofree char *file = g_strconcat(group, "/", list, NULL);
+  g_autofree char *text = NULL;
+  if (!g_file_get_contents(file, &text, NULL, NULL))
+    return false;
+  g_autoptr(GHashTable) tids = g_hash_table_new(NULL, NULL);
+  for (char *p = text, *end; *p; p = end) {
+    long tid = strtol(p, &end, 10);
+    if (end == p)
+      break;
+    g_hash_table_add(tids, GINT_TO_POINTER((int)tid));
+  }
+  for (guint k = 0; k < task->threads->len; k++)
+    if (!g_hash_table_contains(tids, GINT_TO_POINTER(g_array_index(task->threads, FrozenThread, k).state.tid)))
+      return false;
+  return true;
+}
+
 /* Threads of a process may be in different groups where a hierarchy of version 1 has any, or a group is threaded. */
-static bool threads_may_differ(Groups *g, const char *text) {
-  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+static bool threads_may_differ(Groups *g, const FrozenTask *task) {
+  g_auto(GStrv) lines = g_strsplit(task->facts.cgroup, "\n", -1);
   for (char **l = lines; *l; l++) {
     g_auto(GStrv) f = g_strsplit(*l, ":", 3);
     struct stat st;
     const char *mount = g_strv_length(f) == 3 ? mount_of(g, f[1]) : "";
     if (!*mount)
       continue;
-    if (*f[1] && stat(mount, &st) == 0 && st.st_nlink > 2)
+    g_autofree char *group = g_strconcat(mount, f[2], NULL);
+    if (*f[1] && stat(mount, &st) == 0 && st.st_nlink > 2 && !group_has_threads(group, CGROUP_TASKS, task))
       return true;
-    g_autofree char *file = g_strconcat(mount, f[2], "/" CGROUP_TYPE, NULL);
+    g_autofree char *file = g_strconcat(group, "/" CGROUP_TYPE, NULL);
     g_autofree char *type = NULL;
-    if (!*f[1] && g_file_get_contents(file, &type, NULL, NULL) && strstr(type, "threaded"))
+    if (!*f[1] && g_file_get_contents(file, &type, NULL, NULL) && strstr(type, "threaded") && !group_has_threads(group, CGROUP_THREADS, task))
       return true;
   }
   return false;
@@ -139,7 +159,7 @@ static bool threads_may_differ(Groups *g, const char *text) {
 
 static void collect_threads(Groups *g, const FrozenTask *task, bool properties) {
   const char *text = task->facts.cgroup;
-  if (task->threads->len < 2 || !threads_may_differ(g, text))
+  if (task->threads->len < 2 || !threads_may_differ(g, task))
     return;
   for (guint k = 0; k < task->threads->len; k++) {
     const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);

@@ -6,6 +6,7 @@
 #include "file-lock.pb-c.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,8 @@
 
 /* As the images name them: FL_* of the kernel's linux/filelock.h. */
 #define CURE "option file-locks takes it along: it is taken again at the restore, if nobody else has it then"
+
+#define FEW_FDS 32 /* five microseconds each */
 
 enum { LOCK_POSIX = 1, LOCK_FLOCK = 2, LOCK_LEASE = 32, LOCK_OFD = 1024 };
 
@@ -36,7 +39,16 @@ typedef struct LockScan {
   GHashTable *takers; /* their pids */
   GHashTable *orphans; /* inode numbers of locks of descriptions, and of takers that are gone */
   GHashTable *done;    /* guint64 of file id and kind: descriptions whose lock is known */
+  bool unlisted;       /* every descriptor is looked at */
 } LockScan;
+
+/* Reading /proc/locks waits until all processors have passed through the scheduler (rcu_sync of the locks' semaphore), many
+ * milliseconds on some machines: a thread does it while the agents are asked. */
+struct LocksReader {
+  pthread_t thread;
+  bool started;
+  char *text; /* NULL: none, or a kernel without file locking */
+};
 
 static guint32 flag_of(const char *kind) {
   return strcmp(kind, "POSIX") == 0 ? LOCK_POSIX : strcmp(kind, "FLOCK") == 0 ? LOCK_FLOCK : strcmp(kind, "OFDLCK") == 0 ? LOCK_OFD : LOCK_LEASE;
@@ -153,7 +165,7 @@ static bool scan_fd(const LockScan *s, const FrozenTask *task, int fd, GError **
 /* Which descriptors could have one: those of a process that took some, and of files whose locks belong to nobody alive. File
  * systems without a device (overlayfs, btrfs) show other inode numbers, so all their files are looked at. */
 static bool may_have_lock(const LockScan *s, const FrozenTask *task, int fd) {
-  if (g_hash_table_contains(s->takers, GINT_TO_POINTER(task->pid)))
+  if (s->unlisted || g_hash_table_contains(s->takers, GINT_TO_POINTER(task->pid)))
     return true;
   char path[64];
   struct stat st;
@@ -228,15 +240,82 @@ static void settle_lines(const LockScan *s) {
   }
 }
 
-bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, GError **error) {
-  g_autofree char *text = NULL;
-  if (!g_file_get_contents("/proc/locks", &text, NULL, NULL) || !*text)
-    return true; /* none, or a kernel without file locking */
+static bool is_same_file(const ProcVma *a, const ProcVma *b) {
+  return a->inode == b->inode && a->dev_major == b->dev_major && a->dev_minor == b->dev_minor;
+}
+
+/* A library or a program: mapped for its code by whoever loads those, who locks nothing. */
+static bool is_of_code(const GArray *vmas, guint i) {
+  const ProcVma *v = &g_array_index(vmas, ProcVma, i);
+  while (i > 0 && is_same_file(v, v - 1))
+    v--, i--;
+  for (const ProcVma *at = v; i < vmas->len && is_same_file(v, at); i++, at++)
+    if (at->flags & VMF_EXEC)
+      return true;
+  return false;
+}
+
+/* Would a lock that only the list shows be possible? And is the list cheaper than a look at every descriptor? */
+static bool needs_list(const FrozenTree *tree) {
+  guint fds = 0;
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    const GArray *vmas = task->facts.vmas;
+    if (task->zombie || !vmas || !task->facts.fd_numbers)
+      continue; /* the last: why is told elsewhere */
+    fds += task->facts.fd_numbers->len;
+    for (guint k = 0; k < vmas->len; k++) {
+      const ProcVma *v = &g_array_index(vmas, ProcVma, k);
+      if (v->inode && (v->flags & VMF_SHARED || !is_of_code(vmas, k)))
+        return true;
+    }
+    if (fds > FEW_FDS)
+      return true;
+  }
+  return false;
+}
+
+static void *read_locks(void *data) {
+  LocksReader *r = data;
+  if (!g_file_get_contents("/proc/locks", &r->text, NULL, NULL))
+    r->text = NULL;
+  return NULL;
+}
+
+LocksReader *locks_start(const FrozenTree *tree) {
+  if (!needs_list(tree))
+    return NULL;
+  LocksReader *r = g_new0(LocksReader, 1);
+  r->started = pthread_create(&r->thread, NULL, read_locks, r) == 0;
+  if (!r->started)
+    (void)read_locks(r);
+  return r;
+}
+
+static void wait_for_list(LocksReader *r) {
+  if (r->started)
+    (void)pthread_join(r->thread, NULL);
+  r->started = false;
+}
+
+void locks_free(LocksReader *r) {
+  if (!r)
+    return;
+  wait_for_list(r);
+  g_free(r->text);
+  g_free(r);
+}
+
+bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, LocksReader *reader, GError **error) {
+  if (reader)
+    wait_for_list(reader);
+  if (reader && (!reader->text || !*reader->text))
+    return true;
   g_autoptr(GHashTable) takers = g_hash_table_new(NULL, NULL), orphans = g_hash_table_new(NULL, NULL);
   g_autoptr(GHashTable) done = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
   g_autoptr(GArray) taken = g_array_new(FALSE, FALSE, sizeof(Lock));
-  LockScan s = {job, tree, collector, taken, takers, orphans, done};
-  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+  LockScan s = {job, tree, collector, taken, takers, orphans, done, !reader};
+  g_auto(GStrv) lines = g_strsplit(reader ? reader->text : "", "\n", -1);
   for (char **l = lines; *l; l++) {
     Lock lock;
     if (parse_line(*l, &lock))

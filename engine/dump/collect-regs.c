@@ -570,11 +570,9 @@ static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram
 }
 
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
-  const TaskFacts *root = &((FrozenTask *)tree->tasks->pdata[0])->facts;
-  Stranger *stranger = NULL;
-  if (!stranger_new(root->status.uid[0], root->status.gid[0], &stranger, error))
+  if (!stranger_wait(tree->stranger, error))
     return false;
-  ThreadProgram *tp = thread_program_new(stranger_pid(stranger));
+  ThreadProgram *tp = thread_program_new(stranger_pid(tree->stranger), traits_may_have_keys(tree));
   GadgetCache *cache = gadget_cache_new();
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
@@ -596,8 +594,9 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
       s->xstate = NULL;
     }
   }
-  stranger_free(stranger);
-  ok = ok && landlock_check(job, tree, error) && traits_check(job, tree, error);
+  if (ok)
+    traits_check(job, tree);
+  ok = ok && landlock_check(job, tree, error);
   thread_program_free(tp);
   gadget_cache_free(cache);
   if (ok)

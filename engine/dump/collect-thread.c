@@ -76,7 +76,7 @@ static void add_scheduling(ThreadProgram *t, Program *p) {
   t->op_slack = PROGRAM_CALL(p, "prctl GET_TIMERSLACK", SYS_prctl, ARG(PR_GET_TIMERSLACK));
 }
 
-ThreadProgram *thread_program_new(pid_t stranger) {
+ThreadProgram *thread_program_new(pid_t stranger, bool keys) {
   ThreadProgram *t = g_new0(ThreadProgram, 1);
   Program *p = t->program = program_new();
   t->sas = program_data(p, NULL, 24);
@@ -92,7 +92,7 @@ ThreadProgram *thread_program_new(pid_t stranger) {
   program_expect(p, EXPECT_ANY, 0);
   add_identity(t, p);
   add_scheduling(t, p);
-  trait_ops_add(&t->traits, p);
+  trait_ops_add(&t->traits, p, keys);
   if (stranger) {
     size_t ignored = program_data(p, NULL, 16);
     t->op_stranger = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(stranger), ARG_DATA(ignored), ARG_DATA(ignored + 8));

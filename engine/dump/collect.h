@@ -9,8 +9,8 @@
 /* What every task is asked by its own agents, in one program per thread; the same ops for all, data and results in each
  * lane. */
 typedef struct ThreadProgram ThreadProgram;
-/* @stranger: a process to look at (landlock.h), 0: none. */
-ThreadProgram *thread_program_new(pid_t stranger);
+/* @stranger: a process to look at (landlock.h), 0: none. @keys: asks for those of its keyrings (traits.h). */
+ThreadProgram *thread_program_new(pid_t stranger, bool keys);
 void thread_program_free(ThreadProgram *p);
 const Program *thread_program_get(const ThreadProgram *p);
 /* Fills the thread's core entry and extra from what came back. */
@@ -74,8 +74,12 @@ bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error
 
 /* Whether a process of the tree serves a file system (FUSE): a blocker, and no file may be looked at then. */
 bool collect_fuse(Job *job, const FrozenTree *tree);
+/* Begins to read which file locks the machine has; NULL if that is not needed. When the facts are known. */
+typedef struct LocksReader LocksReader;
+LocksReader *locks_start(const FrozenTree *tree);
+void locks_free(LocksReader *reader);
 /* File locks and leases of the tree; blockers without option file_locks. After the descriptors are known. */
-bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, GError **error);
+bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, LocksReader *reader, GError **error);
 
 /* Page contents of every task's private memory, and of shared memory objects, into pages-*.img. */
 typedef struct MemoryStats {

@@ -5,6 +5,7 @@
 #include "collect.h"
 #include "config.h"
 #include "external-dump.h"
+#include "landlock.h"
 #include "tracers.h"
 #include "overruns.h"
 #include "plugin-stage.h"
@@ -27,6 +28,7 @@ typedef struct Dump {
   FrozenTree *tree;
   Checkpoint *checkpoint;
   Collector *collector;
+  LocksReader *locks;
   ExternalStage *external;
   PluginSet *plugins;
   MemoryStats memory;
@@ -38,6 +40,7 @@ typedef struct Dump {
 static void dump_clear(Dump *d) {
   external_stage_free(d->external);
   collector_free(d->collector);
+  locks_free(d->locks);
   frozen_tree_free(d->tree);
   warden_stop();
   checkpoint_free(d->checkpoint);
@@ -102,11 +105,18 @@ static bool collect_stopped(Dump *d, GError **error) {
   return ok;
 }
 
+/* It takes a moment until it is one, and is asked about when the agents are there. */
+static bool start_stranger(FrozenTree *tree, GError **error) {
+  const ProcStatus *root = &((FrozenTask *)tree->tasks->pdata[0])->facts.status;
+  return stranger_new(root->uid[0], root->gid[0], &tree->stranger, error);
+}
+
 static bool dump_collect(Dump *d, GError **error) {
   job_phase(d->job, "collect");
   d->checkpoint = checkpoint_new();
-  if (!collect_stopped(d, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
+  if (!collect_stopped(d, error) || !start_stranger(d->tree, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
     return false;
+  d->locks = locks_start(d->tree);
   sharing_find(d->tree);
   for (guint i = 0; i < d->tree->tasks->len; i++)
     if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))
@@ -134,7 +144,7 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
       return false;
   }
   collect_undo(d->job, d->tree);
-  return collector_finish(d->collector, error) && plugins_finish(d->plugins, error) && collect_locks(d->job, d->tree, d->collector, error);
+  return collector_finish(d->collector, error) && plugins_finish(d->plugins, error) && collect_locks(d->job, d->tree, d->collector, d->locks, error);
 }
 
 static void add_timens(Checkpoint *c) {

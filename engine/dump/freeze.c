@@ -2,6 +2,7 @@
 /* Freezing by ptrace: PTRACE_SEIZE does not disturb the task, PTRACE_INTERRUPT stops it without a signal, and when the
  * tracer dies the kernel lets all of them run on. */
 #include "frozen.h"
+#include "landlock.h"
 #include "overruns.h"
 #include "sleep.h"
 #include "sweeper.h"
@@ -55,6 +56,7 @@ void frozen_tree_free(FrozenTree *tree) {
   if (!tree)
     return;
   sweeper_free(tree->sweeper);
+  stranger_free(tree->stranger);
   g_ptr_array_unref(tree->tasks);
   g_free(tree);
 }
@@ -462,6 +464,14 @@ void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
   tree->thawed_at = g_get_monotonic_time();
 }
 
+/* All threads but the leader, which ends last. */
+static void bury_share(void *data, unsigned which) {
+  const FrozenTask *task = data;
+  for (guint k = task->threads->len; k-- > 1;)
+    if (k % tracers_count() == which)
+      tracee_wait_end(g_array_index(task->threads, FrozenThread, k).state.tid);
+}
+
 void kill_tree(FrozenTree *tree) {
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
@@ -470,8 +480,10 @@ void kill_tree(FrozenTree *tree) {
   }
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    for (guint k = task->threads->len; k-- > 0;)
-      tracee_wait_end(g_array_index(task->threads, FrozenThread, k).state.tid);
+    if (task->threads->len > 1)
+      tracers_run(bury_share, task);
+    if (task->threads->len)
+      tracee_wait_end(g_array_index(task->threads, FrozenThread, 0).state.tid);
   }
   tree->thawed_at = g_get_monotonic_time();
 }

@@ -16,6 +16,7 @@ typedef struct FrozenThread {
   bool in_agent;
   bool seccomp_strict;
   bool own_dispatch, shadow_stack; /* no agent may run in it (traits.h) */
+  guint8 own_keys; /* in which of its keyrings (traits.c) */
   guint64 core_cookie;
   bool suspect;                 /* may be restricted by Landlock (landlock.h) */
   int seccomp_filters;          /* how many; negative: some, which this process may not see */
@@ -71,6 +72,7 @@ typedef struct FrozenTree {
   gint64 frozen_at; /* g_get_monotonic_time() when the last task stood; 0 before */
   gint64 thawed_at;
   struct Sweeper *sweeper; /* from the first injection on (sweeper.h) */
+  struct Stranger *stranger; /* landlock.h */
 } FrozenTree;
 
 /* Stops every task and thread of the tree of @root (ptrace(2): SEIZE, INTERRUPT) and looks again until nothing new turns

@@ -25,6 +25,8 @@
 
 struct Stranger {
   pid_t pid;
+  uid_t uid;
+  int said; /* where it says why it could not begin, or end of file; -1: asked */
 };
 
 static bool landlock_is_on(void) {
@@ -90,47 +92,57 @@ static _Noreturn void stranger_main(uid_t uid, gid_t gid, int program, int say, 
   _exit(1);
 }
 
-static pid_t start(uid_t uid, gid_t gid, int program, int *ret_error) {
+static int start(Stranger *s, gid_t gid, int program) {
   int fds[2];
   sigset_t all, before;
   pid_t engine = getpid();
-  if (pipe2(fds, O_CLOEXEC) < 0) {
-    *ret_error = -errno;
-    return -1;
-  }
+  if (pipe2(fds, O_CLOEXEC) < 0)
+    return -errno;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before);
-  pid_t pid = fork();
-  if (pid == 0)
-    stranger_main(uid, gid, program, fds[1], engine);
-  *ret_error = pid < 0 ? -errno : 0;
+  s->pid = fork();
+  if (s->pid == 0)
+    stranger_main(s->uid, gid, program, fds[1], engine);
+  int e = s->pid < 0 ? -errno : 0;
   sigprocmask(SIG_SETMASK, &before, NULL);
   (void)close(fds[1]);
-  while (pid > 0 && read(fds[0], ret_error, sizeof *ret_error) < 0 && errno == EINTR)
-    ;
-  (void)close(fds[0]);
-  return pid;
+  s->said = fds[0];
+  return e;
+}
+
+static bool fail_stranger(int e, uid_t uid, GError **error) {
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e,
+      "Cannot find out what Landlock restricts: no program can be started as user %u (is vm.memfd_noexec 2?)", uid);
 }
 
 bool stranger_new(uid_t uid, gid_t gid, Stranger **ret, GError **error) {
   *ret = NULL;
   if (!landlock_is_on())
     return true;
-  int e = 0, program = open_sleeper();
+  int program = open_sleeper(), e = program < 0 ? -errno : 0;
   Stranger *s = g_new0(Stranger, 1);
-  if (program < 0)
-    e = -errno;
-  else
-    s->pid = start(uid, gid, program, &e);
-  if (program >= 0)
+  *s = (Stranger){.uid = uid, .said = -1};
+  if (program >= 0) {
+    e = start(s, gid, program);
     (void)close(program);
+  }
   if (e == 0) {
     *ret = s;
     return true;
   }
   stranger_free(s);
-  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e,
-      "Cannot find out what Landlock restricts: no program can be started as user %u (is vm.memfd_noexec 2?)", uid);
+  return fail_stranger(e, uid, error);
+}
+
+bool stranger_wait(Stranger *s, GError **error) {
+  int e = 0;
+  if (!s || s->said < 0)
+    return true;
+  while (read(s->said, &e, sizeof e) < 0 && errno == EINTR)
+    ;
+  (void)close(s->said);
+  s->said = -1;
+  return e == 0 || fail_stranger(e, s->uid, error);
 }
 
 pid_t stranger_pid(const Stranger *s) {
@@ -140,6 +152,8 @@ pid_t stranger_pid(const Stranger *s) {
 void stranger_free(Stranger *s) {
   if (!s)
     return;
+  if (s->said >= 0)
+    (void)close(s->said);
   if (s->pid > 0) {
     (void)kill(s->pid, SIGKILL);
     while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR)
@@ -171,7 +185,7 @@ static bool check_thread(Job *job, const FrozenTask *task, FrozenThread *t, GErr
   const CredsEntry *c = t->model->core->thread_core->creds;
   Stranger *stranger = NULL;
   gint64 result = 0;
-  bool ok = stranger_new(c->uid, c->gid, &stranger, error) && (!stranger || ask(task, t, stranger_pid(stranger), &result, error));
+  bool ok = stranger_new(c->uid, c->gid, &stranger, error) && stranger_wait(stranger, error) && (!stranger || ask(task, t, stranger_pid(stranger), &result, error));
   stranger_free(stranger);
   if (!ok || result >= 0)
     return ok;

@@ -10,8 +10,10 @@
 
 typedef struct Stranger Stranger;
 
-/* One with these ids. *ret stays NULL where the kernel has no Landlock, or it is off. */
+/* Begins to make one with these ids. *ret stays NULL where the kernel has no Landlock, or it is off. */
 bool stranger_new(uid_t uid, gid_t gid, Stranger **ret, GError **error);
+/* Waits until it is one; before it is looked at. NULL is. */
+bool stranger_wait(Stranger *stranger, GError **error);
 /* 0 for NULL. */
 pid_t stranger_pid(const Stranger *stranger);
 void stranger_free(Stranger *stranger);

@@ -18,9 +18,44 @@
 #endif
 #define ARCH_GET_CPUID_ 0x1011
 #define N_SPECULATION 3
-#define N_KEYS 64
+#define N_KEYS 16 /* of a ring; more are more than one, the user's, that could be ignored */
 
-void trait_ops_add(TraitOps *t, Program *p) {
+enum { THREAD_RING, PROCESS_RING, SESSION_RING, USER_RING, USER_SESSION_RING };
+static const int keyrings[] = {KEY_SPEC_THREAD_KEYRING, KEY_SPEC_PROCESS_KEYRING, KEY_SPEC_SESSION_KEYRING, KEY_SPEC_USER_KEYRING,
+    KEY_SPEC_USER_SESSION_KEYRING};
+
+static void add_key_ops(TraitOps *t, Program *p) {
+  t->keys = true;
+  t->op_ring_ids = program_n_ops(p);
+  for (size_t i = 0; i < G_N_ELEMENTS(keyrings); i++) {
+    PROGRAM_CALL(p, "keyctl GET_KEYRING_ID", SYS_keyctl, ARG(KEYCTL_GET_KEYRING_ID), ARG((gint64)keyrings[i]), ARG(0));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+  t->ring_data = program_data(p, NULL, (size_t)USER_RING * N_KEYS * 4);
+  t->op_ring_reads = program_n_ops(p);
+  for (size_t i = 0; i < USER_RING; i++) {
+    PROGRAM_CALL(p, "keyctl READ", SYS_keyctl, ARG(KEYCTL_READ), ARG((gint64)keyrings[i]), ARG_DATA(t->ring_data + i * N_KEYS * 4), ARG(N_KEYS * 4));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+}
+
+/* The user's own keyring is linked from every login session, and is no loss. */
+static bool ring_has_keys(const TraitOps *o, const LoadedProgram *l, size_t ring) {
+  gint64 id = l->results[o->op_ring_ids + ring], size = l->results[o->op_ring_reads + ring];
+  if (id <= 0 || (ring == SESSION_RING && id == l->results[o->op_ring_ids + USER_SESSION_RING]))
+    return false;
+  if (size < 0 || size / 4 > N_KEYS)
+    return true; /* nobody may look; or more than there was room for */
+  for (gint64 i = 0; i < size / 4; i++) {
+    gint32 key;
+    memcpy(&key, l->data + o->ring_data + (ring * N_KEYS + (size_t)i) * 4, sizeof key);
+    if (key != l->results[o->op_ring_ids + USER_RING])
+      return true;
+  }
+  return false;
+}
+
+void trait_ops_add(TraitOps *t, Program *p, bool keys) {
   t->op_mce = PROGRAM_CALL(p, "prctl MCE_KILL_GET", SYS_prctl, ARG(PR_MCE_KILL_GET), ARG(0), ARG(0), ARG(0), ARG(0));
   program_expect(p, EXPECT_ANY, 0);
   t->tsc = program_data(p, NULL, 8);
@@ -38,6 +73,8 @@ void trait_ops_add(TraitOps *t, Program *p) {
   t->cookie = program_data(p, NULL, 8);
   t->op_cookie = PROGRAM_CALL(p, "prctl SCHED_CORE_GET", SYS_prctl, ARG(PR_SCHED_CORE), ARG(0), ARG(0), ARG(0), ARG_DATA(t->cookie));
   program_expect(p, EXPECT_ANY, 0);
+  if (keys)
+    add_key_ops(t, p);
 }
 
 /* What prctl(2) rules and somebody has ruled. */
@@ -70,6 +107,9 @@ void trait_ops_decode(const TraitOps *o, FrozenThread *t) {
   memcpy(&t->core_cookie, t->loaded.data + o->cookie, sizeof t->core_cookie);
   if (results[o->op_cookie] < 0)
     t->core_cookie = 0;
+  for (size_t ring = 0; o->keys && ring < USER_RING; ring++)
+    if (ring_has_keys(o, &t->loaded, ring))
+      t->own_keys |= (guint8)(1u << ring);
 }
 
 void traits_look(FrozenThread *t) {
@@ -112,9 +152,10 @@ static bool may_have_keys(uid_t uid) {
   }
   if (!g_file_get_contents("/proc/keys", &text, NULL, NULL))
     return false;
+  unsigned long own = (unsigned long)syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING, 0); /* see sleep-note.c */
   g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
   for (char **l = lines; *l; l++) {
-    const char *at = strstr(*l, " keyring ");
+    const char *at = strtoul(*l, NULL, 16) == own ? NULL : strstr(*l, " keyring ");
     const char *name = at ? at + strlen(" keyring ") : NULL;
     while (name && *name == ' ')
       name++;
@@ -124,72 +165,20 @@ static bool may_have_keys(uid_t uid) {
   return false;
 }
 
-typedef struct KeyQuestion {
-  size_t op_ids, op_reads, data;
-} KeyQuestion;
-
-static const int keyrings[] = {KEY_SPEC_THREAD_KEYRING, KEY_SPEC_PROCESS_KEYRING, KEY_SPEC_SESSION_KEYRING, KEY_SPEC_USER_KEYRING,
-    KEY_SPEC_USER_SESSION_KEYRING};
-enum { THREAD_RING, PROCESS_RING, SESSION_RING, USER_RING, USER_SESSION_RING };
-
-static void build_key_question(KeyQuestion *q, Program *p) {
-  q->op_ids = program_n_ops(p);
-  for (size_t i = 0; i < G_N_ELEMENTS(keyrings); i++) {
-    PROGRAM_CALL(p, "keyctl GET_KEYRING_ID", SYS_keyctl, ARG(KEYCTL_GET_KEYRING_ID), ARG((gint64)keyrings[i]), ARG(0));
-    program_expect(p, EXPECT_ANY, 0);
-  }
-  q->data = program_data(p, NULL, (size_t)USER_RING * N_KEYS * 4);
-  q->op_reads = program_n_ops(p);
-  for (size_t i = 0; i < USER_RING; i++) {
-    PROGRAM_CALL(p, "keyctl READ", SYS_keyctl, ARG(KEYCTL_READ), ARG((gint64)keyrings[i]), ARG_DATA(q->data + i * N_KEYS * 4), ARG(N_KEYS * 4));
-    program_expect(p, EXPECT_ANY, 0);
-  }
-}
-
-/* The user's own keyring is linked from every login session, and is no loss. */
-static bool ring_has_keys(const KeyQuestion *q, const LoadedProgram *l, size_t ring) {
-  gint64 id = l->results[q->op_ids + ring], size = l->results[q->op_reads + ring];
-  if (id <= 0 || (ring == SESSION_RING && id == l->results[q->op_ids + USER_SESSION_RING]))
-    return false;
-  if (size < 0)
-    return true; /* nobody may look */
-  for (gint64 i = 0; i < MIN(size / 4, N_KEYS); i++) {
-    gint32 key;
-    memcpy(&key, l->data + q->data + (ring * N_KEYS + (size_t)i) * 4, sizeof key);
-    if (key != l->results[q->op_ids + USER_RING])
-      return true;
-  }
-  return false;
-}
-
-static bool check_keys(Job *job, const FrozenTask *task, FrozenThread *t, GError **error) {
-  static const char *const names[] = {"thread", "process", "session"};
-  Region *region = injection_region(task->injection);
-  size_t mark = region_mark(region);
-  g_autoptr(Program) p = program_new();
-  KeyQuestion q;
-  LoadedProgram loaded;
-  build_key_question(&q, p);
-  if (!region_load(region, p, NULL, &loaded, error))
-    return false;
-  region_start(region, t->lane, &loaded);
-  bool ok = region_wait(region, t->lane, t->state.tid, error);
-  for (size_t ring = 0; ok && ring < USER_RING; ring++) {
-    if (!ring_has_keys(&q, &loaded, ring))
+static void check_keys(Job *job, const FrozenTask *task, const FrozenThread *t) {
+  static const char *const names[] = {"thread", "process"};
+  for (size_t ring = 0; ring < SESSION_RING; ring++) {
+    if (!(t->own_keys & 1u << ring))
       continue;
-    if (ring == SESSION_RING) { /* every service and every login has one with something in it */
-      job_log(job, 4, "pid %d (%s) thread %d: the keys in its session keyring are not taken along", (int)task->pid, task->stat.comm,
-          (int)t->state.tid);
-      continue;
-    }
     g_autofree char *reason = g_strdup_printf("it has keys in a %s keyring of its own (keyrings(7)), which cannot be taken along", names[ring]);
     block(job, task, t, reason, "have it clear that keyring (keyctl clear), and ask for its keys again after the restore");
   }
-  region_release(region, mark);
-  return ok;
+  if (t->own_keys & 1u << SESSION_RING) /* every service and every login has one with something in it */
+    job_log(job, 4, "pid %d (%s) thread %d: the keys in its session keyring are not taken along", (int)task->pid, task->stat.comm,
+        (int)t->state.tid);
 }
 
-static bool check_thread(Job *job, const FrozenTask *task, FrozenThread *t, bool keys, GError **error) {
+static void check_thread(Job *job, const FrozenTask *task, const FrozenThread *t) {
   if (t->own_dispatch)
     block(job, task, t, "it dispatches its own system calls (PR_SET_SYSCALL_USER_DISPATCH), which nothing can stop if the engine dies",
         "dump it before it turns that on (it is what Wine does for Windows programs)");
@@ -198,23 +187,26 @@ static bool check_thread(Job *job, const FrozenTask *task, FrozenThread *t, bool
   if (t->core_cookie)
     block(job, task, t, "it shares processor cores only with chosen tasks (PR_SCHED_CORE), and the cookie for that cannot be given again",
         "start it without core scheduling (coresched(1))");
-  return !keys || !task->injection || check_keys(job, task, t, error);
+  if (t->own_keys)
+    check_keys(job, task, t);
 }
 
-bool traits_check(Job *job, FrozenTree *tree, GError **error) {
+bool traits_may_have_keys(const FrozenTree *tree) {
   uid_t asked = (uid_t)-1; /* the kernel's list can be long */
-  bool keys = false;
   for (guint i = 0; i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
-    if (task->zombie)
-      continue;
-    uid_t uid = task->facts.status.uid[3];
-    if (uid != asked)
-      keys = may_have_keys(uid);
+    uid_t uid = task->zombie ? asked : task->facts.status.uid[3];
+    if (uid != asked && may_have_keys(uid))
+      return true;
     asked = uid;
-    for (guint k = 0; k < task->threads->len; k++)
-      if (!check_thread(job, task, &g_array_index(task->threads, FrozenThread, k), keys, error))
-        return false;
   }
-  return true;
+  return false;
+}
+
+void traits_check(Job *job, const FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = 0; !task->zombie && k < task->threads->len; k++)
+      check_thread(job, task, &g_array_index(task->threads, FrozenThread, k));
+  }
 }

@@ -18,4 +18,7 @@ const char *const *cgroup_fs_properties(bool unified);
 /* Before the tasks of a group: what its children may use. */
 #define CGROUP_SUBTREE_CONTROL "cgroup.subtree_control"
 #define CGROUP_TYPE "cgroup.type"
+/* Who is in a group, thread by thread: of version 2, and 1. */
+#define CGROUP_THREADS "cgroup.threads"
+#define CGROUP_TASKS "tasks"
 #define CGROUP_DEVICES "devices.list"

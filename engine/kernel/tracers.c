@@ -106,8 +106,13 @@ static void run_errand(void *data, unsigned which) {
   e->result = trace_perform(e->call);
 }
 
+/* wait(2) is for any thread of the tracer's process, ptrace(2) for the tracer only. */
+static bool is_for_anyone(TraceOp op) {
+  return op == TRACE_WAIT || op == TRACE_WAIT_END || op == TRACE_HAS_STOPPED || op == TRACE_HAS_NEWS;
+}
+
 int64_t tracers_perform(const TraceCall *call) {
-  if (!second.pid || is_second || !tracers_owner(call->tid))
+  if (!second.pid || is_second || is_for_anyone(call->op) || !tracers_owner(call->tid))
     return trace_perform(call);
   Errand e = {.call = call};
   give(run_errand, &e);

@@ -327,9 +327,9 @@ static bool move_thread(Groups *g, const PlanTask *t, const Thread *th, const Cg
     g_propagate_error(error, failure);
     return false;
   }
-  int e = directory ? move_to(directory, "cgroup.threads", th->tid) : 0;
+  int e = directory ? move_to(directory, CGROUP_THREADS, th->tid) : 0;
   if (e == -ENOENT)
-    e = move_to(directory, "tasks", th->tid); /* version 1 */
+    e = move_to(directory, CGROUP_TASKS, th->tid); /* version 1 */
   return e == 0 || fail(g, error, "tid %d cannot go back to the control group %s: %s", (int)th->tid, directory, g_strerror(-e));
 }
 
