@@ -9,6 +9,8 @@
 #include "verify.h"
 #include "writer.h"
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 /* All of @messages as one file. */
@@ -61,15 +63,74 @@ static bool store_task(ImageWriter *w, const Task *t, GError **error) {
     return false;
   if (task_is_zombie(t))
     return true;
-  for (guint i = 1; i < t->threads->len; i++) {
-    const Thread *thread = t->threads->pdata[i];
-    if (!image_writer_single(w, IMAGE_CORE, (guint64)thread->tid, &thread->core->base, error))
-      return false;
-  }
   return image_writer_single(w, IMAGE_IDS, pid, &t->ids->base, error) &&
          image_writer_single(w, IMAGE_MM, pid, &t->mm->base, error) &&
          image_writer_single(w, IMAGE_FS, pid, &t->fs->base, error) &&
          store_pages(w, IMAGE_PAGEMAP, pid, t->pages, error);
+}
+
+/* Files of tasks and threads: there may be thousands, a few microseconds of the file system's each. */
+typedef struct Part {
+  const Task *task;
+  const Thread *thread; /* NULL: the task's own files */
+} Part;
+
+typedef struct Parts {
+  const Part *list;
+  guint n;
+  _Atomic guint next;
+} Parts;
+
+/* A writer, and the thread that uses it. */
+typedef struct PartWriter {
+  Parts *parts;
+  ImageWriter *writer;
+  GError *error;
+} PartWriter;
+
+#define MANY_PARTS 32
+
+static void *store_share(void *data) {
+  PartWriter *p = data;
+  for (guint i; !p->error && (i = atomic_fetch_add(&p->parts->next, 1)) < p->parts->n;) {
+    const Part *part = &p->parts->list[i];
+    if (part->thread)
+      (void)image_writer_single(p->writer, IMAGE_CORE, (guint64)part->thread->tid, &part->thread->core->base, &p->error);
+    else
+      (void)store_task(p->writer, part->task, &p->error);
+  }
+  return NULL;
+}
+
+static GArray *list_parts(const Checkpoint *c) {
+  GArray *list = g_array_new(FALSE, FALSE, sizeof(Part));
+  for (guint i = 0; i < c->tasks->len; i++) {
+    const Task *t = c->tasks->pdata[i];
+    for (guint k = 0; k == 0 || (k < t->threads->len && !task_is_zombie(t)); k++) {
+      Part part = {t, k ? t->threads->pdata[k] : NULL};
+      g_array_append_val(list, part);
+    }
+  }
+  return list;
+}
+
+static bool store_tasks(ImageWriter *w, const Checkpoint *c, GError **error) {
+  g_autoptr(GArray) list = list_parts(c);
+  Parts parts = {.list = (const Part *)(const void *)list->data, .n = list->len};
+  g_auto(ImageWriter) other = {0};
+  image_writer_init(&other, w->dir_fd);
+  PartWriter first = {&parts, w, NULL}, second = {&parts, &other, NULL};
+  pthread_t thread;
+  bool helped = list->len >= MANY_PARTS && pthread_create(&thread, NULL, store_share, &second) == 0;
+  (void)store_share(&first);
+  if (helped)
+    (void)pthread_join(thread, NULL);
+  image_writer_take(w, &other);
+  g_autoptr(GError) why = second.error;
+  if (!first.error && !why)
+    return true;
+  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&why));
+  return false;
 }
 
 static bool store_records(ImageWriter *w, const Checkpoint *c, GError **error) {
@@ -117,12 +178,7 @@ static bool store_tcp_streams(ImageWriter *w, const Checkpoint *c, GError **erro
 }
 
 static bool store_all(ImageWriter *w, const Checkpoint *c, GError **error) {
-  if (!store_tree(w, c, error))
-    return false;
-  for (guint i = 0; i < c->tasks->len; i++)
-    if (!store_task(w, c->tasks->pdata[i], error))
-      return false;
-  return store_fds(w, c, error) && store_list(w, IMAGE_FILES, 0, c->files, error) && store_records(w, c, error) &&
+  return store_tree(w, c, error) && store_tasks(w, c, error) && store_fds(w, c, error) && store_list(w, IMAGE_FILES, 0, c->files, error) && store_records(w, c, error) &&
          store_shmem(w, c, error) && store_tcp_streams(w, c, error);
 }
 

@@ -15,6 +15,11 @@ void image_writer_deinit(ImageWriter *w) {
   g_clear_pointer(&w->digests, g_array_unref);
 }
 
+void image_writer_take(ImageWriter *w, const ImageWriter *other) {
+  g_array_append_vals(w->digests, other->digests->data, other->digests->len);
+  w->written += other->written;
+}
+
 static guint8 *writer_grow(ImageWriter *w, gsize n) {
   if (w->capacity - w->size < n) {
     w->capacity = MAX(MAX(w->capacity * 2, 16384), w->size + n);

@@ -29,6 +29,9 @@ void image_writer_init(ImageWriter *w, int dir_fd);
 void image_writer_deinit(ImageWriter *w);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ImageWriter, image_writer_deinit)
 
+/* Of another writer, for the same directory: what it has noted. */
+void image_writer_take(ImageWriter *w, const ImageWriter *other);
+
 /* Begins a new file in the buffer. */
 void image_writer_begin(ImageWriter *w, ImageKindId id, guint64 number);
 /* Appends one entry; @extra may be NULL. */
