@@ -75,7 +75,8 @@ static void add_dir(Groups *g, const char *controllers, const char *path) {
   d->dir_name = strdup(path);
   d->dir_perms = perms_of(&st);
   for (const char *const *name = cgroup_fs_properties(!*controllers); *name; name++)
-    add_property(d, directory, *name);
+    if (cgroup_fs_may_have(controllers, *name))
+      add_property(d, directory, *name);
   CgControllerEntry *c = controller_of(g, controllers);
   c->dirs = realloc(c->dirs, (c->n_dirs + 1) * sizeof *c->dirs);
   c->dirs[c->n_dirs++] = d;

@@ -21,6 +21,19 @@ const char *const *cgroup_fs_properties(bool unified) {
   return unified ? unified_properties : v1_properties;
 }
 
+bool cgroup_fs_may_have(const char *controllers, const char *property) {
+  const char *dot = strchr(property, '.');
+  gsize n = dot ? (gsize)(dot - property) : 0;
+  if (!*controllers || !dot || g_str_has_prefix(property, "cgroup."))
+    return true;
+  for (const char *at = controllers; at; at = strchr(at, ',')) {
+    at += *at == ',';
+    if (strncmp(at, property, n) == 0 && (!at[n] || at[n] == ','))
+      return true;
+  }
+  return false;
+}
+
 bool cgroup_fs_is_path(const char *path) {
   return path[0] == '/' && !strstr(path, "/../") && !g_str_has_suffix(path, "/..");
 }

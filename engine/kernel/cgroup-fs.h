@@ -15,6 +15,8 @@ bool cgroup_fs_is_path(const char *path);
 /* The names of properties that can be written and are not about processes, in the order in which they are set; NULL at the
  * end. */
 const char *const *cgroup_fs_properties(bool unified);
+/* Can a group of the hierarchy with these controllers have that property? */
+bool cgroup_fs_may_have(const char *controllers, const char *property);
 /* Before the tasks of a group: what its children may use. */
 #define CGROUP_SUBTREE_CONTROL "cgroup.subtree_control"
 #define CGROUP_TYPE "cgroup.type"
