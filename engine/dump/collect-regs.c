@@ -200,7 +200,7 @@ static void add_thread(FrozenTask *task, FrozenThread *t, bool leader) {
 static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void *xstate, GError **error) {
   bool leader = speaks && !task->headless;
   CoreEntry *core = t->model->core;
-  int e = tracee_get_regs(t->state.tid, &t->state.regs);
+  int e = t->has_regs ? 0 : tracee_get_regs(t->state.tid, &t->state.regs);
   if (e < 0)
     return fail_thread(e, t, "registers", error);
   ssize_t size = tracee_get_xstate(t->state.tid, xstate, XSTATE_MAX);
@@ -242,17 +242,17 @@ static void collect_zombie(FrozenTask *task) {
   g_ptr_array_add(task->model->threads, thread_new(task->pid, core));
 }
 
-/* What is done to all threads but the first, to each by its tracer. */
+/* What each tracer does to its own. */
 typedef struct TracersShare {
-  FrozenTask *task;
-  guint first; /* thread */
+  const FrozenTree *tree;
+  FrozenTask *task; /* NULL: all of the tree */
+  bool leaders;     /* threads that speak for their processes, or the others */
+  guint first;      /* thread of the task */
   GError *errors[2]; /* of each tracer */
 } TracersShare;
 
-static bool run_by_tracers(FrozenTask *task, guint first, TracersWork *work, GError **error) {
-  TracersShare w = {.task = task, .first = first};
-  if (task->threads->len > first)
-    tracers_run(work, &w);
+static bool run_by_tracers(TracersShare w, TracersWork *work, GError **error) {
+  tracers_run(work, &w);
   g_autoptr(GError) second = w.errors[1];
   if (!w.errors[0] && !second)
     return true;
@@ -263,54 +263,59 @@ static bool run_by_tracers(FrozenTask *task, guint first, TracersWork *work, GEr
 static void collect_share(void *data, unsigned which) {
   TracersShare *w = data;
   g_autofree void *xstate = g_malloc(XSTATE_MAX);
-  for (guint k = w->first; k < w->task->threads->len; k++) {
-    FrozenThread *t = &g_array_index(w->task->threads, FrozenThread, k);
-    if (tracers_owner(t->state.tid) == which && !collect_thread(w->task, t, false, xstate, &w->errors[which]))
-      return;
+  for (guint i = 0; i < w->tree->tasks->len; i++) {
+    FrozenTask *task = w->tree->tasks->pdata[i];
+    for (guint k = w->leaders ? 0 : 1; k < (w->leaders ? MIN(1, task->threads->len) : task->threads->len); k++) {
+      FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+      if (tracers_owner(t->state.tid) == which && !collect_thread(task, t, w->leaders, xstate, &w->errors[which]))
+        return;
+    }
   }
 }
 
-static bool collect_threads(Job *job, FrozenTask *task, void *xstate, GError **error) {
-  for (guint k = 0; k < task->threads->len; k++)
-    add_thread(task, &g_array_index(task->threads, FrozenThread, k), k == 0 && !task->headless);
-  if (!collect_thread(task, &g_array_index(task->threads, FrozenThread, 0), true, xstate, error) ||
-      !run_by_tracers(task, 1, collect_share, error))
-    return false;
+static void check_threads(Job *job, FrozenTask *task) {
   for (guint k = 0; k < task->threads->len; k++) {
     const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
     if (is_compat(t))
       block_compat(job, task, t);
   }
-  return true;
+}
+
+static void add_task(Checkpoint *checkpoint, FrozenTask *task, bool root) {
+  PstreeEntry *ps = malloc(sizeof *ps);
+  pstree_entry__init(ps);
+  task->model = task_new();
+  task->model->pstree = ps;
+  ps->pid = (guint32)task->pid;
+  ps->ppid = root ? 0 : (guint32)task->stat.ppid;
+  ps->pgid = (guint32)task->stat.pgid;
+  ps->sid = (guint32)task->stat.sid;
+  ps->threads = calloc(task->threads->len + 1, sizeof *ps->threads);
+  if (task->zombie || task->headless)
+    ps->threads[ps->n_threads++] = (guint32)task->pid;
+  for (guint k = 0; k < task->threads->len; k++)
+    ps->threads[ps->n_threads++] = (guint32)g_array_index(task->threads, FrozenThread, k).state.tid;
+  checkpoint_add_task(checkpoint, task->model);
+  if (task->zombie)
+    collect_zombie(task);
+  if (task->headless)
+    collect_dead_leader(task);
+  for (guint k = 0; !task->zombie && k < task->threads->len; k++)
+    add_thread(task, &g_array_index(task->threads, FrozenThread, k), k == 0 && !task->headless);
 }
 
 bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError **error) {
-  g_autofree void *xstate = g_malloc(XSTATE_MAX);
-  for (guint i = 0; i < tree->tasks->len; i++) {
-    FrozenTask *task = tree->tasks->pdata[i];
-    PstreeEntry *ps = malloc(sizeof *ps);
-    pstree_entry__init(ps);
-    task->model = task_new();
-    task->model->pstree = ps;
-    ps->pid = (guint32)task->pid;
-    ps->ppid = i ? (guint32)task->stat.ppid : 0;
-    ps->pgid = (guint32)task->stat.pgid;
-    ps->sid = (guint32)task->stat.sid;
-    ps->threads = calloc(task->threads->len + 1, sizeof *ps->threads);
-    if (task->zombie || task->headless)
-      ps->threads[ps->n_threads++] = (guint32)task->pid;
-    for (guint k = 0; k < task->threads->len; k++)
-      ps->threads[ps->n_threads++] = (guint32)g_array_index(task->threads, FrozenThread, k).state.tid;
-    checkpoint_add_task(checkpoint, task->model);
-    if (task->zombie)
-      collect_zombie(task);
-    if (task->headless)
-      collect_dead_leader(task);
-    if (!task->zombie && !collect_threads(job, task, xstate, error))
+  for (guint i = 0; i < tree->tasks->len; i++)
+    add_task(checkpoint, tree->tasks->pdata[i], i == 0);
+  TracersShare w = {.tree = tree};
+  for (w.leaders = true;; w.leaders = false) { /* what is pending for a process is known before its other threads are asked */
+    if (!run_by_tracers(w, collect_share, error) || !job_poll(job, error))
       return false;
-    if (!job_poll(job, error))
-      return false;
+    if (!w.leaders)
+      break;
   }
+  for (guint i = 0; i < tree->tasks->len; i++)
+    check_threads(job, tree->tasks->pdata[i]);
   return true;
 }
 
@@ -434,7 +439,7 @@ static bool inject_task(const FrozenTree *tree, FrozenTask *task, const Program 
       return false;
     region_prepare(region, t->lane, &t->loaded); /* it begins at once, and sleeps only when it is done */
   }
-  return run_by_tracers(task, first, inject_share, error);
+  return task->threads->len == first || run_by_tracers((TracersShare){.task = task, .first = first}, inject_share, error);
 }
 
 static bool ask_ambient(Region *region, const ThreadProgram *tp, FrozenThread *t, GError **error) {
@@ -550,21 +555,58 @@ bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *resu
   return ok;
 }
 
+typedef struct Injections {
+  const FrozenTree *tree;
+  const ThreadProgram *tp;
+  ProcessProgram *const *pps;
+  GadgetCache *caches[2]; /* of each tracer */
+  GError *errors[2];
+} Injections;
+
+static bool inject_one(Injections *w, guint i, unsigned which) {
+  return inject_task(w->tree, w->tree->tasks->pdata[i], thread_program_get(w->tp), w->pps, w->caches[which], &w->errors[which]);
+}
+
+/* Can a tracer do it alone? */
+static bool is_on_its_own(const FrozenTree *tree, const FrozenTask *task) {
+  return !task->split && !tree->shares;
+}
+
+static void inject_tasks_share(void *data, unsigned which) {
+  Injections *w = data;
+  for (guint i = 0; !w->errors[which] && i < w->tree->tasks->len; i++) {
+    const FrozenTask *task = w->tree->tasks->pdata[i];
+    if (!task->zombie && !task->no_agent && is_on_its_own(w->tree, task) && task->tracer == which)
+      (void)inject_one(w, i, which);
+  }
+}
+
+static bool inject_tasks(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram *const *pps, GError **error) {
+  Injections w = {.tree = tree, .tp = tp, .pps = pps, .caches = {gadget_cache_new(), gadget_cache_new()}};
+  tracers_run(inject_tasks_share, &w);
+  for (guint i = 0; !w.errors[0] && i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (!task->zombie && !task->no_agent && !is_on_its_own(tree, task))
+      (void)inject_one(&w, i, 0);
+  }
+  gadget_cache_free(w.caches[0]);
+  gadget_cache_free(w.caches[1]);
+  g_autoptr(GError) second = w.errors[1];
+  if (!w.errors[0] && !second)
+    return true;
+  g_propagate_error(error, w.errors[0] ? w.errors[0] : g_steal_pointer(&second));
+  return false;
+}
+
 /* No task waits for the one before it. */
-static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram **pps, GadgetCache *cache, GError **error) {
-  bool ok = true;
-  for (int step = 0; ok && step < 3; step++)
+static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram **pps, GError **error) {
+  bool ok = inject_tasks(tree, tp, pps, error);
+  for (int step = 0; ok && step < 2; step++)
     for (guint i = 0; ok && i < tree->tasks->len; i++) {
       FrozenTask *task = tree->tasks->pdata[i];
       if (task->zombie || task->no_agent)
         continue;
-      if (step == 0) {
-        ok = inject_task(tree, task, thread_program_get(tp), pps, cache, error);
-      } else if (step == 1) {
-        ok = wait_task(task, tp, error) && start_process_program(task, pps[i], error);
-      } else {
-        ok = wait_process_program(task, pps[i], error);
-      }
+      ok = step == 0 ? wait_task(task, tp, error) && start_process_program(task, pps[i], error) : wait_process_program(task, pps[i], error);
     }
   return ok;
 }
@@ -573,7 +615,6 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   if (!stranger_wait(tree->stranger, error))
     return false;
   ThreadProgram *tp = thread_program_new(stranger_pid(tree->stranger), traits_may_have_keys(tree));
-  GadgetCache *cache = gadget_cache_new();
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
@@ -584,7 +625,7 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
       task->region_at = choose_region(tree, task);
   }
   tree->sweeper = warden_is_active() ? NULL : sweeper_new(tree);
-  bool ok = inject_all(tree, tp, pps, cache, error);
+  bool ok = inject_all(tree, tp, pps, error);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     process_program_free(pps[i]);
@@ -598,7 +639,6 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
     traits_check(job, tree);
   ok = ok && landlock_check(job, tree, error);
   thread_program_free(tp);
-  gadget_cache_free(cache);
   if (ok)
     block_parent_signals(job, tree);
   return ok && job_poll(job, error);

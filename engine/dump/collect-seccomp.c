@@ -16,24 +16,24 @@
 #endif
 
 /* A thread in strict mode is only ever in one of these calls. */
-static bool may_be_strict(pid_t tid) {
-  struct user_regs_struct r;
-  if (tracee_get_regs(tid, &r) < 0)
+static bool may_be_strict(FrozenThread *t) {
+  t->has_regs = tracee_get_regs(t->state.tid, &t->state.regs) == 0;
+  if (!t->has_regs)
     return true;
-  switch ((gint64)r.orig_rax) {
+  switch ((gint64)t->state.regs.orig_rax) {
   case SYS_read:
   case SYS_write:
   case SYS_restart_syscall:
     return true;
   default:
-    return (gint64)r.orig_rax < 0;
+    return (gint64)t->state.regs.orig_rax < 0;
   }
 }
 
 /* The kernel's word is one file a thread; ptrace is quicker, and knows all but strict mode. */
 static void look_at_thread(const FrozenTask *task, FrozenThread *t) {
   t->seccomp_filters = tracee_count_seccomp_filters(t->state.tid);
-  if (t->seccomp_filters > 0 || (t->seccomp_filters == 0 && !may_be_strict(t->state.tid)))
+  if (t->seccomp_filters > 0 || (t->seccomp_filters == 0 && !may_be_strict(t)))
     return;
   ProcStatus s;
   if (!proc_status(task->pid, t->state.tid, &s, NULL))

@@ -52,11 +52,17 @@ static FrozenTask *frozen_task_new(pid_t pid, pid_t ppid) {
   return t;
 }
 
+void frozen_tree_send_home(FrozenTree *tree) {
+  sweeper_free(tree->sweeper);
+  stranger_free(tree->stranger);
+  tree->sweeper = NULL;
+  tree->stranger = NULL;
+}
+
 void frozen_tree_free(FrozenTree *tree) {
   if (!tree)
     return;
-  sweeper_free(tree->sweeper);
-  stranger_free(tree->stranger);
+  frozen_tree_send_home(tree);
   g_ptr_array_unref(tree->tasks);
   g_free(tree);
 }
@@ -157,8 +163,16 @@ static void sort_threads(FrozenTask *task) {
 
 /* A thread that job control has stopped traps when it is seized. An interrupt on top of that would be a second stop, in the
  * agent, which nobody waits for. */
-static int interrupt(pid_t tid) {
-  return tracee_has_stopped(tid) ? 0 : tracee_ask_interrupt(tid);
+static int interrupt(const FrozenTask *task, pid_t tid) {
+  return task->stat.state == 'T' && tracee_has_stopped(tid) ? 0 : tracee_ask_interrupt(tid);
+}
+
+/* Job control has stopped it since we looked, before our interrupt or after: now there is one stop for sure. */
+static int stop_once(pid_t tid, int *stop_signal) {
+  int e = tracee_resume(tid, PTRACE_LISTEN);
+  if (e == 0)
+    e = tracee_ask_interrupt(tid);
+  return e < 0 ? e : tracee_wait_interrupted(tid, stop_signal);
 }
 
 /* Does it wait for a child that has its memory? Only SIGKILL ends that wait, and the child. */
@@ -173,15 +187,18 @@ static bool is_in_vfork(pid_t pid, pid_t tid) {
   return nr == SYS_vfork || ((nr == SYS_clone || nr == SYS_clone3) && flags & CLONE_VFORK);
 }
 
-/* Until wait(2) has something to say, which it has not about a thread that cannot be stopped, nor about a main thread that ends
- * now while others go on. -ESRCH: that; -EBUSY: in a vfork(2) that does not end. */
-static int wait_event(pid_t pid, pid_t tid) {
+/* A thread that cannot be stopped says nothing to wait(2), nor does a main thread that ends now while others go on. -ESRCH:
+ * that; -EBUSY: in a vfork(2) that does not end. */
+static int wait_frozen(const FrozenTask *task, pid_t tid, int *stop_signal) {
   for (int patience = 0;; patience++) {
-    if (tracee_has_news(tid))
-      return 0;
-    if (patience > 20 && tid == pid && thread_has_ended(pid, pid))
+    int e = tracee_poll_interrupted(tid, stop_signal);
+    if (e == 0 && *stop_signal && task->stat.state != 'T')
+      return stop_once(tid, stop_signal);
+    if (e != -EAGAIN)
+      return e;
+    if (patience > 20 && tid == task->pid && thread_has_ended(task->pid, tid))
       return -ESRCH;
-    if (patience > VFORK_PATIENCE && is_in_vfork(pid, tid))
+    if (patience > VFORK_PATIENCE && is_in_vfork(task->pid, tid))
       return -EBUSY;
     if (patience < 5)
       (void)sched_yield();
@@ -208,48 +225,48 @@ typedef struct Seizure {
 } Seizure;
 
 typedef struct Seizures {
-  pid_t pid;
-  const FrozenTask *task;
+  FrozenTask *task;
   GArray *list; /* Seizure */
   guint shares;
 } Seizures;
 
-static Seizures find_new_threads(const FrozenTask *task, const GArray *tids) {
+static bool has_many(const GArray *tids) {
+  return tids->len >= MANY_THREADS;
+}
+
+static Seizures find_new_threads(FrozenTask *task, const GArray *tids) {
   GArray *list = g_array_new(FALSE, TRUE, sizeof(Seizure));
-  if (tids->len >= MANY_THREADS)
-    tracers_begin();
-  guint shares = tids->len >= MANY_THREADS ? tracers_count() : 1;
+  guint shares = has_many(tids) ? tracers_count() : 1;
   for (guint i = 0; i < tids->len; i++) {
     Seizure s = {.thread.state.tid = g_array_index(tids, pid_t, i)};
     if ((task->threads->len && have_thread(task, s.thread.state.tid)) || (task->headless && s.thread.state.tid == task->pid))
       continue;
-    tracers_assign(s.thread.state.tid, list->len % shares);
+    tracers_assign(s.thread.state.tid, shares > 1 ? list->len % shares : task->tracer);
     g_array_append_val(list, s);
   }
-  return (Seizures){.pid = task->pid, .task = task, .list = list, .shares = shares};
+  return (Seizures){.task = task, .list = list, .shares = shares};
 }
 
 /* A tracer's share. All are interrupted before any is waited for. */
 static void seize_share(void *data, unsigned which) {
   const Seizures *all = data;
+  FrozenTask *task = all->task;
   for (guint i = which; i < all->list->len; i += all->shares) {
     Seizure *s = &g_array_index(all->list, Seizure, i);
     pid_t tid = s->thread.state.tid;
-    s->worker = !sleep_observe(all->task, &s->thread) && proc_is_kernel_worker(all->pid, tid);
+    s->worker = !sleep_observe(task, &s->thread) && proc_is_kernel_worker(task->pid, tid);
     if (s->worker)
       continue;
-    s->seized = seize(all->pid, tid);
+    s->seized = seize(task->pid, tid);
     if (s->seized == 0)
-      s->interrupted = interrupt(tid);
+      s->interrupted = interrupt(task, tid);
   }
   for (guint i = which; i < all->list->len; i += all->shares) {
     Seizure *s = &g_array_index(all->list, Seizure, i);
     pid_t tid = s->thread.state.tid;
     if (s->worker || s->seized < 0 || (s->interrupted < 0 && s->interrupted != -ESRCH))
       continue;
-    s->stopped = wait_event(all->pid, tid);
-    if (s->stopped == 0)
-      s->stopped = tracee_wait_interrupted(tid, &s->stop_signal);
+    s->stopped = wait_frozen(task, tid, &s->stop_signal);
   }
 }
 
@@ -284,10 +301,10 @@ static bool take_seized(const FrozenTree *tree, FrozenTask *task, Seizure *s, bo
 
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
 static bool seize_threads(const FrozenTree *tree, FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
-  sleep_find_notes(task);
   Seizures all = find_new_threads(task, tids);
   g_autoptr(GArray) list = all.list;
   g_autoptr(GError) failure = NULL;
+  task->split |= list->len && all.shares > 1;
   if (list->len && all.shares > 1)
     tracers_run(seize_share, &all);
   else
@@ -313,57 +330,137 @@ static bool refuse_special(const FrozenTask *task, GError **error) {
 }
 
 /* One look at one task: its threads and children. */
-static bool freeze_task(FrozenTree *tree, FrozenTask *task, bool *again, GError **error) {
-  g_autoptr(GError) why = NULL;
-  if (!proc_stat(task->pid, &task->stat, &why)) {
-    g_propagate_error(error, g_steal_pointer(&why));
+typedef struct Look {
+  FrozenTask *task;
+  GArray *children; /* pid_t; NULL: not asked for yet, other threads have turned up */
+  bool postponed;   /* both tracers are needed for it */
+  GError *error;
+} Look;
+
+typedef struct Looks {
+  const FrozenTree *tree;
+  GArray *list; /* Look */
+} Looks;
+
+/* Are all those that the kernel counts seized? */
+static bool knows_all_threads(const FrozenTask *task) {
+  return task->threads->len && task->stat.n_threads == task->threads->len + task->headless;
+}
+
+static GArray *known_tids(const FrozenTask *task) {
+  GArray *tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  for (guint k = 0; k < task->threads->len; k++)
+    g_array_append_val(tids, g_array_index(task->threads, FrozenThread, k).state.tid);
+  return tids;
+}
+
+/* @alone: the other tracer has nothing to do meanwhile. */
+static bool look_at(const FrozenTree *tree, Look *look, bool alone, GError **error) {
+  FrozenTask *task = look->task;
+  if (!proc_stat(task->pid, &task->stat, error) || !refuse_special(task, error))
     return false;
+  bool grew = false, known = task->stat.state != 'Z' && knows_all_threads(task);
+  g_autoptr(GArray) tids = known ? known_tids(task) : g_array_new(FALSE, FALSE, sizeof(pid_t));
+  if (!known && !proc_threads(task->pid, tids, error))
+    return false;
+  look->postponed = !known && has_many(tids) && !alone;
+  if (look->postponed)
+    return true;
+  if (!known) {
+    task->zombie = task->stat.state == 'Z' && tids->len == 1;
+    task->headless = task->stat.state == 'Z' && !task->zombie;
   }
-  if (!refuse_special(task, error))
+  if (has_many(tids))
+    tracers_begin();
+  if (!known && !task->zombie && !seize_threads(tree, task, tids, &grew, error))
     return false;
-  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
-  g_autoptr(GArray) children = g_array_new(FALSE, FALSE, sizeof(pid_t));
-  if (!proc_threads(task->pid, tids, error))
-    return false;
-  task->zombie = task->stat.state == 'Z' && tids->len == 1;
-  task->headless = task->stat.state == 'Z' && !task->zombie;
-  bool grew = false;
-  if (!task->zombie && !seize_threads(tree, task, tids, &grew, error))
-    return false;
-  *again |= grew;
   if (grew)
     return true; /* there will be another look: children are asked for when all threads stand */
-  if (!proc_children(task->pid, tids, children, error))
-    return false;
-  for (guint i = 0; i < children->len; i++) {
-    pid_t child = g_array_index(children, pid_t, i);
+  look->children = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  return proc_children(task->pid, tids, look->children, error);
+}
+
+static void look_share(void *data, unsigned which) {
+  const Looks *looks = data;
+  for (guint i = 0; i < looks->list->len; i++) {
+    Look *l = &g_array_index(looks->list, Look, i);
+    if (l->task->tracer == which)
+      (void)look_at(looks->tree, l, false, &l->error);
+  }
+}
+
+/* Where a second tracer is worth its making. */
+#define MANY_TASKS 8u
+
+static void look_at_all(const FrozenTree *tree, GArray *list) {
+  Looks looks = {tree, list};
+  if (list->len >= MANY_TASKS)
+    tracers_begin();
+  bool share = list->len >= MANY_TASKS && tracers_count() > 1;
+  for (guint i = 0; i < list->len; i++) {
+    FrozenTask *task = g_array_index(list, Look, i).task;
+    if (!task->threads->len)
+      task->tracer = share ? i % tracers_count() : 0;
+  }
+  if (share)
+    tracers_run(look_share, &looks);
+  for (guint i = 0; i < list->len; i++) {
+    Look *l = &g_array_index(list, Look, i);
+    if (!share || l->postponed)
+      (void)look_at(tree, l, true, &l->error);
+  }
+}
+
+static bool take_children(FrozenTree *tree, const Look *look, bool *again, GError **error) {
+  for (guint i = 0; i < look->children->len; i++) {
+    pid_t child = g_array_index(look->children, pid_t, i);
     if (frozen_tree_find(tree, child))
       continue;
     if (child == getpid())
       return engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
-          "pid %d (%s) is an ancestor of the checkpoint engine itself", (int)task->pid, task->stat.comm);
-    g_ptr_array_add(tree->tasks, frozen_task_new(child, task->pid));
+          "pid %d (%s) is an ancestor of the checkpoint engine itself", (int)look->task->pid, look->task->stat.comm);
+    g_ptr_array_add(tree->tasks, frozen_task_new(child, look->task->pid));
     *again = true;
   }
   return true;
 }
 
+/* What the look has brought; *again: one more is needed. */
+static bool take_look(FrozenTree *tree, Look *look, bool *again, GError **error) {
+  FrozenTask *task = look->task;
+  if (!look->error && look->children)
+    return take_children(tree, look, again, error);
+  if (!look->error) {
+    *again = true;
+    return true;
+  }
+  if (task != tree->tasks->pdata[0] && engine_error_code(look->error) == ENGINE_ERROR_CODE__NO_SUCH_PROCESS) {
+    g_ptr_array_remove(tree->tasks, task); /* reaped meanwhile */
+    return true;
+  }
+  g_propagate_error(error, g_steal_pointer(&look->error));
+  return false;
+}
+
+static void look_clear(void *data) {
+  Look *l = data;
+  g_clear_pointer(&l->children, g_array_unref);
+  g_clear_error(&l->error);
+}
+
 static bool freeze_all(Job *job, FrozenTree *tree, GError **error) {
-  for (bool again = true; again;) {
+  for (bool again = true, ok = true; again;) {
     again = false;
+    g_autoptr(GArray) looks = g_array_new(FALSE, TRUE, sizeof(Look));
+    g_array_set_clear_func(looks, look_clear);
     for (guint i = 0; i < tree->tasks->len; i++) {
-      FrozenTask *task = tree->tasks->pdata[i];
-      g_autoptr(GError) why = NULL;
-      if (freeze_task(tree, task, &again, &why))
-        continue;
-      if (i > 0 && engine_error_code(why) == ENGINE_ERROR_CODE__NO_SUCH_PROCESS) {
-        g_ptr_array_remove_index(tree->tasks, i--); /* reaped meanwhile */
-        continue;
-      }
-      g_propagate_error(error, g_steal_pointer(&why));
-      return false;
+      Look l = {.task = tree->tasks->pdata[i]};
+      g_array_append_val(looks, l);
     }
-    if (!job_poll(job, error))
+    look_at_all(tree, looks);
+    for (guint i = 0; ok && i < looks->len; i++)
+      ok = take_look(tree, &g_array_index(looks, Look, i), &again, error);
+    if (!ok || !job_poll(job, error))
       return false;
   }
   return true;
@@ -413,18 +510,47 @@ FrozenTree *freeze_tree(Job *job, pid_t root, GError **error) {
   return NULL;
 }
 
-static void cure_task(Job *job, FrozenTask *task) {
+typedef struct Thaw {
+  Job *job;
+  FrozenTree *tree;
+  bool owners; /* of the agents' memory, who take it away, or the others */
+  GMutex log;
+} Thaw;
+
+static void cure_thread(Thaw *w, FrozenTask *task, FrozenThread *t) {
   g_autoptr(GError) error = NULL;
-  overruns_return(job, task);
-  for (guint k = task->threads->len; k-- > 0;) {
-    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-    if (!t->in_agent)
-      continue;
-    bool ok = k || task->owner[SHARE_MEMORY] != task ? inject_cure_thread(task->injection, &t->state, &error) : inject_cure_leader(task->injection, &t->state, &error);
-    if (!ok)
-      job_log(job, 3, "%s", error->message);
-    g_clear_error(&error);
-    t->in_agent = false;
+  if (!t->in_agent)
+    return;
+  if (!(w->owners ? inject_cure_leader(task->injection, &t->state, &error) : inject_cure_thread(task->injection, &t->state, &error))) {
+    g_mutex_lock(&w->log);
+    job_log(w->job, 3, "%s", error->message);
+    g_mutex_unlock(&w->log);
+  }
+  t->in_agent = false;
+}
+
+static void cure_share(void *data, unsigned which) {
+  Thaw *w = data;
+  for (guint i = 0; i < w->tree->tasks->len; i++) {
+    FrozenTask *task = w->tree->tasks->pdata[i];
+    for (guint k = 0; k < task->threads->len; k++) {
+      FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+      bool owner = k == 0 && task->owner[SHARE_MEMORY] == task;
+      if (owner == w->owners && tracers_owner(t->state.tid) == which)
+        cure_thread(w, task, t);
+    }
+  }
+}
+
+static void detach_share(void *data, unsigned which) {
+  const FrozenTree *tree = data;
+  for (guint i = tree->tasks->len; i-- > 0;) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = 0; k < task->threads->len; k++) {
+      pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
+      if (tracers_owner(tid) == which)
+        (void)tracee_detach(tid); /* fails only for the dead */
+    }
   }
 }
 
@@ -448,28 +574,36 @@ static void wait_stopped(const FrozenTree *tree) {
 }
 
 void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
-  for (guint i = tree->tasks->len; i-- > 0;) /* the owner of memory that several share comes first in the tree */
-    cure_task(job, tree->tasks->pdata[i]);
+  Thaw thaw = {.job = job, .tree = tree};
+  for (guint i = 0; i < tree->tasks->len; i++)
+    overruns_return(job, tree->tasks->pdata[i]);
+  tracers_run(cure_share, &thaw);
+  thaw.owners = true;
+  tracers_run(cure_share, &thaw);
   if (stopped)
     stop_tasks(tree);
   for (guint i = 0; i < tree->tasks->len; i++)
     sleep_keep_notes(tree->tasks->pdata[i]);
-  for (guint i = tree->tasks->len; i-- > 0;) {
-    FrozenTask *task = tree->tasks->pdata[i];
-    for (guint k = 0; k < task->threads->len; k++)
-      (void)tracee_detach(g_array_index(task->threads, FrozenThread, k).state.tid); /* fails only for the dead */
-  }
+  tracers_run(detach_share, tree);
   if (stopped)
     wait_stopped(tree);
   tree->thawed_at = g_get_monotonic_time();
 }
 
-/* All threads but the leader, which ends last. */
+/* Leaders end last. */
 static void bury_share(void *data, unsigned which) {
-  const FrozenTask *task = data;
-  for (guint k = task->threads->len; k-- > 1;)
-    if (k % tracers_count() == which)
-      tracee_wait_end(g_array_index(task->threads, FrozenThread, k).state.tid);
+  const FrozenTree *tree = data;
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = task->threads->len; k-- > 1;)
+      if (k % tracers_count() == which)
+        tracee_wait_end(g_array_index(task->threads, FrozenThread, k).state.tid);
+  }
+  for (guint i = which; i < tree->tasks->len; i += tracers_count()) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (task->threads->len)
+      tracee_wait_end(g_array_index(task->threads, FrozenThread, 0).state.tid);
+  }
 }
 
 void kill_tree(FrozenTree *tree) {
@@ -478,12 +612,6 @@ void kill_tree(FrozenTree *tree) {
     if (!task->zombie)
       (void)syscall(SYS_pidfd_send_signal, task->pidfd, SIGKILL, NULL, 0); /* ESRCH is as good */
   }
-  for (guint i = 0; i < tree->tasks->len; i++) {
-    FrozenTask *task = tree->tasks->pdata[i];
-    if (task->threads->len > 1)
-      tracers_run(bury_share, task);
-    if (task->threads->len)
-      tracee_wait_end(g_array_index(task->threads, FrozenThread, 0).state.tid);
-  }
+  tracers_run(bury_share, tree);
   tree->thawed_at = g_get_monotonic_time();
 }

@@ -14,6 +14,7 @@
 typedef struct FrozenThread {
   StoppedThread state; /* tid, registers, mask; xstate only while injecting */
   bool in_agent;
+  bool has_regs; /* they are known already */
   bool seccomp_strict;
   bool own_dispatch, shadow_stack; /* no agent may run in it (traits.h) */
   guint8 own_keys; /* in which of its keyrings (traits.c) */
@@ -37,6 +38,8 @@ typedef struct TimerFirst {
 
 typedef struct FrozenTask {
   pid_t pid, ppid;
+  unsigned tracer; /* who has seized it (tracers.h) */
+  bool split;      /* nobody alone: its threads are many */
   pid_t view;    /* the thread through which /proc and others show it: the leader, or one that lives where that has ended */
   int pidfd;
   int view_pidfd; /* for pidfd_getfd(2): pidfd, or one of the thread; -1 */
@@ -58,7 +61,7 @@ typedef struct FrozenTask {
   GPtrArray *policies; /* CkptMempolicy, one a mapping of the facts, NULL for the default; NULL: all have that */
   GHashTable *provided; /* guint64* start of mappings whose content a plugin has; NULL: none */
   gint64 timers_at;     /* g_get_monotonic_time() when its timers were read */
-  GArray *sleep_notes;  /* SleepNote: what an earlier engine knew; NULL: none */
+  GArray *sleep_notes;  /* SleepNote: what an earlier engine knew, once somebody has asked; NULL: none */
   bool sleep_asked;     /* whether there are any */
   GArray *overruns;     /* TimerFirst: whose pending signals were put back; NULL: none */
   Injection *injection; /* its memory's owner's */
@@ -84,6 +87,8 @@ FrozenTree *freeze_tree(Job *job, pid_t root, GError **error);
 void thaw_tree(Job *job, FrozenTree *tree, bool stopped);
 /* SIGKILL for every task, and waits until they are dead. */
 void kill_tree(FrozenTree *tree);
+/* Ends the helpers' processes. */
+void frozen_tree_send_home(FrozenTree *tree);
 /* Frees; the tree must be thawed or killed. */
 void frozen_tree_free(FrozenTree *tree);
 

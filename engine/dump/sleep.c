@@ -205,13 +205,18 @@ static bool still_sleeps(const SleepNote *n, pid_t pid) {
   return n->runs && runs > n->runs && runs - n->runs < 4 && n->end_nsec > monotonic_now();
 }
 
-void sleep_find_notes(FrozenTask *task) {
+/* By any of its threads' tracers. */
+static void find_notes(FrozenTask *task) {
+  static GMutex mutex;
+  g_mutex_lock(&mutex);
   if (!task->sleep_asked)
     task->sleep_notes = sleep_notes_find(task->pid, task->stat.start_time);
   task->sleep_asked = true;
+  g_mutex_unlock(&mutex);
 }
 
-static const SleepNote *find_note(const FrozenTask *task, pid_t tid) {
+static const SleepNote *find_note(FrozenTask *task, pid_t tid) {
+  find_notes(task);
   for (guint i = 0; task->sleep_notes && i < task->sleep_notes->len; i++) {
     const SleepNote *n = &g_array_index(task->sleep_notes, SleepNote, i);
     if (n->tid == (guint32)tid)
@@ -220,7 +225,7 @@ static const SleepNote *find_note(const FrozenTask *task, pid_t tid) {
   return NULL;
 }
 
-bool sleep_observe(const FrozenTask *task, FrozenThread *thread) {
+bool sleep_observe(FrozenTask *task, FrozenThread *thread) {
   pid_t pid = task->pid;
   char name[64];
   g_snprintf(name, sizeof name, "task/%d/syscall", (int)thread->state.tid);

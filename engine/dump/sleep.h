@@ -7,11 +7,9 @@
 
 #include "frozen.h"
 
-/* Before threads of the task are observed: what an earlier engine knew of their sleeps. */
-void sleep_find_notes(FrozenTask *task);
 /* Before the thread is interrupted: if it sleeps in such a call, notes the call and the moment it began. False if it was not
  * seen in a program's system call: it runs, has ended, or is a worker of the kernel's. */
-bool sleep_observe(const FrozenTask *task, FrozenThread *thread);
+bool sleep_observe(FrozenTask *task, FrozenThread *thread);
 /* After it was stopped and its registers are known: what is left, into thread->sleep_*. */
 void sleep_measure(FrozenThread *thread);
 /* Before stopped threads run on, all at once: for the next engine that finds them in the same sleeps. */

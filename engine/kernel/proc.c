@@ -92,6 +92,7 @@ static bool read_stat(pid_t pid, const char *name, ProcStat *ret, GError **error
   s.tty_nr = (int)f[4];
   s.tpgid = (pid_t)f[5];
   s.flags = f[6];
+  s.n_threads = (unsigned)f[17];
   s.start_time = f[19];
   s.start_code = f[23];
   s.end_code = f[24];

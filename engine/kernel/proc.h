@@ -22,6 +22,7 @@ typedef struct ProcStat {
   pid_t tpgid; /* foreground process group of the controlling terminal; -1: there is none */
   uint64_t flags; /* PF_* */
   uint64_t start_time; /* clock ticks since boot */
+  unsigned n_threads; /* those that have ended but for their process included */
   uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;
   uint64_t arg_start, arg_end, env_start, env_end;
   int exit_signal; /* what the parent gets when it ends */

@@ -21,9 +21,9 @@ guint64 sleep_runs(pid_t pid, pid_t tid) {
   return text && sscanf(text, "%" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT, &used, &waited, &runs) == 3 ? runs : 0;
 }
 
-/* A session need not lead to its user's keyring, and only what it leads to may be read. */
+/* A session need not lead to its user's keyring, and only what it leads to may be read. Each thread has to see to that. */
 static bool have_keyring(void) {
-  static int known = -1;
+  static __thread int known = -1;
   if (known < 0)
     known = syscall(SYS_keyctl, KEYCTL_LINK, KEY_SPEC_USER_KEYRING, KEY_SPEC_PROCESS_KEYRING) == 0;
   return known;

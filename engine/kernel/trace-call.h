@@ -14,10 +14,9 @@ typedef enum TraceOp {
   TRACE_INTERRUPT, /* does not wait */
   TRACE_STOP,      /* interrupts and waits */
   TRACE_WAIT,      /* data: int, the status */
-  TRACE_WAIT_INTERRUPTED, /* gives the signal of a group stop, 0: none */
+  TRACE_WAIT_INTERRUPTED, /* gives the signal of a group stop, 0: none; a: does not wait, -EAGAIN */
   TRACE_WAIT_END,
   TRACE_HAS_STOPPED, /* 1: a stop, of no signal, waits to be taken; 0: none */
-  TRACE_HAS_NEWS,    /* 1: wait(2) would say something at once */
   TRACE_RESUME,      /* a: request, b: signal */
   TRACE_DETACH,
   TRACE_RUN, /* data: registers, set and read back; a: stops of system calls to wait for, b: goes on then */

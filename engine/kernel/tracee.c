@@ -44,14 +44,16 @@ static int wait_stop(pid_t tid, int *status) {
 
 /* Signals that are on their way take their course first. Their stops are only looked at: one that was waited for, of a tracer
  * that dies then, would lose its signal. */
-static int wait_interrupted(pid_t tid) {
+static int wait_interrupted(pid_t tid, bool hurry) {
   for (;;) {
     siginfo_t info = {0};
     int e = 0, status;
-    if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOWAIT | __WALL) < 0)
+    if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOWAIT | __WALL | (hurry ? WNOHANG : 0)) < 0)
       e = errno == ECHILD ? -ESRCH : -errno;
     if (e == -EINTR)
       continue;
+    if (e == 0 && !info.si_pid)
+      return -EAGAIN;
     if (e == 0 && info.si_code == CLD_TRAPPED && info.si_status >> 8 == 0) {
       e = ptrace(PTRACE_CONT, tid, NULL, number((uint64_t)info.si_status)) < 0 && errno != ESRCH ? -errno : 0;
       if (e == 0)
@@ -79,12 +81,6 @@ static int wait_end(pid_t tid) {
 static int has_stopped(pid_t tid) {
   siginfo_t info = {0};
   return waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) == 0 && info.si_pid == tid && info.si_status >> 8;
-}
-
-static int has_news(pid_t tid) {
-  siginfo_t info = {0};
-  int r = waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG | __WALL);
-  return (r == 0 && info.si_pid == tid) || (r < 0 && errno != EINTR);
 }
 
 /* Resumes until the next system call stop; signals that cannot be blocked take their course. */
@@ -152,13 +148,11 @@ int64_t trace_perform(const TraceCall *c) {
   case TRACE_WAIT:
     return wait_stop(c->tid, c->data);
   case TRACE_WAIT_INTERRUPTED:
-    return wait_interrupted(c->tid);
+    return wait_interrupted(c->tid, c->a);
   case TRACE_WAIT_END:
     return wait_end(c->tid);
   case TRACE_HAS_STOPPED:
     return has_stopped(c->tid);
-  case TRACE_HAS_NEWS:
-    return has_news(c->tid);
   case TRACE_RESUME:
     return result(ptrace((enum __ptrace_request)c->a, c->tid, NULL, number(c->b)));
   case TRACE_DETACH:
@@ -222,10 +216,18 @@ int tracee_wait_stop(pid_t tid, int *status) {
   return e;
 }
 
-int tracee_wait_interrupted(pid_t tid, int *stop_signal) {
-  int e = step(TRACE_WAIT_INTERRUPTED, tid, 0, 0);
+static int wait_for_interrupt(pid_t tid, bool hurry, int *stop_signal) {
+  int e = step(TRACE_WAIT_INTERRUPTED, tid, hurry, 0);
   *stop_signal = MAX(e, 0);
   return MIN(e, 0);
+}
+
+int tracee_wait_interrupted(pid_t tid, int *stop_signal) {
+  return wait_for_interrupt(tid, false, stop_signal);
+}
+
+int tracee_poll_interrupted(pid_t tid, int *stop_signal) {
+  return wait_for_interrupt(tid, true, stop_signal);
 }
 
 void tracee_wait_end(pid_t tid) {
@@ -234,10 +236,6 @@ void tracee_wait_end(pid_t tid) {
 
 bool tracee_has_stopped(pid_t tid) {
   return step(TRACE_HAS_STOPPED, tid, 0, 0) > 0;
-}
-
-bool tracee_has_news(pid_t tid) {
-  return step(TRACE_HAS_NEWS, tid, 0, 0) != 0;
 }
 
 int tracee_ask_interrupt(pid_t tid) {

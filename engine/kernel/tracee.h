@@ -38,12 +38,12 @@ int tracee_wait_stop(pid_t tid, int *status);
 /* After tracee_ask_interrupt(): waits for that very stop; signals take their course before. *stop_signal: by which signal it
  * stands still anyway, 0: none. */
 int tracee_wait_interrupted(pid_t tid, int *stop_signal);
+/* The same, but -EAGAIN where it had to wait. */
+int tracee_poll_interrupted(pid_t tid, int *stop_signal);
 /* Waits until it is dead, whatever it reports before. */
 void tracee_wait_end(pid_t tid);
 /* Has it stopped, but for a signal to be delivered, and nobody has waited for that yet? */
 bool tracee_has_stopped(pid_t tid);
-/* Would waiting for it end at once, with whatever? */
-bool tracee_has_news(pid_t tid);
 int tracee_resume(pid_t tid, int request);
 int tracee_detach(pid_t tid);
 /* Sets @regs and a mask that blocks everything, lets the thread run through that many stops of system calls, and gives its

@@ -10,13 +10,13 @@
 #include <unistd.h>
 
 static struct {
-  pid_t pid; /* whose thread it is: a fork has none; 0: not made */
+  bool made; /* a fork has none */
   GHashTable *tids;
-  pthread_mutex_t mutex;
+  pthread_mutex_t mutex, tids_mutex;
   pthread_cond_t changed;
   TracersWork *work; /* NULL: it waits for some */
   void *data;
-} second = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+} second = {.mutex = PTHREAD_MUTEX_INITIALIZER, .tids_mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 static __thread bool is_second;
 
@@ -51,21 +51,26 @@ static void wait_for_it(void) {
 }
 
 static bool is_there(void) {
-  return second.pid && second.pid == getpid() && !warden_is_active();
+  return second.made && !warden_is_active();
+}
+
+static void forget(void) {
+  second.made = false;
 }
 
 void tracers_begin(void) {
   cpu_set_t set;
   sigset_t all, before;
   pthread_t thread;
-  if (second.pid || warden_is_active() || sched_getaffinity(0, sizeof set, &set) < 0 || CPU_COUNT(&set) < 2)
+  if (second.made || warden_is_active() || sched_getaffinity(0, sizeof set, &set) < 0 || CPU_COUNT(&set) < 2)
     return;
   (void)sigfillset(&all);
   (void)pthread_sigmask(SIG_SETMASK, &all, &before);
   if (pthread_create(&thread, NULL, serve, NULL) == 0) {
     (void)pthread_detach(thread);
     second.tids = g_hash_table_new(NULL, NULL);
-    second.pid = getpid();
+    second.made = true;
+    (void)pthread_atfork(NULL, NULL, forget);
   }
   (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
@@ -75,14 +80,23 @@ unsigned tracers_count(void) {
 }
 
 void tracers_assign(pid_t tid, unsigned which) {
-  if (is_there() && which)
+  if (!is_there())
+    return;
+  (void)pthread_mutex_lock(&second.tids_mutex);
+  if (which)
     g_hash_table_add(second.tids, GINT_TO_POINTER(tid));
-  else if (is_there())
+  else
     g_hash_table_remove(second.tids, GINT_TO_POINTER(tid));
+  (void)pthread_mutex_unlock(&second.tids_mutex);
 }
 
 unsigned tracers_owner(pid_t tid) {
-  return is_there() && g_hash_table_contains(second.tids, GINT_TO_POINTER(tid));
+  if (!is_there())
+    return 0;
+  (void)pthread_mutex_lock(&second.tids_mutex);
+  bool its = g_hash_table_contains(second.tids, GINT_TO_POINTER(tid));
+  (void)pthread_mutex_unlock(&second.tids_mutex);
+  return its;
 }
 
 void tracers_run(TracersWork *work, void *data) {
@@ -108,11 +122,11 @@ static void run_errand(void *data, unsigned which) {
 
 /* wait(2) is for any thread of the tracer's process, ptrace(2) for the tracer only. */
 static bool is_for_anyone(TraceOp op) {
-  return op == TRACE_WAIT || op == TRACE_WAIT_END || op == TRACE_HAS_STOPPED || op == TRACE_HAS_NEWS;
+  return op == TRACE_WAIT || op == TRACE_WAIT_END || op == TRACE_HAS_STOPPED;
 }
 
 int64_t tracers_perform(const TraceCall *call) {
-  if (!second.pid || is_second || is_for_anyone(call->op) || !tracers_owner(call->tid))
+  if (!second.made || is_second || is_for_anyone(call->op) || !tracers_owner(call->tid))
     return trace_perform(call);
   Errand e = {.call = call};
   give(run_errand, &e);

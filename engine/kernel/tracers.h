@@ -3,7 +3,7 @@
 
 /* The threads that trace. ptrace(2) binds a task to the very thread that seized it, so that one tracer is what limits a dump
  * of many threads. With a second one each has half of them: what is to be done to all is done by tracers_run(), each tracer
- * looking after its own; any single request finds its way by itself. Only the main thread may call these. */
+ * looking after its own; any single request of the main thread's finds its way by itself; work may only ask what its own tracer has. */
 
 #include <stdint.h>
 #include <sys/types.h>
@@ -13,7 +13,7 @@
 void tracers_begin(void);
 /* 1 or 2. */
 unsigned tracers_count(void);
-/* Who is going to seize @tid (0: the main thread). Not while tracers_run() runs. */
+/* Who is going to seize @tid (0: the main thread). In tracers_run() only the tracer that seizes it may say so. */
 void tracers_assign(pid_t tid, unsigned which);
 unsigned tracers_owner(pid_t tid);
 
