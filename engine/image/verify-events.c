@@ -35,6 +35,26 @@ static bool verify_registered(const CkptUring *u, GError **error) {
   return true;
 }
 
+/* Waits only, and nothing that names credentials or links. */
+static bool verify_request(const CkptUring *u, const CkptUringRequest *q, GError **error) {
+  static const unsigned char known[] = {6 /* POLL_ADD */, 11 /* TIMEOUT */, 13 /* ACCEPT */, 22 /* READ */, 27 /* RECV */, 49 /* READ_MULTISHOT */};
+  const guint flags = 1 | 16 | 32 | 64; /* FIXED_FILE, ASYNC, BUFFER_SELECT, CQE_SKIP_SUCCESS */
+  if (q->sqe.len != 64 || !memchr(known, q->sqe.data[0], sizeof known) || q->sqe.data[1] & ~flags || q->sqe.data[42] || q->sqe.data[43])
+    return uring_fail(error, u, "one of its requests is none that waits");
+  if ((q->sqe.data[0] == 11) != (q->has_sec && q->has_nsec) || (q->has_sec && (q->sec < 0 || q->nsec < 0 || q->nsec >= 1000000000)))
+    return uring_fail(error, u, "one of its timeouts is impossible");
+  return true;
+}
+
+static bool verify_requests(const CkptUring *u, GError **error) {
+  if (u->n_request > u->sq_head || (u->n_request && u->flags & 2u /* SQPOLL */) || (u->has_eventfd && u->eventfd > G_MAXINT32))
+    return uring_fail(error, u, "its requests in flight are impossible");
+  for (size_t i = 0; i < u->n_request; i++)
+    if (!verify_request(u, u->request[i], error))
+      return false;
+  return true;
+}
+
 static bool verify_uring(const Checkpoint *c, const CkptUring *u, GError **error) {
   if (verify_file_type(c, u->file_id) != FD_TYPES__EXT)
     return uring_fail(error, u, "it is not in files.img");
@@ -44,9 +64,9 @@ static bool verify_uring(const Checkpoint *c, const CkptUring *u, GError **error
     return uring_fail(error, u, "its content is too large");
   if (u->rings.len < 4096 || u->sqes.len < (gsize)u->sq_entries * 64 || u->array_at % 4)
     return uring_fail(error, u, "its content is not complete");
-  if (u->sq_tail - u->sq_head > u->sq_entries || u->cq_tail - u->cq_head > u->cq_entries || u->cq_tail > u->sq_head)
+  if (u->sq_tail - u->sq_head > u->sq_entries || u->cq_tail - u->cq_head > u->cq_entries)
     return uring_fail(error, u, "its counters contradict each other");
-  return verify_registered(u, error);
+  return verify_registered(u, error) && verify_requests(u, error);
 }
 
 /* The kernel's own limits. */

@@ -13,15 +13,21 @@ static bool fail_ring(const CkptUring *u, int e, const char *what, GError **erro
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "The io_uring of file id %u: %s", u->file_id, what);
 }
 
-/* Both counters, by requests that do nothing. */
+/* Both counters, by requests that do nothing, and by completions of none. */
 static bool advance(int fd, UringMap *map, const CkptUring *u, GError **error) {
-  guint32 silent = u->sq_head - u->cq_tail;
-  for (guint32 done = 0; done < u->sq_head;) {
-    bool quiet = done < silent;
-    guint32 n = uring_fill(map, (quiet ? silent : u->sq_head) - done, quiet);
-    int e = uring_enter(fd, n, 0, 0);
+  const UringCounts n = uring_counts(u);
+  for (guint32 done = 0, some; done < n.requests; done += some) {
+    bool quiet = done < n.silent;
+    some = uring_fill(map, (quiet ? n.silent : n.requests) - done, quiet);
+    int e = uring_enter(fd, some, 0, 0);
+    if (e != (int)some)
+      return fail_ring(u, e < 0 ? -e : EIO, "its counters cannot be set", error);
+    uring_reap(map);
+  }
+  for (guint32 done = 0; done < n.extra;) {
+    int e = uring_post(fd, map, n.extra - done);
     if (e <= 0)
-      return fail_ring(u, e ? -e : EIO, "its counters cannot be set", error);
+      return fail_ring(u, -e, "its completions cannot be counted up", error);
     uring_reap(map);
     done += (guint32)e;
   }
@@ -114,16 +120,23 @@ static bool await(UringMap *map, guint32 tail, const CkptUring *u, GError **erro
 
 bool uring_fill_late(int fd, const CkptUring *u, GError **error) {
   UringMap map;
-  guint32 silent = u->sq_head - u->cq_tail;
+  const UringCounts n = uring_counts(u);
   bool ok = uring_map_restored(fd, u, &map, error);
-  for (guint32 done = 0; ok && done < u->sq_head;) {
-    bool quiet = done < silent;
-    guint32 n = uring_fill(&map, (quiet ? silent : u->sq_head) - done, quiet);
-    done += n;
-    ok = give(fd, &map, n, u, error) && await(&map, quiet ? 0 : done - silent, u, error);
+  for (guint32 done = 0, some; ok && done < n.requests; done += some) {
+    bool quiet = done < n.silent;
+    some = uring_fill(&map, (quiet ? n.silent : n.requests) - done, quiet);
+    ok = give(fd, &map, some, u, error) && await(&map, quiet ? 0 : done + some - n.silent, u, error);
+  }
+  for (guint32 done = 0; ok && done < n.extra;) {
+    int e = uring_post(fd, &map, n.extra - done);
+    ok = e > 0 ? await(&map, n.requests - n.silent + done + (guint32)e, u, error)
+               : fail_ring(u, -e, "its completions cannot be counted up", error);
+    done += ok ? (guint32)e : 0;
   }
   if (ok)
-    uring_put(&map, u);
+    uring_put_completions(&map, u);
+  if (ok)
+    uring_put_requests(&map, u);
   uring_unmap(&map);
   return ok;
 }
@@ -131,7 +144,7 @@ bool uring_fill_late(int fd, const CkptUring *u, GError **error) {
 int uring_open(Restorer *r, const FileEntry *entry, GError **error) {
   const CkptUring *u = checkpoint_find_uring(restorer_checkpoint(r), entry->id);
   struct io_uring_params p;
-  if (u->flags & ~(guint32)URING_KNOWN_FLAGS || u->sq_head > URING_REQUESTS_MAX) {
+  if (u->flags & ~(guint32)URING_KNOWN_FLAGS || u->sq_head > URING_REQUESTS_MAX || u->cq_tail > URING_REQUESTS_MAX) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The io_uring of file id %u has impossible flags or counters", entry->id);
     return -1;
   }

@@ -115,14 +115,65 @@ static void put_array(UringMap *map, const CkptUring *u) {
     array[i] = i;
 }
 
-void uring_put(UringMap *map, const CkptUring *u) {
+void uring_put_completions(UringMap *map, const CkptUring *u) {
   gsize cqes = map->p.cq_off.cqes, end = MIN(u->array_at, map->rings_size);
   if (end > cqes)
     memcpy(map->rings + cqes, u->rings.data + cqes, end - cqes);
+  *uring_word(map, map->p.cq_off.flags) = *(const guint32 *)(const void *)(u->rings.data + map->p.cq_off.flags);
+  __atomic_store_n(uring_word(map, map->p.cq_off.head), u->cq_head, __ATOMIC_RELEASE);
+}
+
+void uring_put_requests(UringMap *map, const CkptUring *u) {
   put_array(map, u);
   memcpy(map->sqes, u->sqes.data, MIN(u->sqes.len, map->sqes_size));
   *uring_word(map, map->p.sq_off.dropped) = *(const guint32 *)(const void *)(u->rings.data + map->p.sq_off.dropped);
-  *uring_word(map, map->p.cq_off.flags) = *(const guint32 *)(const void *)(u->rings.data + map->p.cq_off.flags);
-  *uring_word(map, map->p.cq_off.head) = u->cq_head;
   __atomic_store_n(uring_word(map, map->p.sq_off.tail), u->sq_tail, __ATOMIC_RELEASE);
+}
+
+void uring_place(UringMap *map, const void *sqe) {
+  guint32 mask = map->p.sq_entries - 1, tail = *uring_word(map, map->p.sq_off.tail);
+  unsigned char *at = map->sqes + (tail & mask) * sqe_size(map);
+  memset(at, 0, sqe_size(map));
+  memcpy(at, sqe, sizeof(struct io_uring_sqe));
+  uring_word(map, map->p.sq_off.array)[tail & mask] = tail & mask;
+  __atomic_store_n(uring_word(map, map->p.sq_off.tail), tail + 1, __ATOMIC_RELEASE);
+}
+
+/* --- counters --- */
+
+UringCounts uring_counts(const CkptUring *u) {
+  UringCounts n = {.requests = u->sq_head - (guint32)u->n_request};
+  n.silent = n.requests > u->cq_tail ? n.requests - u->cq_tail : 0;
+  n.extra = u->cq_tail > n.requests ? u->cq_tail - n.requests : 0;
+  return n;
+}
+
+#define OP_MSG_RING 40
+#define POST_BATCH 128u
+
+/* From a ring of our own that lives as long as the call. */
+static int post(int own, UringMap *from, int fd, guint32 n) {
+  guint32 tail = *uring_word(from, from->p.sq_off.tail);
+  for (guint32 i = 0; i < n; i++) {
+    struct io_uring_sqe message = {.opcode = OP_MSG_RING, .fd = fd};
+    uring_place(from, &message);
+  }
+  int sent = uring_enter(own, n, 0, 0);
+  if (sent != (int)n)
+    *uring_word(from, from->p.sq_off.tail) = tail;
+  return sent == 0 ? -EIO : sent;
+}
+
+int uring_post(int fd, const UringMap *map, guint32 want) {
+  struct io_uring_params p = {0};
+  guint32 used = *uring_word(map, map->p.cq_off.tail) - *uring_word(map, map->p.cq_off.head), room = map->p.cq_entries - MIN(used, map->p.cq_entries);
+  guint32 n = MIN(MIN(want, room), POST_BATCH);
+  _cleanup_fd_ int own = uring_setup(POST_BATCH, &p);
+  UringMap from;
+  int e = own < 0 ? own : uring_map(own, &p, &from);
+  if (e < 0)
+    return e;
+  e = post(own, &from, fd, n);
+  uring_unmap(&from);
+  return e;
 }

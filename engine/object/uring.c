@@ -2,16 +2,13 @@
 
 /* io_uring(7). A ring is memory that a program and the kernel share, and two counters that the kernel keeps for itself: of
  * requests it has taken and of completions it has made. A new ring begins at zero, so at the restore as many requests are
- * made to do nothing until both are what they were, and the memory is filled then.
- *
- * What the kernel is still busy with cannot be brought back. It does not tell how much that is, but each request ends with
- * one completion, so the counters do, unless requests with several completions (or none) were ever used.
+ * made to do nothing until both are what they were, and the memory is filled then. What waits is made again (uring-flight.c).
  *
  * How a ring was set up is asked by calls that must fail in one way or another. What makes no difference that anybody can
  * see (IORING_SETUP_COOP_TASKRUN) is left out; what only adds something (SUBMIT_ALL, TASKRUN_FLAG) is always set. */
 
 #include "internal.h"
-#include "uring.h"
+#include "uring-look.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -19,32 +16,64 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 
-#define PATIENCE_USEC (1000 * 1000)
-#define PAUSE_USEC 2000
 #define N_INDEXES 16
 #define N_GROUPS 64 /* of provided buffers that are asked for */
 #define RESTRICTED (-EACCES)
+#define END_PATIENCE_USEC (300 * 1000)
 
 typedef struct Ring {
   guint64 ino;
   CkptUring *u; /* borrowed */
+  UringMap map; /* kept if requests in flight may take something until the end */
+  int *files;   /* those that its requests wait for, of ours, -1: none; NULL before the seal */
+  size_t n_files;
 } Ring;
 
-/* What fdinfo says now. */
-typedef struct UringFacts {
-  guint64 sq_mask, sq_head, cached_sq_head, sq_tail, cq_mask, cq_head, cached_cq_tail;
-  gint64 sq_thread;
-  guint n_polls, n_overflow;
-  guint poll_op;
-  bool personalities;
-} UringFacts;
+/* All rings of a collection. */
+typedef struct Rings {
+  GArray *rings; /* Ring */
+  UringReader *reader;
+  bool opened; /* the reader, or it was tried */
+} Rings;
 
 static gpointer rings_new(void) {
-  return g_array_new(FALSE, FALSE, sizeof(Ring));
+  Rings *all = g_new0(Rings, 1);
+  all->rings = g_array_new(FALSE, TRUE, sizeof(Ring));
+  return all;
+}
+
+static void ring_clear(Ring *ring) {
+  uring_unmap(&ring->map);
+  for (size_t k = 0; ring->files && k < ring->n_files; k++)
+    if (ring->files[k] >= 0)
+      (void)close(ring->files[k]);
+  g_clear_pointer(&ring->files, g_free);
+}
+
+static void rings_free(gpointer data) {
+  Rings *all = data;
+  for (guint i = 0; i < all->rings->len; i++)
+    ring_clear(&g_array_index(all->rings, Ring, i));
+  g_array_unref(all->rings);
+  uring_reader_free(all->reader);
+  g_free(all);
+}
+
+static Rings *state_of(Collector *c) {
+  return collector_state(c, &uring_ops, rings_new, rings_free);
 }
 
 static GArray *rings_of(Collector *c) {
-  return collector_state(c, &uring_ops, rings_new, (GDestroyNotify)g_array_unref);
+  return state_of(c)->rings;
+}
+
+/* Only dumps of trees with rings pay for it. */
+static UringReader *reader_of(Collector *c) {
+  Rings *all = state_of(c);
+  if (!all->opened)
+    all->reader = uring_reader_new();
+  all->opened = true;
+  return all->reader;
 }
 
 guint32 collector_uring_of(Collector *c, guint64 ino) {
@@ -67,7 +96,7 @@ static bool uring_collect(Collector *c, const FileProbe *probe, FileEntry *entry
   CkptUring *u = MESSAGE_NEW(CkptUring, ckpt_uring__init);
   u->file_id = entry->id;
   g_ptr_array_add(collector_checkpoint(c)->urings, u);
-  Ring ring = {probe->st.st_ino, u};
+  Ring ring = {.ino = probe->st.st_ino, .u = u};
   g_array_append_val(rings_of(c), ring);
   return true;
 }
@@ -114,18 +143,6 @@ static bool look(const FileProbe *probe, UringFacts *ret, char **ret_text, GErro
 
 /* --- asking --- */
 
-/* The one ring under work. */
-typedef struct Look {
-  Collector *c;
-  CkptUring *u;
-  FileProbe probe;
-  UringFacts facts;
-  UringMap map;
-  char *text; /* of fdinfo */
-  pid_t pid, tid; /* who may use it */
-  const Task *task;
-} Look;
-
 static gint64 ask_call(const Look *l, pid_t pid, pid_t tid, long nr, const gint64 args[static 6], void *data, size_t size) {
   g_autoptr(Program) p = program_new();
   size_t at = program_data(p, data, size ? size : 8);
@@ -156,6 +173,21 @@ static void block(const Look *l, const char *reason, const char *cure) {
   collector_block(l->c, &l->probe, "io_uring", reason, cure);
 }
 
+void uring_look_block(const Look *l, const char *reason, const char *cure) {
+  block(l, reason, cure);
+}
+
+gint64 uring_look_enter(const Look *l) {
+  return ask_enter(l, 0, 0, 0);
+}
+
+bool uring_look_again(Look *l, GError **error) {
+  g_clear_pointer(&l->text, g_free);
+  uring_inside_clear(&l->in);
+  l->has_inside = l->reader && uring_inside_read(l->reader, l->probe.local, &l->in);
+  return look(&l->probe, &l->facts, &l->text, error);
+}
+
 /* Of rings that belong to one thread only that one may ask. */
 static bool find_owner(Look *l) {
   l->tid = l->pid;
@@ -178,6 +210,19 @@ static bool find_owner(Look *l) {
   return false;
 }
 
+static void find_cpu(const Look *l) {
+  CkptUring *u = l->u;
+  cpu_set_t cpus;
+  u->flags |= IORING_SETUP_SQPOLL;
+  if (sched_getaffinity((pid_t)l->facts.sq_thread, sizeof cpus, &cpus) < 0 || CPU_COUNT(&cpus) != 1)
+    return;
+  for (guint32 i = 0; i < CPU_SETSIZE; i++)
+    if (CPU_ISSET(i, &cpus))
+      u->cpu = i;
+  u->flags |= IORING_SETUP_SQ_AFF;
+  u->has_cpu = true;
+}
+
 static void find_flags(Look *l) {
   CkptUring *u = l->u;
   if (uring_enter(l->probe.local, 0, 0, IORING_ENTER_GETEVENTS) == -EEXIST)
@@ -188,15 +233,7 @@ static void find_flags(Look *l) {
     u->flags |= IORING_SETUP_IOPOLL;
   if (l->facts.sq_thread < 0)
     return;
-  cpu_set_t cpus;
-  u->flags |= IORING_SETUP_SQPOLL;
-  if (sched_getaffinity((pid_t)l->facts.sq_thread, sizeof cpus, &cpus) < 0 || CPU_COUNT(&cpus) != 1)
-    return;
-  for (guint32 i = 0; i < CPU_SETSIZE; i++)
-    if (CPU_ISSET(i, &cpus))
-      u->cpu = i;
-  u->flags |= IORING_SETUP_SQ_AFF;
-  u->has_cpu = true;
+  find_cpu(l);
 }
 
 static bool any_bytes(const unsigned char *p, size_t from, size_t end) {
@@ -209,6 +246,10 @@ static bool any_bytes(const unsigned char *p, size_t from, size_t end) {
 /* Larger entries need more pages, or were written where smaller ones are not. */
 static void find_sizes(Look *l) {
   UringMap *m = &l->map;
+  if (l->has_inside) {
+    l->u->flags |= l->in.setup_flags & (guint32)(IORING_SETUP_SQE128 | IORING_SETUP_CQE32);
+    return;
+  }
   size_t sqes = (size_t)l->u->sq_entries * 64, array_end = m->p.sq_off.array + (size_t)l->u->sq_entries * 4;
   if (m->sqes_size - sqes >= 4096 || any_bytes(m->sqes, sqes, m->sqes_size))
     l->u->flags |= IORING_SETUP_SQE128;
@@ -228,71 +269,56 @@ static void find_offsets(Look *l) {
   l->map.p = p;
 }
 
-/* --- in flight --- */
-
-static gint32 in_flight(const Look *l) {
-  guint32 dropped = *uring_word(&l->map, l->map.p.sq_off.dropped);
-  return (gint32)((guint32)l->facts.cached_sq_head - dropped - (guint32)l->facts.cached_cq_tail - l->facts.n_overflow);
-}
-
-static bool is_settled(const Look *l) {
-  bool taken = l->facts.sq_thread < 0 || l->facts.sq_head == l->facts.sq_tail;
-  return taken && !l->facts.n_overflow && !l->facts.n_polls && in_flight(l) == 0;
-}
-
-/* What is nearly done (a read of a file) gets the time to end: completions are made by the thread that asked for them. */
-static bool settle(Look *l, GError **error) {
-  gint64 until = g_get_monotonic_time() + PATIENCE_USEC;
-  for (;;) {
-    g_clear_pointer(&l->text, g_free);
-    if (!look(&l->probe, &l->facts, &l->text, error))
-      return false;
-    if (is_settled(l) || l->facts.n_polls || g_get_monotonic_time() > until)
-      return true;
-    (void)ask_enter(l, 0, 0, 0);
-    g_usleep(PAUSE_USEC);
-  }
-}
-
-static const char *op_name(guint op) {
-  static const char *const names[] = {[1] = "a read", [2] = "a write", [6] = "a poll", [9] = "a sendmsg", [10] = "a recvmsg",
-      [13] = "an accept", [16] = "a connect", [22] = "a read", [23] = "a write", [26] = "a send", [27] = "a recv",
-      [29] = "an epoll_ctl", [30] = "a splice", [47] = "a sendmsg", [51] = "a futex wait"};
-  return op < G_N_ELEMENTS(names) && names[op] ? names[op] : "a request";
-}
-
-static void block_in_flight(const Look *l) {
-  const char *cure = "let the program cancel it, or use epoll instead (UV_USE_IO_URING=0 for node and libuv)";
-  g_autofree char *reason = NULL;
-  if (l->facts.n_polls)
-    reason = g_strdup_printf("%u requests are in flight that wait for files to be ready: %s (operation %u)%s", l->facts.n_polls,
-        op_name(l->facts.poll_op), l->facts.poll_op, l->facts.n_polls > 1 ? " and others" : "");
-  else if (l->facts.n_overflow)
-    reason = g_strdup_printf("%u completions did not fit in its queue", l->facts.n_overflow), cure = "try again when the program has read some";
-  else if (in_flight(l) > 0)
-    reason = g_strdup_printf("%d requests are in flight (a timeout, a futex, a device), or had no completion (IOSQE_CQE_SKIP_SUCCESS)", in_flight(l));
-  else if (in_flight(l) < 0)
-    reason = g_strdup("it was used for requests with several completions (multishot): the kernel does not tell whether any is in flight");
-  else
-    reason = g_strdup("its submitting thread does not come to an end"), cure = "try again";
-  block(l, reason, cure);
-}
+/* --- registrations --- */
 
 static bool check_counters(const Look *l) {
-  if ((guint32)l->facts.cached_sq_head <= URING_REQUESTS_MAX)
+  if ((guint32)l->facts.cached_sq_head <= URING_REQUESTS_MAX && (guint32)l->facts.cached_cq_tail <= URING_REQUESTS_MAX)
     return true;
-  g_autofree char *reason = g_strdup_printf("it has taken %u requests; more than %u cannot be made again in a bearable time",
-      (guint32)l->facts.cached_sq_head, URING_REQUESTS_MAX);
+  g_autofree char *reason = g_strdup_printf("it has taken %u requests and made %u completions; more than %u cannot be made again in a bearable time",
+      (guint32)l->facts.cached_sq_head, (guint32)l->facts.cached_cq_tail, URING_REQUESTS_MAX);
   block(l, reason, "let the program close it and make a new one");
   return false;
 }
 
-/* --- registrations --- */
-
-static gint64 eventfd_is_there(const Look *l) {
-  return ask_register(l, l->tid, IORING_REGISTER_EVENTFD, NULL, 0, 1);
+static bool check_restricted(const Look *l) {
+  if (l->facts.personalities || (l->has_inside && l->in.personalities)) {
+    block(l, "it has credentials registered (IORING_REGISTER_PERSONALITY)", "let the program unregister them before the dump");
+    return false;
+  }
+  if (!l->has_inside || !(l->in.setup_flags & ~(guint32)(URING_KNOWN_FLAGS | URING_HINT_FLAGS)))
+    return true;
+  g_autofree char *reason = g_strdup_printf("it was made with flags that this version does not know (0x%x)", l->in.setup_flags);
+  block(l, reason, "let the program do without them");
+  return false;
 }
 
+/* The files of eventfds that two descriptions are of are different ones, what is behind them is the same. */
+static bool save_eventfd(const Look *l) {
+  if (l->in.eventfd && l->facts.sq_thread >= 0) {
+    block(l, "it has an eventfd registered, and a submitting thread (IORING_SETUP_SQPOLL)", "let the program unregister it before the dump");
+    return false;
+  }
+  for (guint i = 0; l->in.eventfd && i < l->task->fds->len; i++) {
+    const FdinfoEntry *e = l->task->fds->pdata[i];
+    if (e->type != FD_TYPES__EVENTFD ||
+        uring_reader_private(l->reader, uring_reader_file(l->reader, collector_local_of(l->c, e->id))) != l->in.eventfd)
+      continue;
+    l->u->has_eventfd = true, l->u->eventfd = e->fd;
+    l->u->has_eventfd_async = true, l->u->eventfd_async = l->in.eventfd_async;
+    return true;
+  }
+  if (l->in.eventfd)
+    block(l, "it has an eventfd registered that its process has not open", "let the program unregister it before the dump");
+  return !l->in.eventfd;
+}
+
+static bool block_groups(const Look *l) {
+  block(l, "it has buffers to choose from (IORING_REGISTER_PBUF_RING), and the kernel does not tell where",
+      "let the program unregister them before the dump");
+  return false;
+}
+
+/* Where the kernel cannot be read. */
 static bool check_hidden(const Look *l) {
   struct {
     guint64 address;
@@ -300,11 +326,7 @@ static bool check_hidden(const Look *l) {
     guint16 group, flags;
     guint64 reserved[3];
   } buffers = {.address = 4096, .entries = 2};
-  if (l->facts.personalities) {
-    block(l, "it has credentials registered (IORING_REGISTER_PERSONALITY)", "let the program unregister them before the dump");
-    return false;
-  }
-  if (eventfd_is_there(l) == -EBUSY) {
+  if (ask_register(l, l->tid, IORING_REGISTER_EVENTFD, NULL, 0, 1) == -EBUSY) {
     block(l, "it has an eventfd registered, and the kernel does not tell which", "let the program unregister it before the dump");
     return false;
   }
@@ -312,11 +334,17 @@ static bool check_hidden(const Look *l) {
     buffers.group = group;
     if (ask_register(l, l->tid, 22 /* PBUF_RING */, &buffers, sizeof buffers, 1) != -EEXIST)
       continue;
-    block(l, "it has buffers to choose from (IORING_REGISTER_PBUF_RING), and the kernel does not tell where",
-        "let the program unregister them before the dump");
-    return false;
+    return block_groups(l);
   }
   return true;
+}
+
+static bool check_registrations(const Look *l) {
+  if (!check_restricted(l))
+    return false;
+  if (!l->has_inside)
+    return check_hidden(l);
+  return save_eventfd(l) && (!l->in.groups || l->in.groups->len == 0 || block_groups(l));
 }
 
 static bool read_workers(Look *l) {
@@ -388,7 +416,7 @@ static int find_named(const Task *task, pid_t pid, const char *name) {
 }
 
 static bool add_file(const Look *l, guint32 index, const char *name) {
-  int fd = find_named(l->task, l->pid, name);
+  int fd = l->in.files ? index < l->in.n_files ? uring_find_fd(l, l->task, l->in.files[index]) : -1 : find_named(l->task, l->pid, name);
   if (fd < 0) {
     g_autofree char *reason = g_strdup_printf("its registered file %u (%s) is %s", index, name,
         fd == -1 ? "open there only" : "one of several open files of that name, and the kernel does not tell which");
@@ -496,16 +524,16 @@ static bool look_into(Look *l, GError **error) {
   l->u->cq_entries = (guint32)l->facts.cq_mask + 1;
   if (!map_ring(l) || !find_owner(l))
     return true;
-  if (!settle(l, error))
+  if (!uring_settle(l, error))
     return false;
-  if (!is_settled(l)) {
-    block_in_flight(l);
+  if (!uring_is_settled(l)) {
+    uring_block_in_flight(l);
     return true;
   }
   find_flags(l);
   find_sizes(l);
   find_offsets(l);
-  if (check_counters(l) && check_hidden(l) && read_workers(l) && find_indexes(l) && check_thread(l) && read_registered(l))
+  if (check_counters(l) && uring_save_requests(l) && check_registrations(l) && read_workers(l) && find_indexes(l) && check_thread(l) && read_registered(l))
     save(l);
   return true;
 }
@@ -513,18 +541,72 @@ static bool look_into(Look *l, GError **error) {
 static bool uring_collect_finish(Collector *c, GError **error) {
   const GArray *rings = rings_of(c);
   for (guint i = 0; i < rings->len; i++) {
-    Look l = {.c = c, .u = g_array_index(rings, Ring, i).u};
+    Ring *ring = &g_array_index(rings, Ring, i);
+    Look l = {.c = c, .u = ring->u, .reader = reader_of(c)};
     if (!collector_probe_of(c, l.u->file_id, &l.probe))
       continue;
     l.pid = l.probe.pid;
     l.task = checkpoint_find_task(collector_checkpoint(c), l.pid);
     bool ok = look_into(&l, error);
-    uring_unmap(&l.map);
+    uring_inside_clear(&l.in);
+    ring->map = l.map;
+    if (!ring->u->n_request)
+      uring_unmap(&ring->map);
     g_free(l.text);
     if (!ok || !job_poll(collector_job(c), error))
       return false;
   }
   return true;
+}
+
+static void hold_files(Collector *c, Ring *ring) {
+  ring->n_files = ring->u->n_request;
+  ring->files = g_new(int, ring->n_files);
+  for (size_t k = 0; k < ring->u->n_request; k++) {
+    int local = uring_request_local(c, ring->u->request[k]);
+    ring->files[k] = local < 0 ? -1 : fcntl(local, F_DUPFD_CLOEXEC, 0);
+  }
+}
+
+/* Everything else is saved by now. What has arrived meanwhile from outside, and was taken by a request, would be lost. */
+static bool uring_seal(Collector *c, bool kill, GError **error) {
+  const GArray *rings = rings_of(c);
+  for (guint i = 0; i < rings->len; i++) {
+    Ring *ring = &g_array_index(rings, Ring, i);
+    FileProbe probe;
+    UringFacts facts;
+    if (!ring->map.rings || !collector_probe_of(c, ring->u->file_id, &probe))
+      continue;
+    if (!look(&probe, &facts, NULL, error))
+      return false;
+    if (facts.n_overflow || uring_has_moved(ring->u, &ring->map, (guint32)facts.cached_cq_tail))
+      return engine_fail(error, ENGINE_ERROR_CODE__BUSY, "pid %d fd %d: a request of its io_uring was served during the dump; try again",
+          (int)probe.pid, probe.fd);
+    if (kill && !ring->files)
+      hold_files(c, ring);
+  }
+  return true;
+}
+
+/* Requests of a ring end a moment after its last descriptor is closed, at work of the kernel's own, and let go of their files then.
+ * Whoever restores at once wants the addresses of sockets free. */
+static void uring_end(Collector *c, bool killed) {
+  const GArray *rings = rings_of(c);
+  gint64 until = g_get_monotonic_time() + END_PATIENCE_USEC;
+  for (guint i = 0; killed && i < rings->len; i++) {
+    Ring *ring = &g_array_index(rings, Ring, i);
+    const size_t n = ring->files ? ring->n_files : 0;
+    g_autofree gint64 *before = g_new0(gint64, n + 1);
+    for (size_t k = 0; k < n; k++)
+      before[k] = uring_reader_refs(reader_of(c), ring->files[k]);
+    uring_unmap(&ring->map);
+    if (n)
+      collector_drop_local(c, ring->u->file_id);
+    for (size_t k = 0; k < n; k++)
+      while (before[k] > 0 && g_get_monotonic_time() < until && uring_reader_refs(reader_of(c), ring->files[k]) >= before[k])
+        g_usleep(500);
+    ring_clear(ring);
+  }
 }
 
 static const FownEntry *uring_fown(const FileEntry *entry) {
@@ -537,6 +619,8 @@ const ObjectOps uring_ops = {
     .claims = uring_claims,
     .collect = uring_collect,
     .collect_finish = uring_collect_finish,
+    .seal = uring_seal,
+    .end = uring_end,
     .open = uring_open,
     .fown = uring_fown,
 };

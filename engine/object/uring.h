@@ -17,6 +17,9 @@
 #define URING_KNOWN_FLAGS                                                                                              \
   (IORING_SETUP_IOPOLL | IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF | IORING_SETUP_SQE128 | IORING_SETUP_CQE32 |        \
       URING_SINGLE_ISSUER | URING_DEFER_TASKRUN)
+/* Also what makes no difference here: CQSIZE, CLAMP, ATTACH_WQ, R_DISABLED, SUBMIT_ALL, COOP_TASKRUN, TASKRUN_FLAG,
+ * REGISTERED_FD_ONLY, NO_SQARRAY, HYBRID_IOPOLL. */
+#define URING_HINT_FLAGS (0x78u | 0x380u | 0x18000u | 0x20000u)
 /* As many requests are made to do nothing, until the counters of a new ring are those of the old one. */
 #define URING_REQUESTS_MAX (1u << 28)
 
@@ -39,6 +42,15 @@ int uring_register(int fd, guint32 opcode, const void *arg, guint32 n);
 /* The next batch of requests that do nothing, in place and ready to be taken: at most @want, at most what the ring holds
  * and its completions have room for. Those without a completion if @silent. Returns how many. */
 guint32 uring_fill(UringMap *map, guint32 want, bool silent);
+/* How a new ring gets its counters: requests that do nothing, the first of them without a completion; and completions of no request
+ * of its own, where some had several. What is in flight is made again and counts, too. */
+typedef struct UringCounts {
+  guint32 requests, silent, extra;
+} UringCounts;
+UringCounts uring_counts(const CkptUring *u);
+/* At most @want completions that another ring sends to this one, as far as there is room: how many, or a negative errno. In a ring
+ * of one thread they arrive when that asks for them. */
+int uring_post(int fd, const UringMap *map, guint32 want);
 /* All completions are taken. */
 void uring_reap(UringMap *map);
 /* A map of a ring that was just made for @u (uring_open), as it was made. False with error. */
@@ -46,5 +58,9 @@ bool uring_map_restored(int fd, const CkptUring *u, UringMap *ret, GError **erro
 /* Of a ring with a submitting thread: how its thread has to make it; and counters and content of it, given a descriptor. */
 struct io_uring_params uring_late_params(const CkptUring *u);
 bool uring_fill_late(int fd, const CkptUring *u, GError **error);
-/* The content that was saved, in a ring whose counters are right already. */
-void uring_put(UringMap *map, const CkptUring *u);
+/* The content that was saved, in a ring whose counters are right already: completions, then (when all requests in flight have been
+ * made again) requests. */
+void uring_put_completions(UringMap *map, const CkptUring *u);
+void uring_put_requests(UringMap *map, const CkptUring *u);
+/* A request of the image, in place as the next to be taken. */
+void uring_place(UringMap *map, const void *sqe);

@@ -119,30 +119,123 @@ static bool run_setup(Restore *r, const RingUser *x, GError **error) {
   return run(r, x->thread, p, error);
 }
 
+static bool run_enter(Restore *r, const RingUser *x, guint32 n, guint32 flags, GError **error) {
+  g_autoptr(Program) p = program_new();
+  PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(n), ARG(0), ARG(flags), ARG(0), ARG(0));
+  program_expect(p, EXPECT_EQUAL, n);
+  return run(r, x->thread, p, error) && job_poll(r->job, error);
+}
+
 /* The thread takes the requests, we give them and take the completions. */
 static bool run_requests(Restore *r, const RingUser *x, UringMap *map, GError **error) {
-  guint32 silent = x->u->sq_head - x->u->cq_tail;
-  for (guint32 done = 0; done < x->u->sq_head;) {
-    g_autoptr(Program) p = program_new();
-    bool quiet = done < silent;
-    guint32 n = uring_fill(map, (quiet ? silent : x->u->sq_head) - done, quiet);
-    PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(n), ARG(0), ARG(0), ARG(0), ARG(0));
-    program_expect(p, EXPECT_EQUAL, n);
-    if (!run(r, x->thread, p, error) || !job_poll(r->job, error))
+  const UringCounts n = uring_counts(x->u);
+  for (guint32 done = 0, some; done < n.requests; done += some) {
+    bool quiet = done < n.silent;
+    some = uring_fill(map, (quiet ? n.silent : n.requests) - done, quiet);
+    if (!run_enter(r, x, some, 0, error))
       return false;
     uring_reap(map);
-    done += n;
   }
+  return true;
+}
+
+static bool run_posts(Restore *r, const RingUser *x, int fd, UringMap *map, GError **error) {
+  const UringCounts n = uring_counts(x->u);
+  for (guint32 done = 0; done < n.extra;) {
+    int e = uring_post(fd, map, n.extra - done);
+    if (e <= 0)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, -e, "The io_uring of file id %u: its completions cannot be counted up", x->u->file_id);
+    if (!run_enter(r, x, 0, IORING_ENTER_GETEVENTS, error))
+      return false;
+    uring_reap(map);
+    done += (guint32)e;
+  }
+  guint32 tail = *uring_word(map, map->p.cq_off.tail);
+  return tail == x->u->cq_tail ||
+         engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The io_uring of file id %u: it has %u completions, not %u", x->u->file_id, tail, x->u->cq_tail);
+}
+
+/* --- requests in flight --- */
+
+static bool find_requester(const Restore *r, const CkptUring *u, const CkptUringRequest *q, RingUser *ret, GError **error) {
+  return find_user(r, u, (pid_t)q->tid, ret) || engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
+      "The io_uring of file id %u has a request of tid %u, which does not have it", u->file_id, q->tid);
+}
+
+/* What a wait is told at once if it could not begin. */
+static bool is_wrong(gint32 result) {
+  return result == -EINVAL || result == -EBADF || result == -EFAULT || result == -EOPNOTSUPP || result == -EPERM || result == -ENOMEM;
+}
+
+static bool check_begun(const CkptUring *u, const struct io_uring_sqe *sqe, const UringMap *map, guint32 before, GError **error) {
+  guint32 tail = __atomic_load_n(uring_word(map, map->p.cq_off.tail), __ATOMIC_ACQUIRE);
+  size_t size = u->flags & IORING_SETUP_CQE32 ? 32 : 16;
+  for (; before != tail; before++) {
+    struct io_uring_cqe cqe;
+    memcpy(&cqe, map->rings + map->p.cq_off.cqes + (before & (u->cq_entries - 1)) * size, sizeof cqe);
+    if (cqe.user_data == sqe->user_data && is_wrong(cqe.res))
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, -cqe.res, "The io_uring of file id %u: operation %u on descriptor %d cannot be made again",
+          u->file_id, sqe->opcode, sqe->fd);
+  }
+  return true;
+}
+
+/* A timeout's span is read when the request is taken. */
+static bool run_request(Restore *r, const CkptUring *u, const CkptUringRequest *q, UringMap *map, GError **error) {
+  RingUser x;
+  LoadedProgram loaded;
+  struct io_uring_sqe sqe;
+  const gint64 time[2] = {q->sec, q->nsec};
+  size_t mark = region_mark(r->region);
+  g_autoptr(Program) p = program_new();
+  memcpy(&sqe, q->sqe.data, sizeof sqe);
+  if (!find_requester(r, u, q, &x, error))
+    return false;
+  size_t span = program_data(p, time, sizeof time), pointer = program_data(p, NULL, 8);
+  program_data_pointer(p, pointer, span);
+  PROGRAM_CALL(p, "io_uring_enter a request in flight", SYS_io_uring_enter, ARG(x.fd), ARG(1), ARG(0), ARG(0), ARG(0), ARG(0));
+  program_expect(p, EXPECT_EQUAL, 1);
+  if (!region_load(r->region, p, NULL, &loaded, error))
+    return false;
+  if (q->has_sec)
+    memcpy(&sqe.addr, loaded.data + pointer, sizeof sqe.addr);
+  guint32 before = __atomic_load_n(uring_word(map, map->p.cq_off.tail), __ATOMIC_ACQUIRE);
+  g_autofree char *who = g_strdup_printf("tid %u (io_uring)", q->tid);
+  uring_place(map, &sqe);
+  region_start(r->region, x.thread->lane, &loaded);
+  if (!region_wait(r->region, x.thread->lane, x.thread->thread->tid, error) || !region_check(x.thread->lane, &loaded, who, error))
+    return false;
+  region_release(r->region, mark);
+  return check_begun(u, &sqe, map, before, error);
+}
+
+static bool run_eventfd(Restore *r, const RingUser *x, GError **error) {
+  g_autoptr(Program) p = program_new();
+  const gint32 fd = (gint32)x->u->eventfd;
+  if (!x->u->has_eventfd)
+    return true;
+  add_register(x, x->u->eventfd_async ? IORING_REGISTER_EVENTFD_ASYNC : IORING_REGISTER_EVENTFD, &fd, sizeof fd, 1, p);
+  return run(r, x->thread, p, error);
+}
+
+static bool fill(Restore *r, const RingUser *x, int fd, UringMap *map, GError **error) {
+  const CkptUring *u = x->u;
+  if (u->flags & URING_SINGLE_ISSUER && (!run_requests(r, x, map, error) || !run_posts(r, x, fd, map, error)))
+    return false;
+  uring_put_completions(map, u);
+  if (!run_eventfd(r, x, error))
+    return false;
+  for (size_t i = 0; i < u->n_request; i++)
+    if (!run_request(r, u, u->request[i], map, error))
+      return false;
+  uring_put_requests(map, u);
   return true;
 }
 
 static bool run_content(Restore *r, const RingUser *x, GError **error) {
   UringMap map = {0};
   int fd = restorer_fd_of(r->restorer, x->u->file_id, error);
-  bool ok = fd >= 0 && uring_map_restored(fd, x->u, &map, error) &&
-            (!(x->u->flags & URING_SINGLE_ISSUER) || run_requests(r, x, &map, error));
-  if (ok)
-    uring_put(&map, x->u);
+  bool ok = fd >= 0 && uring_map_restored(fd, x->u, &map, error) && fill(r, x, fd, &map, error);
   uring_unmap(&map);
   return ok;
 }

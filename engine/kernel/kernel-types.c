@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "kernel-types.h"
+#include <linux/btf.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct KernelTypes {
+  char *text; /* the file */
+  gsize size;
+  const char *strings;
+  GArray *types;       /* [id]: const struct btf_type *; 0 is void */
+  GHashTable *structs; /* name: const struct btf_type * */
+};
+
+static size_t details_size(const struct btf_type *t) {
+  const size_t n = BTF_INFO_VLEN(t->info);
+  switch (BTF_INFO_KIND(t->info)) {
+  case BTF_KIND_INT:
+  case BTF_KIND_VAR:
+  case 17: /* BTF_KIND_DECL_TAG */
+    return 4;
+  case BTF_KIND_ARRAY:
+    return sizeof(struct btf_array);
+  case BTF_KIND_STRUCT:
+  case BTF_KIND_UNION:
+  case BTF_KIND_DATASEC:
+  case 19: /* BTF_KIND_ENUM64 */
+    return n * 12;
+  case BTF_KIND_ENUM:
+  case BTF_KIND_FUNC_PROTO:
+    return n * 8;
+  default:
+    return 0;
+  }
+}
+
+static bool index_types(KernelTypes *t) {
+  const struct btf_header *h = (const void *)t->text;
+  if (t->size < sizeof *h || h->magic != BTF_MAGIC || h->hdr_len > t->size || (guint64)h->hdr_len + h->type_off + h->type_len > t->size ||
+      (guint64)h->hdr_len + h->str_off + h->str_len > t->size || !h->str_len)
+    return false;
+  const char *at = t->text + h->hdr_len + h->type_off, *end = at + h->type_len;
+  const struct btf_type *none = NULL;
+  t->strings = t->text + h->hdr_len + h->str_off;
+  g_array_append_val(t->types, none);
+  while ((size_t)(end - at) >= sizeof(struct btf_type)) {
+    const struct btf_type *one = (const void *)at;
+    if ((size_t)(end - at) < sizeof *one + details_size(one))
+      return false;
+    g_array_append_val(t->types, one);
+    if (BTF_INFO_KIND(one->info) == BTF_KIND_STRUCT && one->name_off)
+      (void)g_hash_table_insert(t->structs, (gpointer)(t->strings + one->name_off), (gpointer)one);
+    at += sizeof *one + details_size(one);
+  }
+  return at == end;
+}
+
+KernelTypes *kernel_types_open(void) {
+  g_autoptr(KernelTypes) t = g_new0(KernelTypes, 1);
+  t->types = g_array_new(FALSE, FALSE, sizeof(const struct btf_type *));
+  t->structs = g_hash_table_new(g_str_hash, g_str_equal);
+  if (g_getenv("CHECKPOINTD_NO_KERNEL_TYPES") || !g_file_get_contents("/sys/kernel/btf/vmlinux", &t->text, &t->size, NULL) ||
+      !index_types(t))
+    return NULL;
+  return g_steal_pointer(&t);
+}
+
+void kernel_types_free(KernelTypes *t) {
+  if (!t)
+    return;
+  g_hash_table_unref(t->structs);
+  g_array_unref(t->types);
+  g_free(t->text);
+  g_free(t);
+}
+
+static const struct btf_type *type_at(const KernelTypes *t, guint32 id) {
+  return id < t->types->len ? g_array_index(t->types, const struct btf_type *, id) : NULL;
+}
+
+/* Without typedefs and qualifiers. */
+static const struct btf_type *plain(const KernelTypes *t, guint32 id) {
+  const struct btf_type *one = type_at(t, id);
+  for (int depth = 0; one && depth < 32; depth++) {
+    guint32 kind = BTF_INFO_KIND(one->info);
+    if (kind != BTF_KIND_TYPEDEF && kind != BTF_KIND_CONST && kind != BTF_KIND_VOLATILE && kind != BTF_KIND_RESTRICT && kind != 18 /* TYPE_TAG */)
+      return one;
+    one = type_at(t, one->type);
+  }
+  return NULL;
+}
+
+static bool is_group(const struct btf_type *t) {
+  return t && (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(t->info) == BTF_KIND_UNION);
+}
+
+/* The offset in bits and the type of a member; -1: none. Members of nameless structures and unions are their owner's. */
+static gint64 find_member(const KernelTypes *t, const struct btf_type *in, const char *name, size_t length, guint32 *ret_type) {
+  const struct btf_member *m = (const void *)(in + 1);
+  for (guint32 i = 0; i < BTF_INFO_VLEN(in->info); i++) {
+    gint64 at = BTF_INFO_KFLAG(in->info) ? BTF_MEMBER_BIT_OFFSET(m[i].offset) : m[i].offset;
+    const char *its = t->strings + m[i].name_off;
+    *ret_type = m[i].type;
+    if (strlen(its) == length && strncmp(its, name, length) == 0)
+      return at;
+    const struct btf_type *inner = *its ? NULL : plain(t, m[i].type);
+    gint64 deeper = is_group(inner) ? find_member(t, inner, name, length, ret_type) : -1;
+    if (deeper >= 0)
+      return at + deeper;
+  }
+  return -1;
+}
+
+int kernel_types_offset(const KernelTypes *t, const char *structure, const char *member) {
+  const struct btf_type *in = g_hash_table_lookup(t->structs, structure);
+  gint64 bits = 0;
+  for (const char *name = member; name; name = strchr(name, '.') ? strchr(name, '.') + 1 : NULL) {
+    guint32 type = 0;
+    gint64 at = is_group(in) ? find_member(t, in, name, strcspn(name, "."), &type) : -1;
+    if (at < 0)
+      return -1;
+    bits += at;
+    in = plain(t, type);
+  }
+  return bits % 8 ? -1 : (int)(bits / 8);
+}
+
+guint32 kernel_types_size(const KernelTypes *t, const char *structure) {
+  const struct btf_type *one = g_hash_table_lookup(t->structs, structure);
+  return one ? one->size : 0;
+}
+
+gint64 kernel_types_constant(const KernelTypes *t, const char *name, gint64 otherwise) {
+  for (guint32 i = 1; i < t->types->len; i++) {
+    const struct btf_type *one = type_at(t, i);
+    const struct btf_enum *e = (const void *)(one + 1);
+    for (guint32 k = 0; BTF_INFO_KIND(one->info) == BTF_KIND_ENUM && k < BTF_INFO_VLEN(one->info); k++)
+      if (strcmp(t->strings + e[k].name_off, name) == 0)
+        return e[k].val;
+  }
+  return otherwise;
+}
