@@ -436,7 +436,7 @@ bool inet_bind(const InetSkEntry *i, int fd, GError **error) {
   bool any = !i->src_port;
   for (size_t k = 0; k < i->n_src_addr; k++)
     any = any && !i->src_addr[k];
-  return any || bind(fd, &local.sa, size) == 0 || address_fail(i, "bind to", &local, errno, error);
+  return any || bind_patiently(fd, &local, size) == 0 || address_fail(i, "bind to", &local, errno, error);
 }
 
 static bool bind_and_listen(const InetSkEntry *i, int fd, GError **error) {

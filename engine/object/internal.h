@@ -49,6 +49,9 @@ bool fdinfo_number(const char *text, const char *key, int base, guint64 *ret_val
 bool probe_is_anon(const FileProbe *probe, const char *name);
 /* Fills the owner of a probe. */
 void probe_owner(FileProbe *probe);
+/* bind(2). What a request of io_uring(7) held is closed a moment after its process has ended: an address in use is asked for again
+ * for some milliseconds. */
+int bind_patiently(int fd, const void *address, guint32 size);
 /* A FownEntry of zeroes. */
 FownEntry *fown_none(void);
 /* Ordinals of the kernel's own file systems, learned once: st_dev of sockets, pipes, and of memfds and shared memory.

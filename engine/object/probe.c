@@ -228,3 +228,18 @@ void raise_fd_limit(void) {
     (void)setrlimit(RLIMIT_NOFILE, &limit);
   }
 }
+
+#define BIND_TRIES 40
+#define BIND_PAUSE_USEC 5000
+
+int bind_patiently(int fd, const void *address, guint32 size) {
+  for (int i = 0; i < BIND_TRIES; i++) {
+    if (bind(fd, address, size) == 0)
+      return 0;
+    if (errno != EADDRINUSE)
+      return -1;
+    g_usleep(BIND_PAUSE_USEC);
+  }
+  errno = EADDRINUSE;
+  return -1;
+}

@@ -228,7 +228,7 @@ static uint32_t bind_end(int fd, const PrivateName *n, int *ret_directory, UnixA
   uint32_t size = unix_address(address, n->name, n->size);
   if (size && n->name[0])
     return unix_private_bind(fd, n, ret_directory, error) ? unix_address_at(address, *ret_directory, n->name, n->size) : 0;
-  if (size && bind(fd, (const struct sockaddr *)address, size) == 0)
+  if (size && bind_patiently(fd, address, size) == 0)
     return size;
   engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, size ? errno : ENAMETOOLONG, "Cannot bind a unix socket");
   return 0;

@@ -368,7 +368,7 @@ static int sender_socket(Restorer *r, const CkptPacket *more, UnixSenderOf sende
   uint32_t size = unix_address(&address, more->sender.data, more->sender.len);
   PrivateName name = {.name = more->sender.data, .size = more->sender.len, .directory = "/"};
   bool path = more->sender.data[0] != '\0';
-  if (made < 0 || !size || (!path && bind(made, (const struct sockaddr *)&address, size) < 0)) {
+  if (made < 0 || !size || (!path && bind_patiently(made, &address, size) < 0)) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__BUSY, size ? errno : ENAMETOOLONG,
         "The address @%.*s, which a queued datagram came from, cannot be had", (int)more->sender.len - 1, more->sender.data + 1);
     return -1;

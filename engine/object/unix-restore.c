@@ -295,7 +295,7 @@ static bool bind_address(Restorer *r, const UnixSkEntry *u, int fd, GError **err
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "A socket address is too long");
   if (unix_has_path(u))
     return bind_path(r, u, fd, error);
-  if (bind(fd, (const struct sockaddr *)&address, size) == 0)
+  if (bind_patiently(fd, &address, size) == 0)
     return true;
   g_autofree char *text = unix_name_text(u->name.data, u->name.len);
   return engine_fail_errno(error, errno == EADDRINUSE ? ENGINE_ERROR_CODE__BUSY : ENGINE_ERROR_CODE__FAILED, errno,

@@ -239,8 +239,6 @@ static const char *decode_timeout(const UringLayout *l, const unsigned char *byt
   s->timeout_flags = of_day ? flags : flags & ~(guint32)(IORING_TIMEOUT_ABS | TIMEOUT_CLOCKS);
   if (!of_day && flags & IORING_TIMEOUT_BOOTTIME)
     s->timeout_flags |= IORING_TIMEOUT_BOOTTIME;
-  if (again && flags & IORING_TIMEOUT_ABS)
-    return "it repeats, and began at a moment";
   if (!of_day && !again)
     q->sec = MAX(left, 0) / NSEC_PER_SEC_, q->nsec = MAX(left, 0) % NSEC_PER_SEC_;
   if (again)

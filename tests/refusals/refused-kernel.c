@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -188,19 +189,97 @@ static void registered_number(void) {
   registers((int)number.data, 20 /* IORING_REGISTER_RING_FDS */, &number, 1);
 }
 
-/* Two files are waited for. */
-static void polls(void) {
-  struct io_uring_params p = {0};
-  int fd = ring(&p, 4), ends[2];
+/* Requests of a ring that is used for nothing else. */
+static void put(int fd, const struct io_uring_params *p, const struct io_uring_sqe *requests, uint32_t n) {
   char *words = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
   struct io_uring_sqe *sqes = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES);
-  check_call(pipe2(ends, O_CLOEXEC) == 0 && words != MAP_FAILED && (void *)sqes != MAP_FAILED);
-  for (uint32_t i = 0; i < 2; i++) {
-    sqes[i] = (struct io_uring_sqe){.opcode = IORING_OP_POLL_ADD, .fd = ends[0], .poll32_events = 1, .user_data = i};
-    *(uint32_t *)(void *)(words + p.sq_off.array + i * 4) = i;
+  check_call(words != MAP_FAILED && (void *)sqes != MAP_FAILED);
+  for (uint32_t i = 0; i < n; i++) {
+    sqes[i] = requests[i];
+    *(uint32_t *)(void *)(words + p->sq_off.array + i * 4) = i;
   }
-  __atomic_store_n((uint32_t *)(void *)(words + p.sq_off.tail), 2, __ATOMIC_RELEASE);
-  check_call(syscall(SYS_io_uring_enter, fd, 2, 0, 0, NULL, 0) == 2);
+  __atomic_store_n((uint32_t *)(void *)(words + p->sq_off.tail), n, __ATOMIC_RELEASE);
+  check_call(syscall(SYS_io_uring_enter, fd, n, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) == (long)n);
+}
+
+static struct io_uring_sqe poll_of(int fd) {
+  return (struct io_uring_sqe){.opcode = IORING_OP_POLL_ADD, .fd = fd, .poll32_events = 1};
+}
+
+static void ring_linked(const int ends[2]) {
+  struct io_uring_params p = {0};
+  struct io_uring_sqe two[2] = {poll_of(ends[0]), {.opcode = IORING_OP_NOP}};
+  two[0].flags = IOSQE_IO_LINK;
+  int fd = ring(&p, 4);
+  put(fd, &p, two, 2);
+}
+
+static void ring_with_credentials(const int ends[2]) {
+  struct io_uring_params p = {0};
+  struct io_uring_sqe one = poll_of(ends[0]);
+  int fd = ring(&p, 4), id = (int)syscall(SYS_io_uring_register, fd, IORING_REGISTER_PERSONALITY, NULL, 0);
+  check_call(id > 0);
+  one.personality = (uint16_t)id;
+  put(fd, &p, &one, 1);
+}
+
+static void ring_of_closed_file(void) {
+  struct io_uring_params p = {0};
+  int ends[2], fd = ring(&p, 4);
+  check_call(pipe2(ends, O_CLOEXEC) == 0);
+  struct io_uring_sqe one = poll_of(ends[0]);
+  put(fd, &p, &one, 1);
+  check_call(close(ends[0]) == 0);
+}
+
+static void ring_with_a_part(void) {
+  static char text[8];
+  struct io_uring_params p = {0};
+  int ends[2], fd = ring(&p, 4);
+  check_call(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0 && write(ends[1], "part", 4) == 4);
+  struct io_uring_sqe one = {.opcode = IORING_OP_RECV, .fd = ends[0], .addr = (uint64_t)text, .len = 8, .msg_flags = MSG_WAITALL};
+  put(fd, &p, &one, 1);
+}
+
+static void ring_with_closed_eventfd(void) {
+  struct io_uring_params p = {0};
+  int fd = ring(&p, 4), event = eventfd(0, EFD_CLOEXEC);
+  registers(fd, IORING_REGISTER_EVENTFD, &event, 1);
+  check_call(close(event) == 0);
+}
+
+static void ring_with_thread(bool waits, const int ends[2]) {
+  struct io_uring_params p = {.flags = IORING_SETUP_SQPOLL, .sq_thread_idle = 1};
+  int fd = ring(&p, 4), event = eventfd(0, EFD_CLOEXEC);
+  struct io_uring_sqe one = poll_of(ends[0]);
+  if (waits)
+    put(fd, &p, &one, 1);
+  else
+    registers(fd, IORING_REGISTER_EVENTFD, &event, 1);
+}
+
+static struct io_uring_params lent_params;
+static int lent_ring, lent_ends[2];
+
+static void borrow(void) {
+  struct io_uring_sqe one = poll_of(lent_ends[0]);
+  put(lent_ring, &lent_params, &one, 1);
+  check_call(close(lent_ring) == 0);
+}
+
+/* Requests in flight that cannot be made again, and what goes with them. */
+static void requests(void) {
+  int ends[2];
+  check_call(pipe2(ends, O_CLOEXEC) == 0 && pipe2(lent_ends, O_CLOEXEC) == 0);
+  ring_linked(ends);
+  ring_with_credentials(ends);
+  ring_of_closed_file();
+  ring_with_a_part();
+  ring_with_closed_eventfd();
+  ring_with_thread(true, ends);
+  ring_with_thread(false, ends);
+  lent_ring = ring(&lent_params, 4);
+  child(borrow);
 }
 
 /* What concerns all rings of a process is in processes of its own. */
@@ -208,7 +287,6 @@ static void rings(void) {
   struct io_uring_params disabled = {.flags = IORING_SETUP_R_DISABLED}, personal = {0};
   child(registered_number);
   child(rings_of_one_thread);
-  child(polls);
   (void)ring(&disabled, 4);
   registers(ring(&personal, 4), IORING_REGISTER_PERSONALITY, NULL, 0);
   ring_restricted();
@@ -263,6 +341,7 @@ static const RefusedCase cases[] = {
     {"uprobe", uprobe, NULL},
     {"mappings", mappings, NULL},
     {"rings", rings, NULL},
+    {"requests", requests, NULL},
     {"ring-overflowed", ring_overflowed, NULL},
     {"ring-of-own-memory", ring_of_own_memory, NULL},
     {"huge-file", huge_file, unmount_huge},
