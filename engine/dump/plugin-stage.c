@@ -170,27 +170,30 @@ static bool ask_about(PluginSet *set, PluginHelp *help, const ExternalObject *o,
   return ok;
 }
 
+/* What nobody has taken, an explanation may have kept from plugins. */
+static void tell_unasked(const ExternalObject *o, const char *unasked, ExternalAction action, ExternalClaim *claim) {
+  claim->action = EXTERNAL_NOBODY;
+  if (unasked && claim->rule) { /* which sends it to plugins: nothing speaks against it yet */
+    claim->action = action;
+  } else if (unasked) {
+    g_autofree char *cure = g_steal_pointer(&claim->cure);
+    claim->cure = g_strdup_printf("%s (only a dump asks the plugins %s)", cure ? cure : o->cure, unasked);
+  }
+}
+
 bool plugin_stage_ask(PluginSet *set, PluginHelp *help, const ExternalObject *o, ExternalClaim *ret_claim, GError **error) {
   PluginDumped dumped;
   guint32 kind = 0;
-  ExternalAction action = ret_claim->action;
   if (!ask_about(set, help, o, ret_claim, &dumped, &kind, error))
     return false;
-  g_auto(PluginSaid) said = dumped.said; /* freed here */
-  if (dumped.plugin && dumped.answer == CHECKPOINT_REFUSED)
+  g_autofree char *unasked = dumped.plugin ? NULL : plugins_unasked(set, kind, ret_claim->plugin);
+  if (!dumped.plugin)
+    tell_unasked(o, unasked, ret_claim->action, ret_claim);
+  else if (dumped.answer == CHECKPOINT_REFUSED)
     refuse_claim(o, &dumped, ret_claim);
-  else if (dumped.plugin)
+  else
     take_claim(&dumped, ret_claim);
-  if (dumped.plugin)
-    return true;
-  ret_claim->action = EXTERNAL_NOBODY;
-  g_autofree char *unasked = plugins_unasked(set, kind, ret_claim->plugin);
-  if (unasked && ret_claim->rule) { /* which sends it to plugins: nothing speaks against it yet */
-    ret_claim->action = action;
-  } else if (unasked) {
-    g_autofree char *cure = g_steal_pointer(&ret_claim->cure);
-    ret_claim->cure = g_strdup_printf("%s (only a dump asks the plugins %s)", cure ? cure : o->cure, unasked);
-  }
+  plugin_said_clear(&dumped.said);
   return true;
 }
 
