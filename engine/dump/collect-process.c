@@ -163,7 +163,7 @@ void process_program_free(ProcessProgram *p) {
   g_free(p);
 }
 
-static void decode_sigactions(const ProcessProgram *p, const unsigned char *data, TaskCoreEntry *tc) {
+static void decode_sigactions(const ProcessProgram *p, const unsigned char *data, bool ia32, TaskCoreEntry *tc) {
   tc->sigactions = calloc(N_SIGNALS, sizeof *tc->sigactions);
   for (int s = 1; s <= N_SIGNALS; s++) {
     if (s == SIGKILL || s == SIGSTOP)
@@ -173,6 +173,7 @@ static void decode_sigactions(const ProcessProgram *p, const unsigned char *data
     SaEntry *e = malloc(sizeof *e);
     sa_entry__init(e);
     e->sigaction = a.handler, e->flags = a.flags, e->restorer = a.restorer, e->mask = a.mask;
+    e->has_compat_sigaction = e->compat_sigaction = ia32;
     tc->sigactions[tc->n_sigactions++] = e;
   }
 }
@@ -251,7 +252,7 @@ bool process_program_decode(const ProcessProgram *p, FrozenTask *task, GError **
   TaskCoreEntry *tc = task->model->core->tc;
   MmEntry *mm = task->model->mm;
   task->fds = decode_fds(p, l);
-  decode_sigactions(p, l->data, tc);
+  decode_sigactions(p, l->data, task->ia32, tc);
   tc->timers = decode_timers(p, l);
   tc->rlimits = decode_rlimits(l->data + p->rlimits);
   int subreaper;

@@ -2,6 +2,7 @@
 /* Registers, signal masks and pending signals by ptrace; then the agents, in every thread at once. */
 #include "collect.h"
 #include "frame.h"
+#include "ia32.h"
 #include "landlock.h"
 #include "overruns.h"
 #include "regs.h"
@@ -21,8 +22,6 @@
 #include <sys/syscall.h>
 
 #define XSTATE_MAX 32768
-#define USER_CS_64 0x33
-#define USER_CS_64_XEN 0xe033 /* in a paravirtual guest */
 #define ASK_ROOM 16384 /* for further programs, one at a time */
 
 SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
@@ -76,15 +75,16 @@ static bool answers_stops(guint64 nr) {
 
 void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
   struct user_regs_struct *r = &t->state.regs;
-  guint64 nr = r->orig_rax, msec = (guint64)(MAX(t->sleep_remaining_nsec, 0) + 999999) / 1000000;
-  if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)nr < 0 || !answers_stops(nr))
+  bool ia32 = frame_is_ia32(r), time32;
+  guint64 nr = r->orig_rax, call = ia32 ? ia32_native_call(nr, (guint32)r->rbx, &time32) : nr, msec = (guint64)(MAX(t->sleep_remaining_nsec, 0) + 999999) / 1000000;
+  if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)nr < 0 || !answers_stops(call))
     return;
-  bool waits = nr == SYS_epoll_wait || nr == SYS_epoll_pwait || nr == SYS_epoll_pwait2;
+  bool waits = call == SYS_epoll_wait || call == SYS_epoll_pwait || call == SYS_epoll_pwait2;
   if (waits && t->sleep_nr == nr && msec <= INT32_MAX) {
     /* In milliseconds; system calls leave r10 to the caller, who passed it and does not read it again. The time of
      * epoll_pwait2(2) is in the program's memory; but for that argument it is epoll_pwait(2). */
-    r->r10 = msec;
-    nr = nr == SYS_epoll_pwait2 ? SYS_epoll_pwait : nr;
+    *(ia32 ? &r->rsi : &r->r10) = msec;
+    nr = call != SYS_epoll_pwait2 ? nr : ia32 ? IA32_EPOLL_PWAIT : SYS_epoll_pwait;
   }
   r->rax = nr;
   r->rip -= 2;
@@ -151,19 +151,6 @@ static void collect_sleep(FrozenTask *task, FrozenThread *t) {
   s->remaining_nsec = (guint64)MAX(t->sleep_remaining_nsec, 0);
 }
 
-/* In 32-bit code, or in a system call that it made. */
-static bool is_compat(const FrozenThread *t) {
-  return t->state.regs.cs != USER_CS_64 && t->state.regs.cs != USER_CS_64_XEN;
-}
-
-/* An agent is 64-bit code, and must not come to it. */
-static void block_compat(Job *job, FrozenTask *task, const FrozenThread *t) {
-  g_autofree char *object = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)t->state.tid);
-  job_block(job, "task", task->pid, -1, object, "it runs 32-bit code (ia32), which is not supported",
-      "checkpoint without it: use a 64-bit build of the program");
-  task->compat = task->no_agent = true;
-}
-
 /* As the images have it: no call in progress. What the kernel would do with it is kept beside that. */
 static ThreadInfoX86 *encode_registers(const FrozenThread *t, const void *xstate, size_t size) {
   struct user_regs_struct regs = t->state.regs;
@@ -216,10 +203,8 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void 
   if (speaks)
     task->model->core->tc->signals_s = collect_signals(t->state.tid, true);
   SignalQueueEntry *shared = task->model->core->tc->signals_s;
-  if (!is_compat(t)) { /* by numbers of 64-bit system calls */
-    sleep_measure(t);
-    undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
-  }
+  sleep_measure(t);
+  undo_spurious_eintr(t, has_deliverable(tc->signals_p, t->state.sigmask) || has_deliverable(shared, t->state.sigmask));
   collect_sleep(task, t);
   if (!collect_rseq(t, tc, error))
     return false;
@@ -273,14 +258,6 @@ static void collect_share(void *data, unsigned which) {
   }
 }
 
-static void check_threads(Job *job, FrozenTask *task) {
-  for (guint k = 0; k < task->threads->len; k++) {
-    const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-    if (is_compat(t))
-      block_compat(job, task, t);
-  }
-}
-
 static void add_task(Checkpoint *checkpoint, FrozenTask *task, bool root) {
   PstreeEntry *ps = malloc(sizeof *ps);
   pstree_entry__init(ps);
@@ -314,8 +291,6 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
     if (!w.leaders)
       break;
   }
-  for (guint i = 0; i < tree->tasks->len; i++)
-    check_threads(job, tree->tasks->pdata[i]);
   return true;
 }
 
@@ -496,8 +471,8 @@ static bool headless_finish(FrozenTask *task, GError **error) {
   proc_status_clear(&status);
   struct user_regs_struct r = speaker->state.regs;
   r.rip = injection_syscall(task->injection);
-  r.rax = SYS_exit;
-  r.rdi = (uint64_t)(task->stat.exit_code >> 8) & 0xff;
+  r.rax = task->ia32 ? IA32_EXIT : SYS_exit;
+  *(task->ia32 ? &r.rbx : &r.rdi) = (uint64_t)(task->stat.exit_code >> 8) & 0xff;
   r.orig_rax = (uint64_t)-1;
   r.eflags &= ~0x100ull;
   core->thread_info = regs_encode(&r, speaker->state.xstate, speaker->state.xstate_size);
@@ -557,14 +532,15 @@ bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *resu
 
 typedef struct Injections {
   const FrozenTree *tree;
-  const ThreadProgram *tp;
+  ThreadProgram *const *tps; /* of 64-bit programs and of 32-bit ones */
   ProcessProgram *const *pps;
   GadgetCache *caches[2]; /* of each tracer */
   GError *errors[2];
 } Injections;
 
 static bool inject_one(Injections *w, guint i, unsigned which) {
-  return inject_task(w->tree, w->tree->tasks->pdata[i], thread_program_get(w->tp), w->pps, w->caches[which], &w->errors[which]);
+  FrozenTask *task = w->tree->tasks->pdata[i];
+  return inject_task(w->tree, task, thread_program_get(w->tps[task->ia32]), w->pps, w->caches[which], &w->errors[which]);
 }
 
 /* Can a tracer do it alone? */
@@ -581,8 +557,8 @@ static void inject_tasks_share(void *data, unsigned which) {
   }
 }
 
-static bool inject_tasks(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram *const *pps, GError **error) {
-  Injections w = {.tree = tree, .tp = tp, .pps = pps, .caches = {gadget_cache_new(), gadget_cache_new()}};
+static bool inject_tasks(FrozenTree *tree, ThreadProgram *const tps[2], ProcessProgram *const *pps, GError **error) {
+  Injections w = {.tree = tree, .tps = tps, .pps = pps, .caches = {gadget_cache_new(), gadget_cache_new()}};
   tracers_run(inject_tasks_share, &w);
   for (guint i = 0; !w.errors[0] && i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
@@ -599,11 +575,12 @@ static bool inject_tasks(FrozenTree *tree, const ThreadProgram *tp, ProcessProgr
 }
 
 /* No task waits for the one before it. */
-static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram **pps, GError **error) {
-  bool ok = inject_tasks(tree, tp, pps, error);
+static bool inject_all(FrozenTree *tree, ThreadProgram *const tps[2], ProcessProgram **pps, GError **error) {
+  bool ok = inject_tasks(tree, tps, pps, error);
   for (int step = 0; ok && step < 2; step++)
     for (guint i = 0; ok && i < tree->tasks->len; i++) {
       FrozenTask *task = tree->tasks->pdata[i];
+      const ThreadProgram *tp = tps[task->ia32];
       if (task->zombie || task->no_agent)
         continue;
       ok = step == 0 ? wait_task(task, tp, error) && start_process_program(task, pps[i], error) : wait_process_program(task, pps[i], error);
@@ -614,7 +591,8 @@ static bool inject_all(FrozenTree *tree, const ThreadProgram *tp, ProcessProgram
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   if (!stranger_wait(tree->stranger, error))
     return false;
-  ThreadProgram *tp = thread_program_new(stranger_pid(tree->stranger), traits_may_have_keys(tree));
+  bool keys = traits_may_have_keys(tree);
+  ThreadProgram *tps[2] = {thread_program_new(stranger_pid(tree->stranger), keys, false)};
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
@@ -623,9 +601,11 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
     pps[i] = process_program_new(task);
     if (task->owner[SHARE_MEMORY] == task)
       task->region_at = choose_region(tree, task);
+    if (task->ia32 && !tps[1])
+      tps[1] = thread_program_new(stranger_pid(tree->stranger), keys, true);
   }
   tree->sweeper = warden_is_active() ? NULL : sweeper_new(tree);
-  bool ok = inject_all(tree, tp, pps, error);
+  bool ok = inject_all(tree, tps, pps, error);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     process_program_free(pps[i]);
@@ -638,7 +618,8 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   if (ok)
     traits_check(job, tree);
   ok = ok && landlock_check(job, tree, error);
-  thread_program_free(tp);
+  thread_program_free(tps[0]);
+  thread_program_free(tps[1]);
   if (ok)
     block_parent_signals(job, tree);
   return ok && job_poll(job, error);

@@ -182,7 +182,7 @@ bool seccomp_collect(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GError 
   bool ok = true;
   for (guint i = 0; ok && i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
-    if (task->compat)
+    if (task->refused_code)
       continue;
     if (task->unsuspendable) {
       block_thread(&f, task, task->pid, "it runs under seccomp, which can only be suspended by root (CAP_SYS_ADMIN) who has no seccomp filter",

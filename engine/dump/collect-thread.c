@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a thread knows about itself only: asked by a program that its agent runs, one round trip for all of it. */
 #include "collect.h"
+#include "ia32.h"
 #include "traits.h"
 #include "regs.h"
+#include <asm/ldt.h>
 #include <errno.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -34,7 +36,7 @@ struct ThreadProgram {
   Program *program;
   Program *ambient; /* for the few that can have any */
   TraitOps traits;
-  size_t policy, sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust; /* data */
+  size_t policy, sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust, tls; /* data; tls 0: there is none */
   size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
       op_robust, op_sched, op_nice, op_stranger;
 };
@@ -76,7 +78,20 @@ static void add_scheduling(ThreadProgram *t, Program *p) {
   t->op_slack = PROGRAM_CALL(p, "prctl GET_TIMERSLACK", SYS_prctl, ARG(PR_GET_TIMERSLACK));
 }
 
-ThreadProgram *thread_program_new(pid_t stranger, bool keys) {
+/* 32-bit programs have entries of their own in the GDT, and a list of robust futexes of its own kind. */
+static void add_ia32(ThreadProgram *t, Program *p) {
+  t->op_robust = PROGRAM_CALL(p, "get_robust_list", IA32_GET_ROBUST_LIST, ARG(0), ARG_DATA(t->robust), ARG_DATA(t->robust + 8));
+  program_ia32(p);
+  program_expect(p, EXPECT_ANY, 0);
+  struct user_desc tls[IA32_N_TLS] = {{.entry_number = IA32_FIRST_TLS}, {.entry_number = IA32_FIRST_TLS + 1}, {.entry_number = IA32_FIRST_TLS + 2}};
+  t->tls = program_data(p, tls, sizeof tls);
+  for (unsigned i = 0; i < IA32_N_TLS; i++) {
+    PROGRAM_CALL(p, "get_thread_area", IA32_GET_THREAD_AREA, ARG_DATA(t->tls + i * sizeof *tls));
+    program_ia32(p);
+  }
+}
+
+ThreadProgram *thread_program_new(pid_t stranger, bool keys, bool ia32) {
   ThreadProgram *t = g_new0(ThreadProgram, 1);
   Program *p = t->program = program_new();
   t->sas = program_data(p, NULL, 24);
@@ -88,8 +103,12 @@ ThreadProgram *thread_program_new(pid_t stranger, bool keys) {
   t->name = program_data(p, NULL, 16);
   PROGRAM_CALL(p, "prctl GET_NAME", SYS_prctl, ARG(PR_GET_NAME), ARG_DATA(t->name));
   t->robust = program_data(p, NULL, 16);
-  t->op_robust = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(0), ARG_DATA(t->robust), ARG_DATA(t->robust + 8));
-  program_expect(p, EXPECT_ANY, 0);
+  if (!ia32) {
+    t->op_robust = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(0), ARG_DATA(t->robust), ARG_DATA(t->robust + 8));
+    program_expect(p, EXPECT_ANY, 0);
+  } else {
+    add_ia32(t, p);
+  }
   add_identity(t, p);
   add_scheduling(t, p);
   trait_ops_add(&t->traits, p, keys);
@@ -232,6 +251,20 @@ static void decode_scheduling(const ThreadProgram *p, const FrozenThread *t, Thr
   x->timer_slack_nsec = (guint64)t->loaded.results[p->op_slack];
 }
 
+static void decode_tls(const ThreadProgram *p, const FrozenThread *t, ThreadInfoX86 *info) {
+  info->tls = calloc(IA32_N_TLS, sizeof *info->tls);
+  for (unsigned i = 0; i < IA32_N_TLS; i++) {
+    struct user_desc d;
+    memcpy(&d, t->loaded.data + p->tls + i * sizeof d, sizeof d);
+    UserDescT *e = info->tls[info->n_tls++] = malloc(sizeof *e);
+    user_desc_t__init(e);
+    e->entry_number = d.entry_number, e->base_addr = d.base_addr, e->limit = d.limit;
+    e->seg_32bit = d.seg_32bit, e->contents_h = d.contents >> 1, e->contents_l = d.contents & 1;
+    e->read_exec_only = d.read_exec_only, e->limit_in_pages = d.limit_in_pages, e->seg_not_present = d.seg_not_present;
+    e->usable = d.useable;
+  }
+}
+
 bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader, GError **error) {
   g_autofree char *who = g_strdup_printf("tid %d", (int)t->state.tid);
   if (!region_check(t->lane, &t->loaded, who, error))
@@ -252,6 +285,8 @@ bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader,
     tc->futex_rla = read_u64(t, p->robust);
     tc->futex_rla_len = (uint32_t)read_u64(t, p->robust + 8);
   }
+  if (p->tls)
+    decode_tls(p, t, core->thread_info);
   tc->creds = decode_creds(p, t);
   if (!decode_groups(p, t, tc->creds, error))
     return false;

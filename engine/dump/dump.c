@@ -3,6 +3,7 @@
  * and the agents undo it if we die. */
 #include "dump.h"
 #include "collect.h"
+#include "compat.h"
 #include "config.h"
 #include "external-dump.h"
 #include "landlock.h"
@@ -121,7 +122,10 @@ static bool start_stranger(FrozenTree *tree, GError **error) {
 static bool dump_collect(Dump *d, GError **error) {
   job_phase(d->job, "collect");
   d->checkpoint = checkpoint_new();
-  if (!collect_stopped(d, error) || !start_stranger(d->tree, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
+  if (!collect_stopped(d, error))
+    return false;
+  compat_check(d->job, d->tree);
+  if (!start_stranger(d->tree, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
     return false;
   d->locks = locks_start(d->tree);
   sharing_find(d->tree);

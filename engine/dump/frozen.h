@@ -46,8 +46,9 @@ typedef struct FrozenTask {
   ProcStat stat;
   bool zombie;
   bool headless; /* its main thread has ended, others go on */
-  bool compat;   /* some thread is in 32-bit code */
-  bool no_agent; /* blocked: an agent's system calls could be its death (seccomp that cannot be suspended, traits.h), or 32-bit code */
+  bool ia32;     /* a 32-bit program (compat.h) */
+  bool refused_code; /* it runs code of a kind that is not taken: blocked */
+  bool no_agent; /* blocked: an agent's system calls could be its death (seccomp that cannot be suspended, traits.h), or refused_code */
   bool unsuspendable; /* seccomp */
   bool stopped; /* by job control */
   int stop_signal;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sleep.h"
 #include "frame.h"
+#include "ia32.h"
 #include "sleep-note.h"
 #include "tracee.h"
 #include <errno.h>
@@ -29,13 +30,25 @@ static guint64 restarted_by_stack(pid_t pid, pid_t tid, const guint64 args[stati
   return args[0] < 16 ? SYS_clock_nanosleep : SYS_nanosleep;
 }
 
-static guint64 restarted_by_code(pid_t pid, guint64 rip) {
-  static const guint64 candidates[] = {SYS_clock_nanosleep, SYS_nanosleep, SYS_poll, SYS_futex};
+/* The code in front of the system call: 32-bit programs call the vdso for that, which pops three words and returns. */
+static bool read_code(pid_t pid, guint64 ip, guint64 sp, bool ia32, unsigned char *code, size_t size) {
+  unsigned char call[FRAME_CALL_SIZE] = {0};
+  guint32 back = 0;
+  if (ia32 && tracee_read(pid, ip - 2, call, 6) == 0 && call[2 + frame_count_pops(call)] == 0xc3 &&
+      tracee_read(pid, sp + 4ull * frame_count_pops(call), &back, sizeof back) == 0)
+    ip = back;
+  return tracee_read(pid, ip - size, code, size) == 0;
+}
+
+static guint64 restarted_by_code(pid_t pid, guint64 ip, guint64 sp, bool ia32) {
+  static const guint64 natives[] = {SYS_clock_nanosleep, SYS_nanosleep, SYS_poll, SYS_futex, SYS_futex, SYS_futex};
+  static const guint64 compats[] = {IA32_CLOCK_NANOSLEEP_TIME64, IA32_CLOCK_NANOSLEEP, IA32_NANOSLEEP, IA32_POLL, IA32_FUTEX, IA32_FUTEX_TIME64};
+  const guint64 *candidates = ia32 ? compats : natives;
   unsigned char code[48];
-  if (tracee_read(pid, rip - sizeof code, code, sizeof code) < 0)
+  if (!read_code(pid, ip, sp, ia32, code, sizeof code))
     return 0;
   for (size_t at = sizeof code - 7 + 1; at-- > 0;)
-    for (size_t i = 0; i < G_N_ELEMENTS(candidates); i++) {
+    for (size_t i = 0; i < G_N_ELEMENTS(natives); i++) {
       guint32 nr;
       memcpy(&nr, code + at + 1, sizeof nr);
       if (code[at] == 0xb8 && nr == candidates[i])
@@ -58,12 +71,27 @@ static bool read_exec_start(const char *path_tail, pid_t pid, gint64 *ret_nsec) 
   return *ret_nsec > 0; /* the scheduler forgets it when the thread goes to another processor */
 }
 
+/* A call and what it is in 64-bit numbers (G_MAXUINT64: nothing of interest). */
+typedef struct SleepCall {
+  guint64 nr, native;
+  bool time32;
+  guint64 args[6];
+} SleepCall;
+
+static void call_name(SleepCall *c, guint64 nr, bool ia32) {
+  c->nr = c->native = nr;
+  c->time32 = false;
+  if (ia32)
+    c->native = ia32_native_call(nr, c->args[0], &c->time32);
+}
+
 /* Does this call keep its end in a restart block? Then the address (0: none) of its relative timespec, or the
  * milliseconds themselves. */
-static bool sleep_of_call(guint64 nr, const guint64 args[static 6], guint64 *ret_timespec, gint64 *ret_nsec) {
+static bool sleep_of_call(const SleepCall *c, guint64 *ret_timespec, gint64 *ret_nsec) {
+  const guint64 *args = c->args;
   *ret_timespec = 0;
   *ret_nsec = 0;
-  switch (nr) {
+  switch (c->native) {
   case SYS_nanosleep:
     *ret_timespec = args[0];
     return true;
@@ -88,22 +116,32 @@ static bool sleep_of_call(guint64 nr, const guint64 args[static 6], guint64 *ret
   }
 }
 
-static bool read_duration(pid_t pid, guint64 nr, const guint64 args[static 6], gint64 *ret) {
+static bool read_timespec(pid_t pid, guint64 address, bool time32, struct timespec *ret) {
+  struct ia32_timespec t;
+  if (!time32)
+    return tracee_read(pid, address, ret, sizeof *ret) == 0;
+  if (tracee_read(pid, address, &t, sizeof t) < 0)
+    return false;
+  *ret = (struct timespec){t.tv_sec, t.tv_nsec};
+  return true;
+}
+
+static bool read_duration(pid_t pid, const SleepCall *c, gint64 *ret) {
   guint64 address;
   struct timespec ts;
-  if (!sleep_of_call(nr, args, &address, ret))
+  if (!sleep_of_call(c, &address, ret))
     return false;
   if (!address)
     return true;
-  if (tracee_read(pid, address, &ts, sizeof ts) < 0 || ts.tv_sec < 0 || ts.tv_sec > G_MAXINT64 / NSEC / 2)
+  if (!read_timespec(pid, address, c->time32, &ts) || ts.tv_sec < 0 || ts.tv_sec > G_MAXINT64 / NSEC / 2)
     return false;
   *ret = ts.tv_sec * NSEC + ts.tv_nsec;
   return true;
 }
 
 /* Where a nanosleep tells what is left when it is interrupted, if it was asked to; else 0. */
-static guint64 remaining_address(guint64 nr, const guint64 args[static 6]) {
-  return nr == SYS_nanosleep ? args[1] : nr == SYS_clock_nanosleep ? args[3] : 0;
+static guint64 remaining_address(const SleepCall *c) {
+  return c->native == SYS_nanosleep ? c->args[1] : c->native == SYS_clock_nanosleep ? c->args[3] : 0;
 }
 
 /* Run queues have clocks of their own, which leave out interrupts and stolen time. The difference between that of @cpu
@@ -182,8 +220,8 @@ static gint64 time_asleep(pid_t pid, pid_t tid) {
 
 /* These keep their end in a restart block, too, though their arguments tell it as well: poll(2) without one, and a
  * futex until some moment of a clock, as every timed wait for a condition or a semaphore in glibc is. */
-static bool is_told_by_arguments(guint64 nr, const guint64 args[static 6]) {
-  return (nr == SYS_poll && (int)args[2] < 0) || (nr == SYS_futex && (args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET);
+static bool is_told_by_arguments(const SleepCall *c) {
+  return (c->native == SYS_poll && (int)c->args[2] < 0) || (c->native == SYS_futex && (c->args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET);
 }
 
 /* Made again with the same arguments, unless a signal is handled first: then it fails with EINTR, as it would have. */
@@ -232,24 +270,28 @@ bool sleep_observe(FrozenTask *task, FrozenThread *thread) {
   g_autofree char *text = proc_read(pid, name, NULL, NULL);
   if (!text || !g_ascii_isdigit(*text))
     return false;
-  guint64 args[6];
+  SleepCall c;
   char *p = text;
   guint64 nr = strtoull(p, &p, 10);
   for (int i = 0; i < 6; i++)
-    args[i] = strtoull(p, &p, 16);
-  (void)strtoull(p, &p, 16); /* stack pointer */
-  if (strtoull(p, &p, 16) == 0)
+    c.args[i] = strtoull(p, &p, 16);
+  guint64 sp = strtoull(p, &p, 16), ip = strtoull(p, &p, 16);
+  if (ip == 0)
     return false; /* it executes no program */
-  const SleepNote *note = nr == SYS_restart_syscall ? find_note(task, thread->state.tid) : NULL;
-  if (nr == SYS_restart_syscall)
-    nr = note ? note->syscall_nr : restarted_by_stack(pid, thread->state.tid, args);
+  bool ia32 = ip < IA32_ADDRESSES && sp < IA32_ADDRESSES, again = nr == (ia32 ? IA32_RESTART_SYSCALL : SYS_restart_syscall);
+  const SleepNote *note = again ? find_note(task, thread->state.tid) : NULL;
+  if (again)
+    nr = note   ? note->syscall_nr
+         : ia32 ? restarted_by_code(thread->state.tid, ip, sp, true) /* the stack does not tell the size of times */
+                : restarted_by_stack(pid, thread->state.tid, c.args);
   gint64 duration;
-  if (!read_duration(thread->state.tid, nr, args, &duration)) {
-    thread->sleep_nr = is_told_by_arguments(nr, args) ? nr : 0;
+  call_name(&c, nr, ia32);
+  if (!read_duration(thread->state.tid, &c, &duration)) {
+    thread->sleep_nr = is_told_by_arguments(&c) ? nr : 0;
     return true;
   }
   thread->sleep_nr = nr;
-  if (remaining_address(nr, args))
+  if (remaining_address(&c))
     return true; /* the kernel will say itself */
   thread->sleep_seen_nsec = monotonic_now();
   if (note)
@@ -267,19 +309,23 @@ void sleep_measure(FrozenThread *thread) {
   thread->sleep_nr = 0;
   if ((gint64)nr < 0 || (gint64)r->rax != -KERNEL_ERESTART_RESTARTBLOCK)
     return;
-  if (nr == SYS_restart_syscall)
-    nr = seen ? seen : restarted_by_code(thread->state.tid, r->rip);
-  guint64 args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9}, left = remaining_address(nr, args);
+  bool ia32 = frame_is_ia32(r);
+  if (nr == (ia32 ? IA32_RESTART_SYSCALL : SYS_restart_syscall))
+    nr = seen ? seen : restarted_by_code(thread->state.tid, r->rip, r->rsp, ia32);
+  SleepCall c;
+  ia32_arguments(r, ia32, c.args);
+  call_name(&c, nr, ia32);
+  guint64 left = remaining_address(&c);
   struct timespec ts;
   gint64 duration = 0;
-  if (is_told_by_arguments(nr, args)) {
+  if (is_told_by_arguments(&c)) {
     begin_again(r, nr);
     return;
   }
   thread->sleep_nr = nr;
-  if (left && tracee_read(thread->state.tid, left, &ts, sizeof ts) == 0)
+  if (left && read_timespec(thread->state.tid, left, c.time32, &ts))
     thread->sleep_remaining_nsec = ts.tv_sec * NSEC + ts.tv_nsec;
-  else if (seen != nr && read_duration(thread->state.tid, nr, args, &duration))
+  else if (seen != nr && read_duration(thread->state.tid, &c, &duration))
     thread->sleep_remaining_nsec = duration; /* it began after we looked */
   if (left)
     thread->sleep_seen_nsec = 0;

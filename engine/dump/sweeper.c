@@ -16,6 +16,8 @@
 #define TRIES 600 /* a minute: a task stopped by job control goes home when it is continued */
 #define PAUSE_USEC 1000
 #define PAUSE_USEC_MAX 100000
+#define SIGRETURN_32 173
+#define FRAME_ROOM 32 /* what 32-bit code may pop below the frame (inject.c) */
 #define CODE_FLAGS (VMF_READ | VMF_EXEC | VMF_SHARED)
 
 struct Sweeper {
@@ -29,7 +31,7 @@ typedef struct Abroad {
 
 static bool is_abroad(const Abroad *a, uint64_t ip, uint64_t sp) {
   return (ip >= a->start && ip < a->end) || (sp >= a->start && sp < a->end) ||
-         (a->frame && (sp == a->frame || sp == a->frame + 8));
+         (a->frame && sp - (a->frame - FRAME_ROOM) <= FRAME_ROOM + 8);
 }
 
 /* Blocked in a system call of its own: seen without disturbing it. rt_sigreturn(2) may still read its frame. */
@@ -41,7 +43,7 @@ static bool sleeps_at_home(const Abroad *a, pid_t pid, pid_t tid) {
   if (!words || g_strv_length(words) != 9) /* "running", or in no call */
     return false;
   gint64 nr = g_ascii_strtoll(words[0], NULL, 10);
-  return nr >= 0 && nr != SYS_rt_sigreturn &&
+  return nr >= 0 && nr != SYS_rt_sigreturn && nr != SIGRETURN_32 &&
          !is_abroad(a, g_ascii_strtoull(words[8], NULL, 16), g_ascii_strtoull(words[7], NULL, 16));
 }
 

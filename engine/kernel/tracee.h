@@ -17,13 +17,14 @@ struct rseq_config {
   uint32_t size, signature;
 };
 
-/* How a thread comes back to itself: its registers and mask. @call_ip not 0: before that it makes a system call there
- * (`syscall; ret`), with its stack pointer at @call_sp. */
+/* How a thread comes back to itself: its registers and mask. @calls: before that it makes the system call for which it has
+ * the registers @call. */
 typedef struct TraceHome {
   pid_t tid;
   struct user_regs_struct regs;
   uint64_t sigmask;
-  uint64_t call_ip, call_sp, call_nr, call_args[2];
+  bool calls;
+  struct user_regs_struct call;
 } TraceHome;
 
 int tracee_seize(pid_t tid, unsigned long options);

@@ -124,11 +124,7 @@ static int64_t perform(TraceOp op, pid_t tid, uint64_t a, void *data, size_t siz
 
 /* A system call of the thread's own process, at its own code; the thread is stopped before and after. */
 static void make_call(const TraceHome *h) {
-  struct user_regs_struct r = h->regs;
-  r.rip = h->call_ip, r.rsp = h->call_sp;
-  r.rax = h->call_nr, r.rdi = h->call_args[0], r.rsi = h->call_args[1];
-  r.orig_rax = (uint64_t)-1;
-  r.eflags &= ~0x100ull;
+  struct user_regs_struct r = h->call;
   (void)perform(TRACE_RUN, h->tid, 2, &r, sizeof r);
 }
 
@@ -152,7 +148,7 @@ static void bring_home(Ward *w) {
   if (w->running && !stop_idle(h->tid))
     return;
   w->running = false;
-  if (h->call_ip)
+  if (h->calls)
     make_call(h);
   (void)perform(TRACE_SET_SIGMASK, h->tid, 0, &h->sigmask, sizeof h->sigmask);
   (void)perform(TRACE_SET_REGS, h->tid, 0, &h->regs, sizeof h->regs);
@@ -167,7 +163,7 @@ static void bring_all_home(GHashTable *wards) {
     g_hash_table_iter_init(&iter, wards);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
       Ward *w = value;
-      if (w->has_home && (w->home.call_ip != 0) == (pass == 1))
+      if (w->has_home && w->home.calls == (pass == 1))
         bring_home(w);
     }
   }

@@ -114,6 +114,11 @@ bool task_is_zombie(const Task *t) {
   return t->core && t->core->tc && (t->core->tc->task_state == TASK_ZOMBIE || t->core->tc->task_state == TASK_DEAD);
 }
 
+bool task_is_ia32(const Task *t) {
+  const ThreadInfoX86 *info = t->core->thread_info;
+  return info && info->gpregs->has_mode && info->gpregs->mode == USER_X86_REGS_MODE__COMPAT;
+}
+
 Checkpoint *checkpoint_new(void) {
   Checkpoint *c = g_new0(Checkpoint, 1);
   c->tasks = g_ptr_array_new_with_free_func((GDestroyNotify)task_free);

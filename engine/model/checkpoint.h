@@ -93,6 +93,8 @@ static inline pid_t task_pid(const Task *t) {
   return (pid_t)t->pstree->pid;
 }
 bool task_is_zombie(const Task *t);
+/* A 32-bit program (ia32). */
+bool task_is_ia32(const Task *t);
 
 /* One entry of an image file that is not tied to a task: the message and the raw bytes behind it, if its kind has any. */
 typedef struct Record {

@@ -18,7 +18,7 @@ struct GadgetCache {
 };
 
 typedef struct GadgetKey {
-  uint64_t dev, inode, offset;
+  uint64_t dev, inode, offset, ia32;
 } GadgetKey;
 
 typedef struct GadgetPlace {
@@ -30,6 +30,8 @@ struct Injection {
   Region *region;
   Lane *leader_lane;
   uint64_t syscall_ret, sigreturn, leader_frame;
+  bool ia32; /* a 32-bit program */
+  unsigned pops; /* words that its code pops after a system call */
   bool split; /* the region: its code cannot be written by the process, the rest not run */
 };
 
@@ -55,7 +57,7 @@ void gadget_cache_free(GadgetCache *c) {
   g_free(c);
 }
 
-static GadgetPlace scan_code(pid_t pid, const InjectMap *map) {
+static GadgetPlace scan_code(pid_t pid, const InjectMap *map, bool ia32) {
   GadgetPlace place = {SIZE_MAX, SIZE_MAX};
   size_t size = MIN(map->end - map->start, (uint64_t)SCAN_LIMIT), step = 256 << 10, overlap = 16;
   g_autofree unsigned char *code = g_malloc(step + overlap);
@@ -63,7 +65,7 @@ static GadgetPlace scan_code(pid_t pid, const InjectMap *map) {
     size_t n = MIN(size - at, step + overlap), s, r;
     if (tracee_read(pid, map->start + at, code, n) < 0)
       break;
-    frame_find_gadgets(code, n, &s, &r);
+    frame_find_gadgets(code, n, ia32, &s, &r);
     if (place.syscall == SIZE_MAX && s != SIZE_MAX)
       place.syscall = at + s;
     if (place.sigreturn == SIZE_MAX && r != SIZE_MAX)
@@ -73,36 +75,45 @@ static GadgetPlace scan_code(pid_t pid, const InjectMap *map) {
 }
 
 /* A cached place is only believed after a look at the bytes: the mapping may have been modified. */
-static bool place_holds(pid_t pid, const InjectMap *map, const GadgetPlace *place) {
+static bool place_holds(pid_t pid, const InjectMap *map, const GadgetPlace *place, bool ia32) {
   unsigned char code[16];
   size_t s, r;
   if (place->syscall != SIZE_MAX) {
-    if (tracee_read(pid, map->start + place->syscall, code, 3) < 0)
+    size_t n = MIN(FRAME_CALL_SIZE, map->end - map->start - place->syscall);
+    if (tracee_read(pid, map->start + place->syscall, code, n) < 0)
       return false;
-    frame_find_gadgets(code, 3, &s, &r);
+    frame_find_gadgets(code, n, ia32, &s, &r);
     if (s != 0)
       return false;
   }
   if (place->sigreturn != SIZE_MAX) {
-    size_t n = MIN(9, map->end - map->start - place->sigreturn);
+    size_t n = MIN(FRAME_SIGRETURN_SIZE, map->end - map->start - place->sigreturn);
     if (tracee_read(pid, map->start + place->sigreturn, code, n) < 0)
       return false;
-    frame_find_gadgets(code, n, &s, &r);
+    frame_find_gadgets(code, n, ia32, &s, &r);
     if (r != 0)
       return false;
   }
   return true;
 }
 
-static GadgetPlace find_place(pid_t pid, const InjectMap *map, GadgetCache *cache) {
-  GadgetKey key = {map->dev, map->inode, map->offset};
+static GadgetPlace find_place(pid_t pid, const InjectMap *map, bool ia32, GadgetCache *cache) {
+  GadgetKey key = {map->dev, map->inode, map->offset, ia32};
   GadgetPlace *known = map->inode ? g_hash_table_lookup(cache->files, &key) : NULL;
-  if (known && place_holds(pid, map, known))
+  if (known && place_holds(pid, map, known, ia32))
     return *known;
-  GadgetPlace place = scan_code(pid, map);
+  GadgetPlace place = scan_code(pid, map, ia32);
   if (map->inode)
     g_hash_table_replace(cache->files, g_memdup2(&key, sizeof key), g_memdup2(&place, sizeof place));
   return place;
+}
+
+static bool count_pops(Injection *in, GError **error) {
+  unsigned char call[FRAME_CALL_SIZE] = {0};
+  size_t n = MIN(sizeof call, PAGE - (in->syscall_ret & (PAGE - 1))); /* the rest may be no memory */
+  int e = tracee_read(in->pid, in->syscall_ret, call, sizeof call) < 0 ? tracee_read(in->pid, in->syscall_ret, call, n) : 0;
+  in->pops = frame_count_pops(call);
+  return e == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: cannot read its code", (int)in->pid);
 }
 
 /* libc first: it always has both. */
@@ -113,13 +124,13 @@ static bool find_gadgets(Injection *in, const InjectMap *maps, size_t n, GadgetC
       bool libc = m->path && strstr(m->path, "libc");
       if (!m->executable || libc != (pass == 0) || (m->path && g_str_has_prefix(m->path, "[vsyscall]")))
         continue;
-      GadgetPlace p = find_place(in->pid, m, cache);
+      GadgetPlace p = find_place(in->pid, m, in->ia32, cache);
       if (!in->syscall_ret && p.syscall != SIZE_MAX)
         in->syscall_ret = m->start + p.syscall;
       if (!in->sigreturn && p.sigreturn != SIZE_MAX)
         in->sigreturn = m->start + p.sigreturn;
       if (in->syscall_ret && in->sigreturn)
-        return true;
+        return !in->ia32 || count_pops(in, error);
     }
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
       "pid %d: its code has no signal return (no C library?), so that it could not be sent back if the engine died", (int)in->pid);
@@ -148,20 +159,20 @@ static bool find_frame_top(const StoppedThread *leader, size_t size, const Injec
 
 /* Of frame_size() bytes; *ret_at: where it belongs. */
 static void *make_leader_frame(
-    const StoppedThread *leader, uint64_t sigreturn, const InjectMap *maps, size_t n, uint64_t *ret_at, size_t *ret_size, GError **error) {
+    const StoppedThread *leader, uint64_t sigreturn, unsigned pops, const InjectMap *maps, size_t n, uint64_t *ret_at, size_t *ret_size, GError **error) {
   size_t size = frame_size(leader->xstate_size);
   uint64_t top = 0;
   if (!find_frame_top(leader, size + 128, maps, n, &top, error))
     return NULL;
   void *buffer = g_malloc(size);
   FrameState state = {&leader->regs, leader->xstate, leader->xstate_size, leader->sigmask};
-  *ret_at = frame_build(&state, top, sigreturn, buffer, ret_size);
+  *ret_at = frame_build(&state, top, sigreturn, pops, buffer, ret_size);
   return buffer;
 }
 
 static bool write_leader_frame(Injection *in, const StoppedThread *leader, const InjectMap *maps, size_t n, GError **error) {
   size_t size = 0;
-  g_autofree void *frame = make_leader_frame(leader, in->sigreturn, maps, n, &in->leader_frame, &size, error);
+  g_autofree void *frame = make_leader_frame(leader, in->sigreturn, in->pops, maps, n, &in->leader_frame, &size, error);
   int r = frame ? tracee_write(in->pid, in->leader_frame, frame, size) : 0;
   if (r < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "pid %d: cannot write to its stack", (int)in->pid);
@@ -171,18 +182,15 @@ static bool write_leader_frame(Injection *in, const StoppedThread *leader, const
 uint64_t inject_leader_frame(const StoppedThread *leader, const InjectMap *maps, size_t n_maps) {
   uint64_t at = 0;
   size_t size = 0;
-  g_free(make_leader_frame(leader, 0, maps, n_maps, &at, &size, NULL));
+  g_free(make_leader_frame(leader, 0, 0, maps, n_maps, &at, &size, NULL));
   return at;
 }
 
 static int borrow_syscall(Injection *in, const struct user_regs_struct *base, long nr, const uint64_t args[static 6], int64_t *ret) {
   struct user_regs_struct r = *base;
-  r.rax = (uint64_t)nr;
-  r.rdi = args[0], r.rsi = args[1], r.rdx = args[2], r.r10 = args[3], r.r8 = args[4], r.r9 = args[5];
+  frame_set_call(&r, nr, args);
   r.rip = in->syscall_ret;
   r.rsp = in->leader_frame;
-  r.orig_rax = (uint64_t)-1;
-  r.eflags &= ~0x100ull; /* no single step */
   int e = tracee_run(in->pid, &r, 2, false);
   if (e == 0)
     *ret = (int64_t)r.rax;
@@ -226,7 +234,7 @@ static void set_home(Injection *in, Lane *lane, uint64_t frame, long nr, uint64_
   lane->home = LANE_HOME_GO;
   lane->home_sp = frame;
   lane->home_ip = in->syscall_ret;
-  lane->home_nr = (uint64_t)nr;
+  lane->home_nr = (uint64_t)(in->ia32 ? frame_ia32_number(nr) : nr);
   lane->home_args[0] = arg0;
   lane->home_args[1] = arg1;
 }
@@ -238,6 +246,7 @@ static int enter_agent(Injection *in, const StoppedThread *t, Lane *lane) {
   r.rsp = lane->home_sp;
   r.rbx = region_to_remote(in->region, lane);
   r.rip = region_agent(in->region);
+  r.cs = in->ia32 ? USER_CS_64 : r.cs;
   r.orig_rax = (uint64_t)-1;
   r.eflags &= ~0x100ull;
   return tracee_run(t->tid, &r, t->group_stop ? 1 : 0, true); /* the stop is one of the agent's */
@@ -246,10 +255,10 @@ static int enter_agent(Injection *in, const StoppedThread *t, Lane *lane) {
 /* The warden, if there is one, has to know before anything is borrowed. @size 0: nothing is to be unmapped. */
 static int tell_home(const Injection *in, const StoppedThread *t, uint64_t address, size_t size) {
   TraceHome home = {.tid = t->tid, .regs = t->regs, .sigmask = t->sigmask};
-  if (size) {
-    home.call_ip = in->syscall_ret, home.call_sp = in->leader_frame;
-    home.call_nr = SYS_munmap, home.call_args[0] = address, home.call_args[1] = size;
-  }
+  home.calls = size != 0;
+  home.call = t->regs;
+  frame_set_call(&home.call, SYS_munmap, (uint64_t[6]){address, size});
+  home.call.rip = in->syscall_ret, home.call.rsp = in->leader_frame;
   return tracee_home(&home);
 }
 
@@ -295,6 +304,7 @@ Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_
     GadgetCache *cache, GError **error) {
   Injection *in = g_new0(Injection, 1);
   in->pid = leader->tid;
+  in->ia32 = frame_is_ia32(&leader->regs);
   if (!find_gadgets(in, maps, n_maps, cache, error) || !write_leader_frame(in, leader, maps, n_maps, error)) {
     injection_free(in);
     return NULL;
@@ -334,7 +344,7 @@ Lane *inject_add_lane(Injection *in, const StoppedThread *t, GError **error) {
   FrameState state = {&t->regs, t->xstate, t->xstate_size, t->sigmask};
   uint64_t base = region_to_remote(in->region, place);
   g_autofree unsigned char *buffer = g_malloc(size);
-  uint64_t frame = frame_build(&state, base + size, in->sigreturn, buffer, &size);
+  uint64_t frame = frame_build(&state, base + size, in->sigreturn, in->pops, buffer, &size);
   memcpy(place + (frame - base), buffer, size);
   set_home(in, lane, frame, SYS_getpid, 0, 0);
   return lane;
@@ -384,7 +394,7 @@ bool inject_cure_leader(Injection *in, const StoppedThread *leader, GError **err
 }
 
 bool inject_unmap(const StoppedThread *leader, const InjectMap *maps, size_t n_maps, uint64_t address, size_t size, GError **error) {
-  Injection in = {.pid = leader->tid};
+  Injection in = {.pid = leader->tid, .ia32 = frame_is_ia32(&leader->regs)};
   GadgetCache *cache = gadget_cache_new();
   int64_t result = 0;
   bool ok = find_gadgets(&in, maps, n_maps, cache, error) && write_leader_frame(&in, leader, maps, n_maps, error);

@@ -72,6 +72,10 @@ void program_expect(Program *p, Expect expect, int64_t value) {
     op->flags |= OP_FLAG_IGNORE;
 }
 
+void program_ia32(Program *p) {
+  g_array_index(p->ops, Op, p->ops->len - 1).flags |= OP_FLAG_IA32;
+}
+
 void program_child_lane(Program *p, uint64_t lane) {
   Op *op = &g_array_index(p->ops, Op, p->ops->len - 1);
   op->flags |= OP_FLAG_CLONE;
@@ -90,7 +94,8 @@ bool program_has_clones(const Program *p) {
 }
 
 bool program_op_reads(const Program *p, size_t op) {
-  return g_array_index(p->ops, Op, op).nr == SYS_preadv;
+  const Op *o = &g_array_index(p->ops, Op, op);
+  return o->nr == SYS_preadv && !(o->flags & OP_FLAG_IA32);
 }
 
 size_t program_n_ops(const Program *p) {
@@ -110,7 +115,7 @@ void program_print(const Program *p, FILE *out) {
   for (guint n = 0; n < p->ops->len; n++) {
     const Op *op = &g_array_index(p->ops, Op, n);
     const OpInfo *info = &g_array_index(p->infos, OpInfo, n);
-    (void)fprintf(out, "    #%u %s: syscall %u(", n, info->what, op->nr);
+    (void)fprintf(out, "    #%u %s: %s %u(", n, info->what, op->flags & OP_FLAG_IA32 ? "int80" : "syscall", op->nr);
     for (size_t i = 0; i < info->n_args; i++)
       print_arg(op, i, out);
     (void)fputs(")", out);

@@ -53,6 +53,9 @@ void program_set_arg(Program *p, size_t op, size_t arg, uint64_t value);
 /* Of the op added last. */
 void program_expect(Program *p, Expect expect, int64_t value);
 
+/* The op added last is a 32-bit system call, made by `int $0x80`: its number is one of those, and its data has to lie below
+ * 4 GiB. */
+void program_ia32(Program *p);
 /* Of the op added last, a clone: its child goes on at the lane of that address (in the tasks). */
 void program_child_lane(Program *p, uint64_t lane);
 /* Then its ops must stay in place after it has run: a child may still be about to read where it goes on. */

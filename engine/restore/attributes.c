@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Attributes of a process: signal actions, timers, limits, flags. Run by its leader after its threads were made. */
+#include "ia32.h"
 #include "proc.h"
 #include "stages.h"
 #include <errno.h>
@@ -17,6 +18,14 @@ struct kernel_sigaction {
   guint64 handler, flags, restorer, mask;
 };
 
+/* The kernel makes frames for the handler as the call wants them that has set it. */
+static void build_ia32_sigaction(int signo, const SaEntry *e, Program *p) {
+  struct ia32_sigaction a = {(guint32)e->sigaction, (guint32)e->flags, (guint32)e->restorer, {(guint32)e->mask, (guint32)(e->mask >> 32)}};
+  size_t at = program_data(p, &a, sizeof a);
+  PROGRAM_CALL(p, "rt_sigaction", IA32_RT_SIGACTION, ARG(signo), ARG_DATA(at), ARG(0), ARG(8));
+  program_ia32(p);
+}
+
 /* The actions of signals 1 to 64 without SIGKILL and SIGSTOP, in order. */
 static bool build_sigactions(const PlanTask *t, const TaskCoreEntry *tc, Program *p, GError **error) {
   uint64_t all = ~0ull;
@@ -31,6 +40,10 @@ static bool build_sigactions(const PlanTask *t, const TaskCoreEntry *tc, Program
     const SaEntry *e = tc->sigactions[i++];
     if (!e->sigaction && !e->flags && !e->mask)
       continue; /* the default, as it is already */
+    if (e->has_compat_sigaction && e->compat_sigaction) {
+      build_ia32_sigaction(s, e, p);
+      continue;
+    }
     struct kernel_sigaction a = {e->sigaction, e->flags, e->restorer, e->mask};
     size_t at = program_data(p, &a, sizeof a);
     PROGRAM_CALL(p, "rt_sigaction", SYS_rt_sigaction, ARG(s), ARG_DATA(at), ARG(0), ARG(8));

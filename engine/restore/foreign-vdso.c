@@ -5,29 +5,22 @@
  * kernel's vdso that says that the clock cannot be read here, so code that stood in the middle of a function falls back to
  * the system call. A thread that stands in bytes that are a jump now goes on in an untouched copy. */
 #include "image.h"
-#include "proc.h"
+#include "present-vdso.h"
 #include "stages.h"
 #include "vdso.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define PAGE 4096ull
 #define MAX_SIZE (1u << 20)
-#define ARCH_MAP_VDSO_64 0x2003
-
-/* This kernel's, in this process. */
-typedef struct Present {
-  const unsigned char *object;
-  size_t size, vvar_size;
-} Present;
 
 typedef struct OldVdso {
   const Task *task;
+  bool ia32;
   guint64 start, size; /* of the object */
   guint64 vvar_start;  /* == start: none */
   unsigned char *object;
@@ -35,7 +28,7 @@ typedef struct OldVdso {
 } OldVdso;
 
 struct ForeignVdso {
-  Present present;
+  PresentVdso present[2]; /* this kernel's, of 64-bit programs and of 32-bit ones */
   GArray *old;       /* OldVdso */
   guint64 copy_size; /* of the largest old one with its vvar */
   int fd;            /* what goes into the tasks */
@@ -49,30 +42,15 @@ void foreign_vdso_free(ForeignVdso *f) {
   if (!f)
     return;
   g_array_unref(f->old);
+  present_vdso_clear(&f->present[0]);
+  present_vdso_clear(&f->present[1]);
   if (f->fd >= 0)
     (void)close(f->fd);
   g_free(f);
 }
 
-static bool find_present(Present *ret, GError **error) {
-  g_autofree char *text = proc_read(getpid(), "maps", NULL, error);
-  if (!text)
-    return false;
-  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-  *ret = (Present){.object = (const unsigned char *)(uintptr_t)getauxval(AT_SYSINFO_EHDR)}; /* NOLINT(performance-no-int-to-ptr) */
-  for (char **line = lines; *line; line++) {
-    char *p;
-    guint64 start = g_ascii_strtoull(*line, &p, 16), end = *p == '-' ? g_ascii_strtoull(p + 1, NULL, 16) : start;
-    if (strstr(*line, " [vvar"))
-      ret->vvar_size += end - start;
-    if (strstr(*line, " [vdso]"))
-      ret->size = end - start;
-  }
-  return true;
-}
-
 static bool find_old(const Task *t, OldVdso *ret) {
-  *ret = (OldVdso){.task = t};
+  *ret = (OldVdso){.task = t, .ia32 = task_is_ia32(t)};
   for (size_t i = 0; t->mm && i < t->mm->n_vmas; i++) {
     const VmaEntry *v = t->mm->vmas[i];
     if (v->status & VMA_AREA_VDSO && !ret->size)
@@ -104,7 +82,7 @@ static bool read_object(Restore *r, OldVdso *old, GError **error) {
          engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, n < 0 ? err : EIO, "Cannot read pages-%u.img", old->task->pages->pages_id);
 }
 
-static bool is_present(const Present *p, const OldVdso *old) {
+static bool is_present(const PresentVdso *p, const OldVdso *old) {
   return p->size == old->size && p->vvar_size == old->start - old->vvar_start &&
          (!old->object || memcmp(old->object, p->object, p->size) == 0);
 }
@@ -114,11 +92,12 @@ static bool look_at_task(Restore *r, ForeignVdso *f, const Task *t, GError **err
   if (!find_old(t, &old))
     return true;
   bool ok = read_object(r, &old, error);
-  if (ok && is_present(&f->present, &old)) {
+  const PresentVdso *present = &f->present[old.ia32];
+  if (ok && is_present(present, &old)) {
     old_clear(&old);
     return true;
   }
-  if (ok && (!old.object || !f->present.size))
+  if (ok && (!old.object || !present->size))
     ok = engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
         "process %d has the vdso of another kernel, %s; restore it under the kernel it was checkpointed under", (int)task_pid(t),
         old.object ? "and this kernel has none" : "and its image does not have the bytes");
@@ -136,7 +115,10 @@ bool foreign_vdso_look(Restore *r, GError **error) {
   f->fd = -1;
   f->old = g_array_new(FALSE, FALSE, sizeof(OldVdso));
   g_array_set_clear_func(f->old, old_clear);
-  if (!find_present(&f->present, error))
+  bool ia32 = false;
+  for (guint i = 0; i < r->checkpoint->tasks->len; i++)
+    ia32 |= task_is_ia32(r->checkpoint->tasks->pdata[i]);
+  if (!present_vdso_find(&f->present[0], error) || (ia32 && !present_vdso_find_ia32(&f->present[1], error)))
     return false;
   for (guint i = 0; i < r->checkpoint->tasks->len; i++)
     if (!look_at_task(r, f, r->checkpoint->tasks->pdata[i], error))
@@ -144,8 +126,13 @@ bool foreign_vdso_look(Restore *r, GError **error) {
   return true;
 }
 
+/* What the present one takes in front of the copies, of either kind. */
+static guint64 present_room(const ForeignVdso *f) {
+  return MAX(f->present[0].vvar_size + f->present[0].size, f->present[1].vvar_size + f->present[1].size);
+}
+
 guint64 foreign_vdso_room(const ForeignVdso *f) {
-  return f->old->len ? f->present.vvar_size + f->present.size + f->copy_size : 0;
+  return f->old->len ? present_room(f) + f->copy_size : 0;
 }
 
 static const OldVdso *old_of(const ForeignVdso *f, const Task *t) {
@@ -160,13 +147,13 @@ bool foreign_vdso_has(const ForeignVdso *f, const Task *t) {
 }
 
 static guint64 copy_at(const Restore *r) {
-  return r->plan->behind_start + r->foreign_vdso->present.vvar_size + r->foreign_vdso->present.size;
+  return r->plan->behind_start + present_room(r->foreign_vdso);
 }
 
 static bool is_overwritten(const OldVdso *old, const GArray *patched, guint64 ip) {
   for (guint i = 0; i < patched->len; i++) {
     guint64 at = old->start + g_array_index(patched, guint32, i);
-    if (ip > at && ip < at + VDSO_PATCH_SIZE)
+    if (ip > at && ip < at + VDSO_PATCH_SIZE(old->ia32))
       return true;
   }
   return false;
@@ -196,7 +183,6 @@ bool foreign_vdso_prepare(Restore *r, GError **error) {
   f->fd = memfd_create("vdso", MFD_CLOEXEC);
   if (f->fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "memfd_create");
-  guint64 present_at = r->plan->behind_start + f->present.vvar_size;
   for (guint i = 0; i < f->old->len; i++) {
     OldVdso *old = &g_array_index(f->old, OldVdso, i);
     g_autoptr(GArray) patched = g_array_new(FALSE, FALSE, sizeof(guint32));
@@ -205,7 +191,8 @@ bool foreign_vdso_prepare(Restore *r, GError **error) {
     at = old->at + (off_t)old->size;
     if (!put(f->fd, old, old->at_copy, error))
       return false;
-    vdso_redirect(old->object, old->size, f->present.object, f->present.size, present_at, patched);
+    const PresentVdso *now = &f->present[old->ia32];
+    vdso_redirect(old->object, old->size, old->start, now->object, now->size, r->plan->behind_start + now->vvar_size, patched);
     move_threads(r, old, patched);
     if (!put(f->fd, old, old->at, error))
       return false;
@@ -232,7 +219,7 @@ static void build_object(const Restore *r, const OldVdso *old, guint64 vvar_at, 
 void foreign_vdso_build(const Restore *r, const PlanTask *t, Program *p) {
   const OldVdso *old = old_of(r->foreign_vdso, t->task);
   bool copy = false;
-  PROGRAM_CALL(p, "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ARCH_MAP_VDSO_64), ARG(r->plan->behind_start));
+  PROGRAM_CALL(p, "arch_prctl MAP_VDSO", SYS_arch_prctl, ARG(old->ia32 ? ARCH_MAP_VDSO_32 : ARCH_MAP_VDSO_64), ARG(r->plan->behind_start));
   build_object(r, old, old->vvar_start, old->at, p);
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     const PlanTask *other = r->plan->tasks->pdata[i];

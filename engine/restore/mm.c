@@ -3,6 +3,7 @@
  * that was forked from a parent with its memory keeps what is the same, so that both go on sharing those pages. */
 #include "aio.h"
 #include "image.h"
+#include "present-vdso.h"
 #include "stages.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +17,6 @@
 #include <unistd.h>
 
 #define PAGE 4096ull
-#define ARCH_MAP_VDSO_64 0x2003
 #define MADV_GUARD_INSTALL_ 102
 #define READ_MAX (64ull << 20)
 #define IOV_BATCH 1024u
@@ -184,7 +184,7 @@ static void build_vdso(const Restore *r, const PlanTask *t, Program *p) {
       break;
     }
   if (start)
-    PROGRAM_CALL(p, "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ARCH_MAP_VDSO_64), ARG(start));
+    PROGRAM_CALL(p, "arch_prctl MAP_VDSO", SYS_arch_prctl, ARG(task_is_ia32(t->task) ? ARCH_MAP_VDSO_32 : ARCH_MAP_VDSO_64), ARG(start));
 }
 
 /* Collects iovecs and cuts them into preadv(2) calls. */
@@ -392,7 +392,7 @@ static bool same_vdso(const Restore *r, const Task *task, const Task *parent) {
     x = a->vmas[i]->status & (VMA_AREA_VVAR | VMA_AREA_VDSO) ? a->vmas[i]->start : 0;
   for (size_t i = 0; i < b->n_vmas && !y; i++)
     y = b->vmas[i]->status & (VMA_AREA_VVAR | VMA_AREA_VDSO) ? b->vmas[i]->start : 0;
-  return x == y;
+  return x == y && task_is_ia32(task) == task_is_ia32(parent);
 }
 
 /* Unmaps everything that is not kept from the parent: the gaps between the kept mappings and the region. */

@@ -9,6 +9,8 @@
 
 #define GAP_LOW 0x10000000ull
 #define GAP_HIGH 0x7ff000000000ull
+#define GAP_LOW_IA32 0x100000ull /* for trees with 32-bit programs, whose calls take addresses there only */
+#define GAP_HIGH_IA32 0xff000000ull
 
 typedef struct Span {
   uint64_t start, end;
@@ -283,6 +285,15 @@ static int compare_ranges(gconstpointer a, gconstpointer b) {
   return x->start < y->start ? -1 : x->start > y->start;
 }
 
+static bool has_ia32(const Plan *plan) {
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    const PlanTask *t = plan->tasks->pdata[i];
+    if (t->task && !t->zombie && task_is_ia32(t->task))
+      return true;
+  }
+  return false;
+}
+
 /* A hole in every address space of the tree, and in ours, through which the tasks are made. */
 static bool find_hole(Plan *plan, guint64 behind, GError **error) {
   g_autoptr(GArray) used = g_array_new(FALSE, FALSE, sizeof(Span));
@@ -304,13 +315,14 @@ static bool find_hole(Plan *plan, guint64 behind, GError **error) {
       occupy(used, t->task->mm->mm_start_brk, t->task->mm->mm_brk);
   }
   g_array_sort(used, compare_ranges);
-  uint64_t at = GAP_LOW;
+  bool low = has_ia32(plan);
+  uint64_t at = low ? GAP_LOW_IA32 : GAP_LOW, high = low ? GAP_HIGH_IA32 : GAP_HIGH;
   for (guint i = 0; i <= used->len; i++) {
-    uint64_t start = i < used->len ? g_array_index(used, Span, i).start : GAP_HIGH;
+    uint64_t start = i < used->len ? MIN(g_array_index(used, Span, i).start, high) : high;
     if (start > at && start - at >= plan->region_size + behind + (2 << 20)) {
       plan->region_start = (at + (1 << 20)) & ~0xffffull;
       plan->behind_start = plan->region_start + plan->region_size;
-      return plan->behind_start + behind < GAP_HIGH;
+      return true;
     }
     if (i < used->len)
       at = MAX(at, g_array_index(used, Span, i).end);

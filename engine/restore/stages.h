@@ -161,6 +161,13 @@ void traits_build_early(const Restore *r, const PlanTask *task, Program *p);
 /* What this process writes, and a look at what was not to be had. */
 void traits_finish(const Restore *r, const PlanTask *task);
 
+/* --- compat-thread.c --- */
+/* Of a thread of a 32-bit program: entries of the GDT, the list of robust futexes. */
+void compat_build_areas(const CoreEntry *core, Program *p);
+/* Begins the system call @nr (a 32-bit number) anew, for which the program had the registers @regs, with @left of its time (@msec
+ * the same). Its op, or -1: it is none that keeps an end of its own. */
+long compat_build_sleep(const UserX86RegsEntry *regs, guint32 nr, const struct timespec *left, guint64 msec, Program *p);
+
 /* --- seccomp.c --- */
 bool seccomp_is_used(const PlanTask *task, const PlanThread *thread);
 /* Traces a thread that is going to get filters, with those suspended. */

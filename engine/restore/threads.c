@@ -91,9 +91,15 @@ static void build_scheduling(const ThreadCoreEntry *tc, const CkptThread *x, Pro
     PROGRAM_CALL(p, "prctl SET_TIMERSLACK", SYS_prctl, ARG(PR_SET_TIMERSLACK), ARG(x->timer_slack_nsec), ARG(0), ARG(0), ARG(0));
 }
 
+static bool is_ia32(const CoreEntry *core) {
+  return core->thread_info->gpregs->mode == USER_X86_REGS_MODE__COMPAT;
+}
+
 static void build_areas(const CoreEntry *core, const ThreadCoreEntry *tc, Program *p) {
   PROGRAM_CALL(p, "set_tid_address", SYS_set_tid_address, ARG(core->thread_info->clear_tid_addr));
-  if (tc->futex_rla_len)
+  if (is_ia32(core))
+    compat_build_areas(core, p);
+  else if (tc->futex_rla_len)
     PROGRAM_CALL(p, "set_robust_list", SYS_set_robust_list, ARG(tc->futex_rla), ARG(tc->futex_rla_len));
   const ThreadSasEntry *sas = tc->sas;
   if (sas && !(sas->ss_flags & SS_DISABLE)) {
@@ -121,6 +127,12 @@ static void build_sleep(PlanThread *th, Program *p) {
   struct timespec left = {(time_t)(s->remaining_nsec / NSEC), (long)(s->remaining_nsec % NSEC)};
   size_t at = program_data(p, &left, sizeof left);
   guint64 msec = (s->remaining_nsec + 999999) / 1000000;
+  if (is_ia32(th->thread->core)) {
+    th->op_sleep = compat_build_sleep(g, s->syscall_nr, &left, msec, p);
+    if (th->op_sleep >= 0)
+      program_expect(p, EXPECT_ANY, 0);
+    return;
+  }
   switch (s->syscall_nr) {
   case SYS_nanosleep:
     th->op_sleep = (long)PROGRAM_CALL(p, "nanosleep", SYS_nanosleep, ARG_DATA(at), ARG(g->si));

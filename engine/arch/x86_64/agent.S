@@ -9,6 +9,9 @@
  * the `ret` leads to rt_sigreturn(2) and the thread goes on as if nothing had happened. A task of an unfinished restore has
  * no home and dies.
  *
+ * It is 64-bit code in tasks of 32-bit programs, too: there it makes some calls by `int $0x80`, which is open to 64-bit code
+ * and means 32-bit numbers and arguments, as what the kernel keeps of such a call is marked so. Their way home is one, too.
+ *
  * The kernel preserves every register but rax, rcx and r11.
  *   rbx lane   r12 op   r13 index   r14 results   r15 data   rbp number of ops
  */
@@ -73,6 +76,8 @@ next:
 	argument 4, %r8
 	argument 5, %r9
 	movl	OP_NR(%r12), %eax
+	testw	$OP_FLAG_IA32, OP_FLAGS(%r12)
+	jnz	ia32
 	syscall
 	testw	$(OP_FLAG_CLONE | OP_FLAG_TILES), OP_FLAGS(%r12)
 	jz	store
@@ -95,6 +100,20 @@ succeeded:
 	incq	%r13
 	addq	$OP_SIZE, %r12
 	jmp	next
+
+ia32:
+	/* ebx, ecx, edx, esi, edi, ebp */
+	movl	%esi, %ecx
+	movl	%r10d, %esi
+	movq	%rbx, %r10
+	movl	%edi, %ebx
+	movl	%r8d, %edi
+	movq	%rbp, %r11
+	movl	%r9d, %ebp
+	int	$0x80
+	movq	%r11, %rbp
+	movq	%r10, %rbx
+	jmp	store
 
 finished:
 	movq	%r13, LANE_STOPPED(%rbx)
@@ -137,7 +156,10 @@ leave:
 	movq	LANE_HOME_ARGS + 24(%rbx), %r10
 	movq	LANE_HOME_ARGS + 32(%rbx), %r8
 	movq	LANE_HOME_ARGS + 40(%rbx), %r9
-	jmp	*LANE_HOME_IP(%rbx)
+	movq	LANE_HOME_IP(%rbx), %r11
+	movq	%rsi, %rcx /* int $0x80 takes the first two here */
+	movq	%rdi, %rbx
+	jmp	*%r11
 die:
 	movl	$NR_getpid, %eax
 	syscall

@@ -22,7 +22,7 @@
 #define LANE_SIZE 192
 
 #define LANE_HOME_DIE 0 /* kill the whole process: a task of an unfinished restore */
-#define LANE_HOME_GO 1  /* make the system call at LANE_HOME_IP, whose `ret` leads to rt_sigreturn */
+#define LANE_HOME_GO 1  /* make the system call at LANE_HOME_IP, whose `ret` leads to rt_sigreturn; of a 32-bit one ARGS 0 and 1 only */
 
 #define OP_NR 0     /* u32 */
 #define OP_FLAGS 4  /* u16 */
@@ -34,6 +34,7 @@
 #define OP_FLAG_IGNORE 1 /* go on after an error */
 #define OP_FLAG_CLONE 2  /* the child (result 0) goes on at the lane in OP_EXTRA */
 #define OP_FLAG_TILES 4  /* when the call has answered 0, use AMX: the third argument is the address of a tile configuration */
+#define OP_FLAG_IA32 8   /* a 32-bit system call (int $0x80), by its 32-bit number */
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>

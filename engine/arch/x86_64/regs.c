@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "regs.h"
+#include "frame.h"
 #include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,7 +86,7 @@ ThreadInfoX86 *regs_encode(const struct user_regs_struct *r, const void *xstate,
   g->sp = r->rsp, g->ss = r->ss, g->fs_base = r->fs_base, g->gs_base = r->gs_base;
   g->ds = r->ds, g->es = r->es, g->fs = r->fs, g->gs = r->gs;
   g->has_mode = true;
-  g->mode = USER_X86_REGS_MODE__NATIVE;
+  g->mode = frame_is_ia32(r) ? USER_X86_REGS_MODE__COMPAT : USER_X86_REGS_MODE__NATIVE;
   ThreadInfoX86 *info = malloc(sizeof *info);
   thread_info_x86__init(info);
   info->gpregs = g;
@@ -151,11 +152,13 @@ static bool fpregs_decode(const UserX86FpregsEntry *f, unsigned char *area, size
 
 bool regs_decode(const ThreadInfoX86 *info, struct user_regs_struct *r, void *xstate, size_t xstate_size, GError **error) {
   const UserX86RegsEntry *g = info->gpregs;
-  if (g->has_mode && g->mode != USER_X86_REGS_MODE__NATIVE)
-    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "The checkpoint holds a 32-bit task, which is not supported");
   *r = (struct user_regs_struct){.r15 = g->r15, .r14 = g->r14, .r13 = g->r13, .r12 = g->r12, .rbp = g->bp, .rbx = g->bx,
       .r11 = g->r11, .r10 = g->r10, .r9 = g->r9, .r8 = g->r8, .rax = g->ax, .rcx = g->cx, .rdx = g->dx, .rsi = g->si,
       .rdi = g->di, .orig_rax = g->orig_ax, .rip = g->ip, .cs = g->cs, .eflags = g->flags, .rsp = g->sp, .ss = g->ss,
       .fs_base = g->fs_base, .gs_base = g->gs_base, .ds = g->ds, .es = g->es, .fs = g->fs, .gs = g->gs};
+  if (g->has_mode && g->mode == USER_X86_REGS_MODE__COMPAT) { /* where they were kept in 32 bits */
+    r->orig_rax = (uint64_t)(int64_t)(int32_t)r->orig_rax;
+    r->rax = (uint32_t)r->rax > (uint32_t)-4096 ? (uint64_t)(int64_t)(int32_t)r->rax : r->rax;
+  }
   return fpregs_decode(info->fpregs, xstate, xstate_size, error);
 }

@@ -7,7 +7,8 @@
 #include <glib.h>
 #include <stdbool.h>
 
-#define VDSO_PATCH_SIZE 13u /* bytes at the beginning of a function */
+/* Bytes at the beginning of a function that a jump takes, in 64-bit code and in 32-bit code. */
+#define VDSO_PATCH_SIZE(ia32) ((ia32) ? 5u : 13u)
 
 typedef struct VdsoSymbol {
   const char *name; /* in the object */
@@ -18,6 +19,7 @@ typedef struct VdsoSymbol {
  * is no such object. */
 GArray *vdso_symbols(const unsigned char *object, size_t size);
 /* Puts a jump to the function of the same name in @present (@present_size bytes, in the tasks at @present_at) over each
- * function of @object. @ret_patched (may be NULL): offsets of those (guint32), appended. */
-void vdso_redirect(unsigned char *object, size_t size, const unsigned char *present, size_t present_size, guint64 present_at,
+ * function of @object (in the tasks at @at). Both are of 32-bit programs, or none. @ret_patched (may be NULL): offsets of
+ * those (guint32), appended. */
+void vdso_redirect(unsigned char *object, size_t size, guint64 at, const unsigned char *present, size_t present_size, guint64 present_at,
     GArray *ret_patched);
