@@ -144,7 +144,8 @@ static void make_private_mappings(void) {
 
 static void make_special_mappings(void) {
   /* Far from everything: the kernel keeps a gap below what grows. */
-  grows = mmap((void *)0x200000000000UL, 2 * PAGE, RW, ANON | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE, -1, 0);
+  uintptr_t far = sizeof far == 8 ? (uintptr_t)0x200000000000ULL : 0x20000000;
+  grows = mmap((void *)far, 2 * PAGE, RW, ANON | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE, -1, 0);
   check_call(grows != MAP_FAILED);
   fill(grows, 15, 0, 2 * PAGE);
   locked = map(8 * PAGE, RW, ANON, -1, 0);
@@ -287,7 +288,7 @@ static void verify_vdso(void) {
   for (int i = 0; i < 100; i++) {
     struct timespec fast, slow;
     check_call(clock_gettime(CLOCK_MONOTONIC, &fast) == 0 && syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &slow) == 0);
-    int64_t apart = (slow.tv_sec - fast.tv_sec) * 1000000000LL + slow.tv_nsec - fast.tv_nsec;
+    int64_t apart = (int64_t)(slow.tv_sec - fast.tv_sec) * 1000000000 + slow.tv_nsec - fast.tv_nsec;
     check(apart >= 0 && apart < 200000000, "the vdso is %ld ns off", (long)apart);
     struct timeval now;
     check_call(gettimeofday(&now, NULL) == 0 && syscall(SYS_clock_gettime, CLOCK_REALTIME, &slow) == 0);

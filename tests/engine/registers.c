@@ -44,8 +44,25 @@ static bool always(void) {
   return true;
 }
 
+#ifdef __i386__
+enum { N_GENERAL = 7, WORD = 4, N_VECTORS = 8, N_ZMM = 8 };
+/* (in, out, flag): eax, ebx … ebp, esi, edi from in, until *flag; then all of them to out, and the flags register. */
+void spin_general(const void *in, void *out, volatile int *flag);
+__asm__(".pushsection .text\n\t.type spin_general, @function\nspin_general:\n\t"
+        "push %ebp\n\t push %ebx\n\t push %esi\n\t push %edi\n\t"
+        "mov 20(%esp), %eax\n\t mov 28(%esp), %ebx\n\t push %ebx\n\t" /* the flag: (%esp) */
+        "mov 4(%eax), %ebx\n\t mov 8(%eax), %ecx\n\t mov 12(%eax), %edx\n\t mov 16(%eax), %esi\n\t"
+        "mov 20(%eax), %edi\n\t mov 24(%eax), %ebp\n\t mov (%eax), %eax\n\t std\n"
+        "1:\tpause\n\t push %eax\n\t mov 4(%esp), %eax\n\t cmpl $0, (%eax)\n\t pop %eax\n\t je 1b\n\t"
+        "pushf\n\t cld\n\t push %eax\n\t mov 36(%esp), %eax\n\t" /* out */
+        "mov %ebx, 4(%eax)\n\t mov %ecx, 8(%eax)\n\t mov %edx, 12(%eax)\n\t mov %esi, 16(%eax)\n\t"
+        "mov %edi, 20(%eax)\n\t mov %ebp, 24(%eax)\n\t pop %ecx\n\t mov %ecx, (%eax)\n\t pop %ecx\n\t mov %ecx, 28(%eax)\n\t"
+        "pop %ecx\n\t pop %edi\n\t pop %esi\n\t pop %ebx\n\t pop %ebp\n\t ret\n\t"
+        ".size spin_general, .-spin_general\n\t.popsection\n");
+#else
+enum { N_GENERAL = 13, WORD = 8, N_VECTORS = 16, N_ZMM = 32 };
 /* (in, out, flag): rax, rbx … r13 from in, until *flag; then all of them to out, and the flags register. */
-void spin_general(const uint64_t *in, uint64_t *out, volatile int *flag);
+void spin_general(const void *in, void *out, volatile int *flag);
 __asm__(".pushsection .text\n\t.type spin_general, @function\nspin_general:\n\t"
         "push %rbp\n\t push %rbx\n\t push %r12\n\t push %r13\n\t push %r14\n\t push %r15\n\t push %rsi\n\t"
         "mov %rdi, %r14\n\t mov %rdx, %r15\n\t"
@@ -62,22 +79,26 @@ __asm__(".pushsection .text\n\t.type spin_general, @function\nspin_general:\n\t"
         "pop %rsi\n\t pop %r15\n\t pop %r14\n\t pop %r13\n\t pop %r12\n\t pop %rbx\n\t pop %rbp\n\t ret\n\t"
         ".size spin_general, .-spin_general\n\t.popsection\n");
 
+#endif
+
 static void run_general(int seed) {
-  uint64_t in[14], out[14];
-  fill((uint8_t *)in, seed, 13, 8);
+  unsigned long in[N_GENERAL + 1], out[N_GENERAL + 1];
+  fill((uint8_t *)in, seed, N_GENERAL, WORD);
   spinning++;
   spin_general(in, out, &ending);
-  compare("general register ", (uint8_t *)in, (uint8_t *)out, 13, 8);
-  check(out[13] & 0x400, "the direction flag is gone: %lx", (unsigned long)out[13]);
+  compare("general register ", (uint8_t *)in, (uint8_t *)out, N_GENERAL, WORD);
+  check(out[N_GENERAL] & 0x400, "the direction flag is gone: %lx", out[N_GENERAL]);
 }
 
 /* Eight long doubles, an odd control word and MXCSR. */
 static void run_x87(int seed) {
-  long double in[8], out[8];
+  struct {
+    long double value;
+  } __attribute__((aligned(16))) in[8], out[8];
   uint16_t control = 0x067f, control_out = 0, restored = 0x037f;
   uint32_t mxcsr = 0x7f80, mxcsr_out = 0, mxcsr_restored = 0x1f80;
   for (int i = 0; i < 8; i++)
-    in[i] = (long double)(seed + 1) / (long double)(i + 3);
+    in[i].value = (long double)(seed + 1) / (long double)(i + 3);
   spinning++;
   __asm__ volatile("fninit\n\t fldcw %[control]\n\t ldmxcsr %[mxcsr]\n\t"
                    "fldt (%[in])\n\t fldt 16(%[in])\n\t fldt 32(%[in])\n\t fldt 48(%[in])\n\t"
@@ -96,22 +117,27 @@ static void run_x87(int seed) {
     check(!memcmp(&in[i], &out[i], 10), "x87 register %d has changed", i);
 }
 
-#define EACH16(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#ifdef __i386__
+#define EACH(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define EACH_UPPER(X)
+#else
+#define EACH(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define EACH_UPPER(X) X(16) X(17) X(18) X(19) X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31)
+#endif
 
 #define SSE_LOAD(n) "movdqu " #n "*16(%[in]), %%xmm" #n "\n\t"
 #define SSE_STORE(n) "movdqu %%xmm" #n ", " #n "*16(%[out])\n\t"
 #define CLOBBERED(n) , "xmm" #n
 
 static void run_sse(int seed) {
-  uint8_t in[16 * 16], out[16 * 16];
-  fill(in, seed, 16, 16);
+  uint8_t in[N_VECTORS * 16], out[N_VECTORS * 16];
+  fill(in, seed, N_VECTORS, 16);
   spinning++;
-  __asm__ volatile(EACH16(SSE_LOAD) SPIN EACH16(SSE_STORE)
+  __asm__ volatile(EACH(SSE_LOAD) SPIN EACH(SSE_STORE)
                    :
                    : [in] "r"(in), [out] "r"(out), [flag] "r"(&ending)
-                   : "memory", "cc" EACH16(CLOBBERED));
-  compare("xmm", in, out, 16, 16);
+                   : "memory", "cc" EACH(CLOBBERED));
+  compare("xmm", in, out, N_VECTORS, 16);
 }
 
 static bool has_avx(void) {
@@ -122,14 +148,14 @@ static bool has_avx(void) {
 #define AVX_STORE(n) "vmovdqu %%ymm" #n ", " #n "*32(%[out])\n\t"
 
 static void run_avx(int seed) {
-  uint8_t in[16 * 32], out[16 * 32];
-  fill(in, seed, 16, 32);
+  uint8_t in[N_VECTORS * 32], out[N_VECTORS * 32];
+  fill(in, seed, N_VECTORS, 32);
   spinning++;
-  __asm__ volatile(EACH16(AVX_LOAD) SPIN EACH16(AVX_STORE) "vzeroupper\n\t"
+  __asm__ volatile(EACH(AVX_LOAD) SPIN EACH(AVX_STORE) "vzeroupper\n\t"
                    :
                    : [in] "r"(in), [out] "r"(out), [flag] "r"(&ending)
-                   : "memory", "cc" EACH16(CLOBBERED));
-  compare("ymm", in, out, 16, 32);
+                   : "memory", "cc" EACH(CLOBBERED));
+  compare("ymm", in, out, N_VECTORS, 32);
 }
 
 static bool has_avx512(void) {
@@ -143,19 +169,20 @@ static bool has_avx512(void) {
 #define EACH_MASK(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 __attribute__((target("avx512f,avx512bw"))) static void run_avx512(int seed) {
-  uint8_t in[32 * 64], out[32 * 64], masks[64], masks_out[64];
-  fill(in, seed, 32, 64);
+  uint8_t in[N_ZMM * 64], out[N_ZMM * 64], masks[64], masks_out[64];
+  fill(in, seed, N_ZMM, 64);
   fill(masks, seed + 1, 8, 8);
   spinning++;
-  __asm__ volatile(EACH16(ZMM_LOAD) EACH_UPPER(ZMM_LOAD) EACH_MASK(MASK_LOAD) SPIN EACH16(ZMM_STORE)
+  __asm__ volatile(EACH(ZMM_LOAD) EACH_UPPER(ZMM_LOAD) EACH_MASK(MASK_LOAD) SPIN EACH(ZMM_STORE)
                        EACH_UPPER(ZMM_STORE) EACH_MASK(MASK_STORE) "vzeroupper\n\t"
                    :
                    : [in] "r"(in), [out] "r"(out), [masks] "r"(masks), [masks_out] "r"(masks_out), [flag] "r"(&ending)
-                   : "memory", "cc" EACH16(CLOBBERED) EACH_UPPER(CLOBBERED), "k1", "k2", "k3", "k4", "k5", "k6", "k7");
-  compare("zmm", in, out, 32, 64);
+                   : "memory", "cc" EACH(CLOBBERED) EACH_UPPER(CLOBBERED), "k1", "k2", "k3", "k4", "k5", "k6", "k7");
+  compare("zmm", in, out, N_ZMM, 64);
   compare("k", masks, masks_out, 8, 8);
 }
 
+#ifndef __i386__
 static bool has_amx(void) {
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1U << 24))
@@ -199,9 +226,14 @@ static void run_amx(int seed) {
       check(same, "tile %d has changed in row %d", i, row);
     }
 }
+#endif
 
 static const Kind kinds[] = {{"general", always, run_general}, {"x87", always, run_x87}, {"sse", always, run_sse},
-    {"avx", has_avx, run_avx}, {"avx512", has_avx512, run_avx512}, {"amx", has_amx, run_amx}};
+    {"avx", has_avx, run_avx}, {"avx512", has_avx512, run_avx512},
+#ifndef __i386__
+    {"amx", has_amx, run_amx}
+#endif
+};
 enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
 
 static void *spin(void *data) {

@@ -12,7 +12,11 @@
 
 #define N_SIGNALS 64
 #define N_QUEUED 24
-#define SIGINFO_KEPT 48
+#ifdef __i386__
+enum { SIGINFO_HEAD = 12, SIGINFO_KEPT = 24 };
+#else
+enum { SIGINFO_HEAD = 16, SIGINFO_KEPT = 48 };
+#endif
 
 typedef struct KernelAction {
   void *handler;
@@ -119,10 +123,14 @@ static void *stay_in_handler(void *data) {
   return NULL;
 }
 
+static void *value_of(int i) {
+  return (void *)(uintptr_t)(0x1122334400000000ULL + (unsigned)i); /* in the lower half for 32-bit programs */
+}
+
 static void send_all(void) {
   sigval_t value;
   for (int i = 0; i < N_QUEUED; i++) {
-    value.sival_ptr = (void *)(0x1122334400000000UL + (unsigned long)i);
+    value.sival_ptr = value_of(i);
     check_call(sigqueue(getpid(), SIGRTMIN + 1, value) == 0);
     value.sival_int = 5000 + i;
     check_call(pthread_sigqueue(other, SIGRTMIN + 2, value) == 0);
@@ -147,15 +155,15 @@ static void send_all(void) {
 static void take_all(void) {
   for (int i = 0; i < N_QUEUED; i++) {
     siginfo_t info = take("process", SIGRTMIN + 1);
-    check(info.si_code == SI_QUEUE && info.si_value.sival_ptr == (void *)(0x1122334400000000UL + (unsigned long)i),
+    check(info.si_code == SI_QUEUE && info.si_value.sival_ptr == value_of(i),
         "queued signal %d has code %d, value %p", i, info.si_code, info.si_value.sival_ptr);
   }
   siginfo_t info = take("process", SIGUSR1);
   check(info.si_code == SI_USER && info.si_pid == getpid(), "SIGUSR1: code %d, pid %d", info.si_code, info.si_pid);
   info = take("process", SIGWINCH);
-  unsigned char expected[SIGINFO_KEPT - 16];
+  unsigned char expected[SIGINFO_KEPT - SIGINFO_HEAD];
   memset(expected, 0x5a, sizeof expected);
-  check(info.si_errno == 7 && info.si_code == -77 && !memcmp((char *)&info + 16, expected, sizeof expected),
+  check(info.si_errno == 7 && info.si_code == -77 && !memcmp((char *)&info + SIGINFO_HEAD, expected, sizeof expected),
       "the siginfo of SIGWINCH has changed: errno %d, code %d", info.si_errno, info.si_code);
   info = take("process", SIGCHLD);
   check(

@@ -17,6 +17,11 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#ifdef __i386__ /* built with times of 64 bits */
+#undef SYS_futex
+#define SYS_futex SYS_futex_time64
+#endif
+
 #define DURATION_NSEC 4000000000ULL
 /* What a dump and a restore may take, and a slow machine add. A call that begins anew is 2 seconds late. */
 #define SLACK_NSEC 1200000000ULL

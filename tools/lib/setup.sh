@@ -12,7 +12,7 @@ setup_fail() {
 }
 
 # What the build, the demo and the suites need on Debian 12.
-setup_packages_build=(gcc libc6-dev meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libprotobuf-dev
+setup_packages_build=(gcc gcc-multilib libc6-dev meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libprotobuf-dev
   libglib2.0-dev libsystemd-dev libseccomp-dev libnl-3-dev libxxhash-dev)
 setup_packages_run=(dbus polkitd pkexec systemd redis-server redis-tools procps util-linux python3)
 setup_packages_test=(clang llvm libclang-rt-14-dev python3-gi python3-dbus python3-dbusmock criu debootstrap
