@@ -7,7 +7,10 @@
 #define N_SIGNALS 64
 #define N_RLIMITS 16
 #define N_GROUPS 65536
-#define N_TLS 3
+#define USER_CS_32 0x23
+#define IA32_ADDRESSES (1ull << 32)
+#define IA32_FIRST_TLS 12 /* in the GDT */
+#define IA32_N_TLS 3
 #define SIGINFO_SIZE 128
 #define COMM_SIZE 16
 
@@ -41,9 +44,26 @@ static bool verify_registers(pid_t tid, const ThreadInfoX86 *info, GError **erro
       {"zmm_upper", x->n_zmm_upper, 0, 64},
       {"hi16_zmm", x->n_hi16_zmm, 0, 128},
       {"pkru", x->n_pkru, 0, 2},
-      {"tls", info->n_tls, 0, N_TLS},
+      {"tls", info->n_tls, 0, IA32_N_TLS},
   };
   return verify_lengths(tid, lengths, G_N_ELEMENTS(lengths), error);
+}
+
+/* 32-bit or not, all threads are of one kind. Other segments for code than the two there are would have to be of a table that
+ * images do not have. */
+static bool verify_mode(const Task *task, pid_t tid, const ThreadInfoX86 *info, GError **error) {
+  const UserX86RegsEntry *g = info->gpregs;
+  bool ia32 = g->has_mode && g->mode == USER_X86_REGS_MODE__COMPAT;
+  if (ia32 != task_is_ia32(task))
+    return image_invalid(error, IMAGE_CORE, (guint64)tid, "32-bit and 64-bit threads in one process");
+  if (!ia32)
+    return true;
+  if (g->cs != USER_CS_32 || g->ip >= IA32_ADDRESSES)
+    return image_invalid(error, IMAGE_CORE, (guint64)tid, "registers that are none of a 32-bit program");
+  for (size_t i = 0; i < info->n_tls; i++)
+    if (info->tls[i]->entry_number < IA32_FIRST_TLS || info->tls[i]->entry_number >= IA32_FIRST_TLS + IA32_N_TLS)
+      return image_invalid(error, IMAGE_CORE, (guint64)tid, "tls: there is no entry %u", info->tls[i]->entry_number);
+  return true;
 }
 
 static bool verify_creds(pid_t tid, const CredsEntry *c, GError **error) {
@@ -94,7 +114,7 @@ bool verify_core(const Task *task, const Thread *thread, GError **error) {
   const ThreadCoreEntry *th = core->thread_core;
   if (core == task->core && !verify_task_core(thread->tid, core->tc, error))
     return false;
-  return verify_registers(thread->tid, core->thread_info, error) &&
+  return verify_registers(thread->tid, core->thread_info, error) && verify_mode(task, thread->tid, core->thread_info, error) &&
          (!th->creds || verify_creds(thread->tid, th->creds, error)) && verify_comm(thread->tid, th->comm, error) &&
          verify_signals(thread->tid, th->signals_p, error) && verify_tiles(task, thread, error);
 }

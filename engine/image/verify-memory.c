@@ -7,6 +7,7 @@
 /* Mappings and pagemaps. */
 
 #define TASK_SIZE_MAX ((guint64)1 << 56) /* five-level page tables; four levels end at 1 << 47 */
+#define IA32_TASK_SIZE ((guint64)1 << 32)
 #define PAGE_MASK ((guint64)IMAGE_PAGE_SIZE - 1)
 #define PE_KNOWN (PE_PARENT | PE_LAZY | PE_PRESENT)
 
@@ -67,7 +68,7 @@ static bool verify_vma(const Checkpoint *c, guint64 pid, const VmaEntry *v, guin
   return verify_vma_file(c, pid, v, error) && verify_vma_sysv(c, pid, v, error);
 }
 
-static bool verify_mm(const Checkpoint *c, guint64 pid, const MmEntry *mm, GError **error) {
+static bool verify_mm(const Checkpoint *c, guint64 pid, const MmEntry *mm, bool ia32, GError **error) {
   if (verify_file_type(c, mm->exe_file_id) != FD_TYPES__REG)
     return image_invalid(error, IMAGE_MM, pid, "executable: file id %u is no regular file entry", mm->exe_file_id);
   if (mm->n_mm_saved_auxv > 128)
@@ -77,6 +78,8 @@ static bool verify_mm(const Checkpoint *c, guint64 pid, const MmEntry *mm, GErro
     if (!verify_vma(c, pid, mm->vmas[i], floor, error))
       return false;
     floor = mm->vmas[i]->end;
+    if (ia32 && floor > IA32_TASK_SIZE && !(mm->vmas[i]->status & VMA_AREA_VSYSCALL))
+      return vma_fail(error, pid, mm->vmas[i], "beyond the address space of a 32-bit program");
   }
   return true;
 }
@@ -135,7 +138,7 @@ static bool verify_details(guint64 pid, const MmEntry *mm, const CkptMemory *m, 
 bool verify_memory(const Checkpoint *c, const Task *t, GError **error) {
   guint64 pid = t->pstree->pid, floor = 0;
   size_t at = 0;
-  if (!verify_mm(c, pid, t->mm, error) || !verify_details(pid, t->mm, t->extra ? t->extra->memory : NULL, error))
+  if (!verify_mm(c, pid, t->mm, task_is_ia32(t), error) || !verify_details(pid, t->mm, t->extra ? t->extra->memory : NULL, error))
     return false;
   for (guint i = 0; i < t->pages->entries->len; i++) {
     const PagemapEntry *e = t->pages->entries->pdata[i];

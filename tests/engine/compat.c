@@ -26,6 +26,7 @@
 
 static int areas[2][1024];
 static volatile bool leave;
+static _Atomic int n_begun; /* threads */
 
 static unsigned own_segment(int *area, int mark) {
   struct user_desc d = {.entry_number = (unsigned)-1, .base_addr = (unsigned)area, .limit = sizeof areas[0] - 1, .seg_32bit = 1, .useable = 1};
@@ -47,6 +48,7 @@ static void verify_segment(unsigned entry, const int *area, int mark) {
 
 static void *stay_in_segment(void *unused) {
   unsigned entry = own_segment(areas[1], 2222);
+  n_begun++;
   while (!leave) {
     verify_segment(entry, areas[1], 2222);
     subject_tick();
@@ -60,6 +62,7 @@ static pthread_mutex_t robust;
 
 static void *hold_robust(void *unused) {
   check_call(pthread_mutex_lock(&robust) == 0);
+  n_begun++;
   while (!leave)
     subject_tick();
   return unused;
@@ -89,6 +92,7 @@ static void on_usr1(int signo, siginfo_t *info, void *context) {
 static void on_usr2(int signo) {
   (void)signo;
   inside = 1;
+  n_begun++;
   while (!leave)
     subject_tick();
   inside = 2;
@@ -143,6 +147,7 @@ enum { N_SLEEPS = sizeof sleeps / sizeof *sleeps };
 
 static void *run_sleep(void *data) {
   const struct Sleep *s = data;
+  n_begun++;
   uint64_t began = subject_nsec(CLOCK_MONOTONIC);
   long r = s->begin();
   uint64_t took = subject_nsec(CLOCK_MONOTONIC) - began;
@@ -194,10 +199,10 @@ static void run_own(void) {
   unsigned entry = own_segment(areas[0], 1111);
   make_signals();
   check_call(pthread_create(&segment, NULL, stay_in_segment, NULL) == 0 && pthread_create(&handler, NULL, stay_in_handler, NULL) == 0);
-  while (!inside)
-    subject_tick();
   for (int i = 0; i < N_SLEEPS; i++)
     check_call(pthread_create(&sleeper[i], NULL, run_sleep, (void *)&sleeps[i]) == 0);
+  while (n_begun < 3 + N_SLEEPS)
+    subject_tick();
   subject_ready();
   while (!subject_checking() && !subject_failed()) {
     verify_segment(entry, areas[0], 1111);

@@ -2,10 +2,13 @@
 
 /* A process from another kernel, whose vdso has its functions elsewhere: it puts such a one in the place of the real one.
  * That one's clock stands still. After the restore calls through the old addresses must give the time of this kernel; a
- * thread that stood in the middle of an old function, where a jump is now, comes to its end. */
+ * thread that stood in the middle of an old function, where a jump is now, comes to its end. A 32-bit program makes its system
+ * calls there. */
 
 #include "subject.h"
 #include <elf.h>
+#include <link.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -14,25 +17,41 @@
 
 enum { SYMBOLS = 0x100, STRINGS = 0x180, DYNAMIC = 0x200, GETTIME = 0x900, TIME = 0xa40, OLD_SECONDS = 42 };
 
-static const char names[] = "\0__vdso_clock_gettime\0__vdso_time";
+static const char names[] = "\0__vdso_clock_gettime\0__vdso_time\0__kernel_vsyscall";
+#ifdef __i386__
+#define CLASS ELFCLASS32
+#define MACHINE EM_386
+/* mov 8(%esp), %eax; movl $42, (%eax); movl $7, 4(%eax); xor %eax, %eax; ret */
+static const unsigned char gettime_code[] = {0x8b, 0x44, 0x24, 8, 0xc7, 0, OLD_SECONDS, 0, 0, 0, 0xc7, 0x40, 4, 7, 0, 0, 0, 0x31, 0xc0, 0xc3};
+/* mov $42, %eax; ret */
+static const unsigned char time_code[] = {0xb8, OLD_SECONDS, 0, 0, 0, 0xc3};
+/* Every system call is made here; who waits in one stands behind the second byte. int $0x80; ret */
+static const unsigned char call_code[] = {0xcd, 0x80, 0xc3, 0x90, 0x90, 0x90};
+#else
+#define CLASS ELFCLASS64
+#define MACHINE EM_X86_64
+static const unsigned char call_code[0];
 /* movq $42, (%rsi); movq $7, 8(%rsi); xor %eax, %eax; ret */
 static const unsigned char gettime_code[] = {0x48, 0xc7, 0x06, OLD_SECONDS, 0, 0, 0, 0x48, 0xc7, 0x46, 8, 7, 0, 0, 0, 0x31, 0xc0, 0xc3};
 /* nop; 1: cmpl $0, (%rdi); je 1b; mov $42, %eax; ret */
 static const unsigned char time_code[] = {0x90, 0x83, 0x3f, 0, 0x74, 0xfb, 0xb8, OLD_SECONDS, 0, 0, 0, 0xc3};
+#endif
 
 static int (*old_gettime)(clockid_t, struct timespec *);
 static long (*old_time)(volatile int *);
 
-static Elf64_Sym symbol(unsigned name, unsigned value, unsigned size) {
-  return (Elf64_Sym){.st_name = name, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 5, .st_value = value, .st_size = size};
+static ElfW(Sym) symbol(unsigned name, unsigned value, unsigned size) {
+  return (ElfW(Sym)){.st_name = name, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 5, .st_value = value, .st_size = size};
 }
 
 static void make_object(unsigned char *object, size_t size) {
-  const Elf64_Sym symbols[] = {{0}, symbol(1, GETTIME, sizeof gettime_code), symbol(22, TIME, sizeof time_code)};
-  const Elf64_Dyn dynamic[] = {{DT_STRTAB, {STRINGS}}, {DT_SYMTAB, {SYMBOLS}}, {DT_STRSZ, {sizeof names}}, {DT_NULL, {0}}};
-  const Elf64_Phdr ph[] = {{.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_filesz = size, .p_memsz = size, .p_align = 4096},
+  unsigned call = sizeof call_code ? (unsigned)(getauxval(AT_SYSINFO) - (unsigned long)object) : TIME + 64;
+  const ElfW(Sym) symbols[] = {{0}, symbol(1, GETTIME, sizeof gettime_code), symbol(22, TIME, sizeof time_code), symbol(34, call, sizeof call_code)};
+  check(call > DYNAMIC + 256 && call + 16 < size && (call < GETTIME - 16 || call > TIME + 32), "the object has no room at %x", call);
+  const ElfW(Dyn) dynamic[] = {{DT_STRTAB, {STRINGS}}, {DT_SYMTAB, {SYMBOLS}}, {DT_STRSZ, {sizeof names}}, {DT_NULL, {0}}};
+  const ElfW(Phdr) ph[] = {{.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_filesz = size, .p_memsz = size, .p_align = 4096},
       {.p_type = PT_DYNAMIC, .p_flags = PF_R, .p_offset = DYNAMIC, .p_vaddr = DYNAMIC, .p_filesz = sizeof dynamic}};
-  const Elf64_Ehdr header = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT}, .e_type = ET_DYN, .e_machine = EM_X86_64,
+  const ElfW(Ehdr) header = {.e_ident = {0x7f, 'E', 'L', 'F', CLASS, ELFDATA2LSB, EV_CURRENT}, .e_type = ET_DYN, .e_machine = MACHINE,
       .e_version = EV_CURRENT, .e_phoff = sizeof header, .e_ehsize = sizeof header, .e_phentsize = sizeof *ph, .e_phnum = 2};
   memset(object, 0, size);
   memcpy(object, &header, sizeof header);
@@ -42,6 +61,7 @@ static void make_object(unsigned char *object, size_t size) {
   memcpy(object + DYNAMIC, dynamic, sizeof dynamic);
   memcpy(object + GETTIME, gettime_code, sizeof gettime_code);
   memcpy(object + TIME, time_code, sizeof time_code);
+  memcpy(object + call, call_code, sizeof call_code);
 }
 
 /* From here on the C library's clocks cannot be called: it knows the real vdso's addresses. */
@@ -53,7 +73,7 @@ static void replace_vdso(void) {
   check(line && object, "there is no vdso");
   size_t size = strtoul(line + strlen(start), NULL, 16) - (unsigned long)object;
   free(maps);
-  check_call(mprotect(object, size, PROT_READ | PROT_WRITE) == 0);
+  check_call(mprotect(object, size, PROT_READ | PROT_WRITE | PROT_EXEC) == 0); /* 32-bit system calls come back to it */
   make_object(object, size);
   check_call(mprotect(object, size, PROT_READ | PROT_EXEC) == 0);
   old_gettime = (int (*)(clockid_t, struct timespec *))(object + GETTIME);
@@ -67,7 +87,13 @@ static _Atomic int *n_inside; /* in both processes */
 
 static void *stand_inside(void *unused) {
   ++*n_inside;
+#ifdef __i386__
+  while (!go_on)
+    (void)poll(NULL, 0, 20); /* stands inside by its system call */
+  came_back = OLD_SECONDS;
+#else
   came_back = old_time(&go_on);
+#endif
   return unused;
 }
 
