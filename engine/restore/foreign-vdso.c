@@ -219,7 +219,7 @@ static void build_object(const Restore *r, const OldVdso *old, guint64 vvar_at, 
 void foreign_vdso_build(const Restore *r, const PlanTask *t, Program *p) {
   const OldVdso *old = old_of(r->foreign_vdso, t->task);
   bool copy = false;
-  PROGRAM_CALL(p, "arch_prctl MAP_VDSO", SYS_arch_prctl, ARG(old->ia32 ? ARCH_MAP_VDSO_32 : ARCH_MAP_VDSO_64), ARG(r->plan->behind_start));
+  present_vdso_build(old->ia32, r->plan->behind_start, p);
   build_object(r, old, old->vvar_start, old->at, p);
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     const PlanTask *other = r->plan->tasks->pdata[i];

@@ -184,7 +184,7 @@ static void build_vdso(const Restore *r, const PlanTask *t, Program *p) {
       break;
     }
   if (start)
-    PROGRAM_CALL(p, "arch_prctl MAP_VDSO", SYS_arch_prctl, ARG(task_is_ia32(t->task) ? ARCH_MAP_VDSO_32 : ARCH_MAP_VDSO_64), ARG(start));
+    present_vdso_build(task_is_ia32(t->task), start, p);
 }
 
 /* Collects iovecs and cuts them into preadv(2) calls. */

@@ -13,7 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_MAPPINGS 8
+#define ARCH_MAP_VDSO_32 0x2002
+#define ARCH_MAP_VDSO_64 0x2003
 #define SOMEWHERE_LOW 0x10000000ull
 #define IA32_GETPID 20
 
@@ -107,6 +108,10 @@ bool present_vdso_find_ia32(PresentVdso *ret, GError **error) {
   if (!ok)
     g_propagate_error(error, g_steal_pointer(&why));
   return ok;
+}
+
+void present_vdso_build(bool ia32, guint64 at, Program *p) {
+  PROGRAM_CALL(p, ia32 ? "arch_prctl MAP_VDSO_32" : "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ia32 ? ARCH_MAP_VDSO_32 : ARCH_MAP_VDSO_64), ARG(at));
 }
 
 void present_vdso_clear(PresentVdso *p) {

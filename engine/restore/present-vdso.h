@@ -4,9 +4,7 @@
 /* The vdso that this kernel gives to programs. */
 
 #include "error.h"
-
-#define ARCH_MAP_VDSO_32 0x2002
-#define ARCH_MAP_VDSO_64 0x2003
+#include "program.h"
 
 typedef struct PresentVdso {
   unsigned char *object;  /* NULL: none */
@@ -17,4 +15,6 @@ typedef struct PresentVdso {
 bool present_vdso_find(PresentVdso *ret, GError **error);
 /* To 32-bit ones, learned by a child that maps it. KERNEL_MISSING_FEATURE where there are none. */
 bool present_vdso_find_ia32(PresentVdso *ret, GError **error);
+/* Maps it in the task, with [vvar] at @at. */
+void present_vdso_build(bool ia32, guint64 at, Program *p);
 void present_vdso_clear(PresentVdso *vdso);
