@@ -38,12 +38,13 @@ static bool runs_x32(const FrozenTask *task, const FrozenThread *t) {
   return n == sizeof header && header.e_ident[EI_CLASS] == ELFCLASS32 && header.e_machine == EM_X86_64;
 }
 
-static void check_thread(Job *job, FrozenTask *task, const FrozenThread *t, bool low) {
+/* @beside: there are 32-bit programs in the tree, whose memory this may be. */
+static void check_thread(Job *job, FrozenTask *task, const FrozenThread *t, bool low, bool beside) {
   guint64 cs = t->state.regs.cs;
   bool native = cs == USER_CS_64 || cs == USER_CS_64_XEN;
   if (native && low && runs_x32(task, t))
     block(job, task, t->state.tid, "it is an x32 program, which is not supported", "use a 64-bit build of the program");
-  else if (native && task->ia32)
+  else if (native && low && beside)
     block(job, task, t->state.tid, "it is in 64-bit code of a 32-bit program, which is not supported",
         "checkpoint without it: use a 64-bit build of the program");
   else if (!native && cs != USER_CS_32)
@@ -55,12 +56,17 @@ static void check_thread(Job *job, FrozenTask *task, const FrozenThread *t, bool
 }
 
 void compat_check(Job *job, FrozenTree *tree) {
+  bool any = false;
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = 0; !task->ia32 && k < task->threads->len; k++)
+      task->ia32 = frame_is_ia32(&g_array_index(task->threads, FrozenThread, k).state.regs) && lies_low(task);
+    any |= task->ia32;
+  }
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     bool low = !task->zombie && lies_low(task);
-    for (guint k = 0; low && k < task->threads->len; k++)
-      task->ia32 |= frame_is_ia32(&g_array_index(task->threads, FrozenThread, k).state.regs);
-    for (guint k = 0; k < task->threads->len; k++)
-      check_thread(job, task, &g_array_index(task->threads, FrozenThread, k), low);
+    for (guint k = 0; !task->zombie && k < task->threads->len; k++)
+      check_thread(job, task, &g_array_index(task->threads, FrozenThread, k), low, any);
   }
 }
