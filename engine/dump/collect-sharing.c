@@ -3,14 +3,17 @@
  * are found by sorting. The first of the tree that has something is its owner here: what it is asked for is the others', too. */
 #include "sharing.h"
 #include "collect.h"
+#include <errno.h>
 #include <linux/kcmp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sem.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const int kcmp_kinds[SHARE_KINDS] = {
-    [SHARE_MEMORY] = KCMP_VM, [SHARE_SIGHAND] = KCMP_SIGHAND, [SHARE_FILES] = KCMP_FILES, [SHARE_FS] = KCMP_FS};
+    [SHARE_MEMORY] = KCMP_VM, [SHARE_SIGHAND] = KCMP_SIGHAND, [SHARE_FILES] = KCMP_FILES, [SHARE_FS] = KCMP_FS, [SHARE_SYSVSEM] = KCMP_SYSVSEM};
 
 static bool shares(pid_t a, pid_t b, ShareKind kind) {
   return syscall(SYS_kcmp, a, b, kcmp_kinds[kind], 0, 0) == 0;
@@ -35,6 +38,8 @@ static void find_kind(FrozenTree *tree, GPtrArray *tasks, ShareKind kind) {
         owner = tasks->pdata[k];
     for (guint k = i; k < end; k++)
       ((FrozenTask *)tasks->pdata[k])->owner[kind] = owner;
+    owner->shares_undo |= kind == SHARE_SYSVSEM && end > i + 1;
+    owner->lends_fs |= kind == SHARE_FS && end > i + 1;
     tree->shares |= end > i + 1;
   }
 }
@@ -54,6 +59,37 @@ static void find_sighands(FrozenTree *tree) {
   }
 }
 
+/* Whose list of semaphores to be undone (semop(2)) there is: a process has none until it needs one or shares it. One that has
+ * none itself must compare. */
+static void keep_listed(GPtrArray *tasks) {
+  g_autofree volatile bool *listed = g_new0(bool, tasks->len);
+  pid_t pid = vfork();
+  if (pid == 0) {
+    for (guint i = 0; i < tasks->len; i++)
+      listed[i] = syscall(SYS_kcmp, syscall(SYS_getpid), ((const FrozenTask *)tasks->pdata[i])->view, KCMP_SYSVSEM, 0, 0) > 0;
+    _exit(0);
+  }
+  while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    ;
+  for (guint i = tasks->len; i-- > 0;)
+    if (!listed[i])
+      g_ptr_array_remove_index(tasks, i);
+}
+
+/* Only looked for where there are semaphores, or something else is shared. */
+static void find_undo(FrozenTree *tree, GPtrArray *tasks) {
+  struct seminfo info = {0};
+  union {
+    int val;
+    struct seminfo *info;
+  } argument = {.info = &info};
+  if (!tree->shares && (semctl(0, 0, SEM_INFO, argument) < 0 || !info.semusz))
+    return;
+  keep_listed(tasks);
+  if (tasks->len > 1)
+    find_kind(tree, tasks, SHARE_SYSVSEM);
+}
+
 void sharing_find(FrozenTree *tree) {
   g_autoptr(GPtrArray) tasks = g_ptr_array_new();
   for (guint i = 0; i < tree->tasks->len; i++) {
@@ -68,6 +104,11 @@ void sharing_find(FrozenTree *tree) {
   find_kind(tree, tasks, SHARE_FILES);
   find_kind(tree, tasks, SHARE_FS);
   find_sighands(tree);
+  find_undo(tree, tasks);
+}
+
+guint32 sharing_undo_id(const FrozenTask *task) {
+  return task->owner[SHARE_SYSVSEM]->shares_undo ? task->owner[SHARE_SYSVSEM]->index + 2 : 0;
 }
 
 TaskKobjIdsEntry *sharing_ids(const FrozenTask *task) {
@@ -118,18 +159,52 @@ static void check_kinship(Job *job, const FrozenTree *tree) {
     block_kin(job, tree, &trouble); /* sessions: collect_task() */
 }
 
+static void block_thread(Job *job, const FrozenTask *task, pid_t tid, const char *reason) {
+  g_autofree char *name = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)tid);
+  job_block(job, "task", task->pid, -1, name, reason, "start the program without it (unshare(2) or clone(2) in one of its threads)");
+}
+
+/* Another process may have what a thread has apart, when that thread has made it. */
+static const FrozenTask *find_outside(const FrozenTree *tree, const FrozenTask *task, pid_t tid) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *other = tree->tasks->pdata[i];
+    for (guint k = 0; !other->zombie && other != task && k < other->threads->len; k++)
+      if ((k == 0 || g_array_index(other->threads, FrozenThread, k).own_fs) &&
+          shares(tid, g_array_index(other->threads, FrozenThread, k).state.tid, SHARE_FS))
+        return other;
+  }
+  return NULL;
+}
+
+/* @k: of a thread that has another directory than its process. */
+static void number_fs(Job *job, const FrozenTree *tree, const FrozenTask *task, guint k) {
+  FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+  guint last = 0;
+  for (guint i = 1; i < k && !t->own_fs; i++) {
+    const FrozenThread *other = &g_array_index(task->threads, FrozenThread, i);
+    last = MAX(last, other->own_fs);
+    if (other->own_fs && shares(other->state.tid, t->state.tid, SHARE_FS))
+      t->own_fs = other->own_fs;
+  }
+  bool alone = !t->own_fs;
+  t->own_fs = alone ? last + 1 : t->own_fs;
+  const FrozenTask *other = alone ? find_outside(tree, task, t->state.tid) : NULL;
+  g_autofree char *reason = other ? g_strdup_printf("its process has another working directory, which it shares with pid %d (%s)", (int)other->pid,
+                                        other->stat.comm) : NULL;
+  if (reason)
+    block_thread(job, task, t->state.tid, reason);
+  else if (!alone && (task->owner[SHARE_FS] != task || task->lends_fs))
+    block_thread(job, task, t->state.tid, "it shares a working directory with another thread apart from its process, which shares its own with another process");
+}
+
 /* Threads that have left what their process shares: unshare(2), or clone(2) without CLONE_FS or CLONE_FILES. */
-static void check_threads(Job *job, const FrozenTask *task) {
-  static const ShareKind own[] = {SHARE_FILES, SHARE_FS};
+static void check_threads(Job *job, const FrozenTree *tree, const FrozenTask *task) {
   for (guint k = 1; k < task->threads->len; k++) {
     pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
-    for (size_t i = 0; i < G_N_ELEMENTS(own); i++) {
-      if (shares(task->view, tid, own[i]))
-        continue;
-      g_autofree char *name = g_strdup_printf("pid %d (%s) thread %d", (int)task->pid, task->stat.comm, (int)tid);
-      g_autofree char *reason = g_strdup_printf("it has a %s of its own, apart from its process", share_name(own[i]));
-      job_block(job, "task", task->pid, -1, name, reason, "start the program without it (unshare(2) in one of its threads)");
-    }
+    if (!shares(task->view, tid, SHARE_FILES))
+      block_thread(job, task, tid, "it has a descriptor table of its own, apart from its process");
+    if (!shares(task->view, tid, SHARE_FS))
+      number_fs(job, tree, task, k);
   }
 }
 
@@ -162,7 +237,7 @@ static void join_memory(FrozenTree *tree) {
 void sharing_check(Job *job, FrozenTree *tree) {
   for (guint i = 0; i < tree->tasks->len; i++)
     if (!((FrozenTask *)tree->tasks->pdata[i])->zombie)
-      check_threads(job, tree->tasks->pdata[i]);
+      check_threads(job, tree, tree->tasks->pdata[i]);
   if (!tree->shares)
     return;
   join_memory(tree);

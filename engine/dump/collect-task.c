@@ -152,6 +152,8 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
     return false;
   }
   m->ids = sharing_ids(task);
+  m->extra->has_sysvsem_id = sharing_undo_id(task) != 0;
+  m->extra->sysvsem_id = sharing_undo_id(task);
   m->mm = malloc(sizeof *m->mm);
   mm_entry__init(m->mm);
   m->fs = malloc(sizeof *m->fs);
@@ -199,7 +201,29 @@ static bool add_link(FrozenTask *task, Collector *collector, const char *name, g
   return ok && (*ret_id || blocked);
 }
 
+/* Of threads that have a directory apart from their process. */
+static bool collect_thread_fs(FrozenTask *task, const FrozenThread *t, Collector *collector, GError **error) {
+  char cwd[64], root[64];
+  ProcStatus status;
+  CkptThreadFs *fs = malloc(sizeof *fs);
+  ckpt_thread_fs__init(fs);
+  t->model->extra->fs = fs;
+  fs->id = t->own_fs;
+  g_snprintf(cwd, sizeof cwd, "task/%d/cwd", (int)t->state.tid);
+  g_snprintf(root, sizeof root, "task/%d/root", (int)t->state.tid);
+  if (!proc_status(task->view, t->state.tid, &status, error))
+    return false;
+  fs->umask = status.umask;
+  proc_status_clear(&status);
+  return add_link(task, collector, cwd, &fs->cwd_id, error) && add_link(task, collector, root, &fs->root_id, error);
+}
+
 bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error) {
+  for (guint k = 1; k < task->threads->len; k++) {
+    const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (t->own_fs && !collect_thread_fs(task, t, collector, error))
+      return false;
+  }
   Task *m = task->model;
   return add_link(task, collector, "exe", &m->mm->exe_file_id, error) &&
          add_link(task, collector, "cwd", &m->fs->cwd_id, error) && add_link(task, collector, "root", &m->fs->root_id, error);

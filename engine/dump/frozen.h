@@ -16,6 +16,7 @@ typedef struct FrozenThread {
   bool in_agent;
   bool has_regs; /* they are known already */
   bool seccomp_strict;
+  guint own_fs; /* it has a directory apart from its process: a number, the same for those of it that share it; 0: it has not */
   bool own_dispatch, shadow_stack; /* no agent may run in it (traits.h) */
   guint8 own_keys; /* in which of its keyrings (traits.c) */
   guint64 core_cookie;
@@ -46,6 +47,8 @@ typedef struct FrozenTask {
   ProcStat stat;
   bool zombie;
   bool headless; /* its main thread has ended, others go on */
+  bool lends_fs;    /* others have its directory */
+  bool shares_undo; /* others have its list of semaphores to be undone */
   bool ia32;     /* a 32-bit program (compat.h) */
   bool refused_code; /* it runs code of a kind that is not taken: blocked */
   bool no_agent; /* blocked: an agent's system calls could be its death (seccomp that cannot be suspended, traits.h), or refused_code */

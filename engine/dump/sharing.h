@@ -9,6 +9,8 @@
 void sharing_find(FrozenTree *tree);
 /* Ids as they stand in the images; allocated. */
 TaskKobjIdsEntry *sharing_ids(const FrozenTask *task);
+/* Of the list of semaphores to be undone (CLONE_SYSVSEM); 0: it shares none. */
+guint32 sharing_undo_id(const FrozenTask *task);
 /* Blocks what could not be made again, and threads that have something apart from their process. */
 void sharing_check(Job *job, FrozenTree *tree);
 /* A task has the descriptors of the owner of its table, which was visited. */

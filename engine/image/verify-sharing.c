@@ -28,12 +28,40 @@ static const Task *first_of(GHashTable *seen, guint32 id, const Task *t) {
   return first;
 }
 
+/* Directories that threads have apart from their process. @lends: that shares its own with another. */
+static bool verify_threads_apart(const Checkpoint *c, const Task *t, bool lends, GError **error) {
+  g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+  for (guint i = 0; i < t->threads->len; i++) {
+    const Thread *th = t->threads->pdata[i];
+    const CkptThreadFs *fs = th->extra ? th->extra->fs : NULL;
+    if (!fs)
+      continue;
+    if (!i || !fs->id || fs->umask > 0777 || verify_file_type(c, fs->cwd_id) != FD_TYPES__REG || verify_file_type(c, fs->root_id) != FD_TYPES__REG)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "thread %d cannot have these directories", th->tid);
+    if (!g_hash_table_add(seen, GUINT_TO_POINTER(fs->id)) && lends)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "threads of task %u share a directory, and it shares another", t->pstree->pid);
+  }
+  return true;
+}
+
+static bool lends_fs(GHashTable *count, const Task *t) {
+  return GPOINTER_TO_UINT(g_hash_table_lookup(count, GUINT_TO_POINTER(t->ids->fs_id))) > 1;
+}
+
 bool verify_sharing(const Checkpoint *c, GError **error) {
   g_autoptr(GHashTable) memories = g_hash_table_new(NULL, NULL), actions = g_hash_table_new(NULL, NULL);
+  g_autoptr(GHashTable) count = g_hash_table_new(NULL, NULL); /* fs_id -> tasks */
+  for (guint i = 0; i < c->tasks->len; i++) {
+    const Task *t = c->tasks->pdata[i];
+    gpointer id = GUINT_TO_POINTER(t->ids ? t->ids->fs_id : 0);
+    g_hash_table_insert(count, id, GUINT_TO_POINTER(GPOINTER_TO_UINT(g_hash_table_lookup(count, id)) + (id != NULL)));
+  }
   for (guint i = 0; i < c->tasks->len; i++) {
     const Task *t = c->tasks->pdata[i];
     if (!t->ids)
       continue;
+    if (!verify_threads_apart(c, t, lends_fs(count, t), error))
+      return false;
     const Task *memory = first_of(memories, t->ids->vm_id, t), *handlers = first_of(actions, t->ids->sighand_id, t);
     if (memory && (!same_message(&t->mm->base, &memory->mm->base) || !same_pages(t->pages, memory->pages)))
       return image_invalid(error, IMAGE_MM, t->pstree->pid, "its vm_id is that of task %u, but its memory is another", memory->pstree->pid);

@@ -7,9 +7,10 @@
 #include <sched.h>
 #include <signal.h>
 
-#define ENDS_SHARING (CLONE_FILES | CLONE_FS)
+#define ENDS_SHARING (CLONE_FILES | CLONE_FS | CLONE_SYSVSEM)
 
-guint32 share_id(const TaskKobjIdsEntry *ids, ShareKind kind) {
+guint32 share_id(const Task *task, ShareKind kind) {
+  const TaskKobjIdsEntry *ids = task->ids;
   switch (kind) {
   case SHARE_MEMORY:
     return ids->vm_id;
@@ -19,6 +20,8 @@ guint32 share_id(const TaskKobjIdsEntry *ids, ShareKind kind) {
     return ids->files_id;
   case SHARE_FS:
     return ids->fs_id;
+  case SHARE_SYSVSEM:
+    return task->extra ? task->extra->sysvsem_id : 0;
   case SHARE_KINDS:
   default:
     return 0;
@@ -33,6 +36,7 @@ static const struct {
     [SHARE_SIGHAND] = {CLONE_SIGHAND, "signal actions"},
     [SHARE_FILES] = {CLONE_FILES, "descriptor table"},
     [SHARE_FS] = {CLONE_FS, "working directory"},
+    [SHARE_SYSVSEM] = {CLONE_SYSVSEM, "list of semaphores to be undone"},
 };
 
 guint64 share_flag(ShareKind kind) {

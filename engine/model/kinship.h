@@ -6,10 +6,10 @@
 
 #include "checkpoint.h"
 
-typedef enum ShareKind { SHARE_MEMORY, SHARE_SIGHAND, SHARE_FILES, SHARE_FS, SHARE_KINDS } ShareKind;
+typedef enum ShareKind { SHARE_MEMORY, SHARE_SIGHAND, SHARE_FILES, SHARE_FS, SHARE_SYSVSEM, SHARE_KINDS } ShareKind;
 
-/* The id of what @ids share of a kind. */
-guint32 share_id(const TaskKobjIdsEntry *ids, ShareKind kind);
+/* The id of what @task (no zombie) shares of a kind; 0: nothing. */
+guint32 share_id(const Task *task, ShareKind kind);
 /* The flag of clone(2), and how people call it: "memory". */
 guint64 share_flag(ShareKind kind);
 const char *share_name(ShareKind kind);

@@ -140,12 +140,16 @@ void files_plan_moves(Program *p, const FdMove *moves, size_t n) {
   g_hash_table_unref(m.by_goal);
 }
 
+static bool has_other_root(const Restore *r, guint32 id) {
+  const FileEntry *root = checkpoint_find_file(r->checkpoint, id);
+  return root && root->reg && strcmp(root->reg->name, "/") != 0;
+}
+
 static bool build_fs(Restore *r, const Task *task, Program *p, GError **error) {
-  const FileEntry *root = checkpoint_find_file(r->checkpoint, task->fs->root_id);
   int cwd = restore_fd(r, task->fs->cwd_id, error);
   if (cwd < 0)
     return false;
-  if (root && root->reg && strcmp(root->reg->name, "/") != 0) {
+  if (has_other_root(r, task->fs->root_id)) {
     int fd = restore_fd(r, task->fs->root_id, error);
     if (fd < 0)
       return false;
@@ -156,6 +160,35 @@ static bool build_fs(Restore *r, const Task *task, Program *p, GError **error) {
   PROGRAM_CALL(p, "fchdir to its working directory", SYS_fchdir, ARG(cwd));
   if (task->fs->has_umask)
     PROGRAM_CALL(p, "umask", SYS_umask, ARG(task->fs->umask));
+  return true;
+}
+
+/* Descriptors of directories are gone by then, but for those of this process. */
+static bool build_fchdir(Restore *r, size_t engine, guint32 id, Program *p, GError **error) {
+  int fd = restore_fd(r, id, error);
+  if (fd < 0)
+    return false;
+  size_t copy = PROGRAM_CALL(p, "pidfd_getfd of a directory", SYS_pidfd_getfd, ARG_RESULT(engine), ARG(fd), ARG(0));
+  PROGRAM_CALL(p, "fchdir", SYS_fchdir, ARG_RESULT(copy));
+  PROGRAM_CALL(p, "close", SYS_close, ARG_RESULT(copy));
+  return true;
+}
+
+bool files_build_thread_fs(Restore *r, const PlanTask *t, const PlanThread *th, Program *p, GError **error) {
+  const CkptThreadFs *fs = th->thread->extra ? th->thread->extra->fs : NULL;
+  if (!fs || !th->sets_fs)
+    return true;
+  size_t engine = PROGRAM_CALL(p, "pidfd_open of the engine", SYS_pidfd_open, ARG(getpid()), ARG(0));
+  if (has_other_root(r, fs->root_id) || has_other_root(r, t->task->fs->root_id)) {
+    size_t dot = program_string(p, ".");
+    if (!build_fchdir(r, engine, fs->root_id, p, error))
+      return false;
+    PROGRAM_CALL(p, "chroot", SYS_chroot, ARG_DATA(dot));
+  }
+  if (!build_fchdir(r, engine, fs->cwd_id, p, error))
+    return false;
+  PROGRAM_CALL(p, "close", SYS_close, ARG_RESULT(engine));
+  PROGRAM_CALL(p, "umask", SYS_umask, ARG(fs->umask));
   return true;
 }
 

@@ -183,7 +183,6 @@ static bool plan_kinship(Plan *plan, GError **error) {
   g_autoptr(Kinship) all = kinship_new();
   for (guint i = 0; i < plan->tasks->len; i++) {
     PlanTask *t = plan->tasks->pdata[i];
-    const TaskKobjIdsEntry *ids = t->task ? t->task->ids : NULL;
     Kin *k = kinship_add(all, t->pid, t->parent ? t->parent->kin : NULL);
     t->kin = k;
     k->data = t;
@@ -191,8 +190,8 @@ static bool plan_kinship(Plan *plan, GError **error) {
     k->zombie = t->zombie;
     k->late = t->late;
     k->exit_signal = t->exit_signal;
-    for (int kind = 0; ids && kind < SHARE_KINDS; kind++)
-      k->ids[kind] = share_id(ids, (ShareKind)kind);
+    for (int kind = 0; t->task && t->task->ids && kind < SHARE_KINDS; kind++)
+      k->ids[kind] = share_id(t->task, (ShareKind)kind);
   }
   KinshipTrouble trouble;
   if (!kinship_solve(all, &trouble))

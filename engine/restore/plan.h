@@ -12,6 +12,7 @@ typedef struct PlanThread {
   Lane *lane;
   LoadedProgram loaded;
   guint64 ip_shift; /* it goes on so much further on (foreign-vdso.c) */
+  bool sets_fs;  /* the first of those that share a directory apart from their process */
   bool seized;   /* traced already, see seccomp.c */
   gint64 sleep_end_nsec; /* of that sleep, by CLOCK_MONOTONIC */
   long op_sleep; /* index of the op that re-arms an interrupted sleep; -1: none */

@@ -155,6 +155,11 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
     if ((v->status & VMA_ANON_SHARED) && !(v->status & VMA_AREA_SYSVIPC) && restorer_anon_shared(r->restorer, v->shmid, error) < 0)
       return false;
   }
+  for (guint i = 0; i < t->threads->len; i++) {
+    const CkptThread *x = ((const Thread *)t->threads->pdata[i])->extra;
+    if (x && x->fs && (restore_fd(r, x->fs->cwd_id, error) < 0 || restore_fd(r, x->fs->root_id, error) < 0))
+      return false;
+  }
   return restore_fd(r, t->mm->exe_file_id, error) >= 0 && restore_fd(r, t->fs->cwd_id, error) >= 0 &&
          restore_fd(r, t->fs->root_id, error) >= 0;
 }

@@ -39,6 +39,53 @@ static void build_membarriers(const PlanTask *t, Program *p) {
       PROGRAM_CALL(p, "membarrier", SYS_membarrier, ARG(registrations[i]), ARG(0), ARG(0));
 }
 
+static void build_clone(const Restore *r, const PlanThread *th, uint64_t more, Program *p) {
+  struct clone_args args = {.flags = CLONE_VM | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | more, .set_tid_size = 1};
+  uint64_t tid = (uint64_t)th->thread->tid;
+  size_t data = program_data(p, &args, sizeof args), set_tid = program_data(p, &tid, sizeof tid);
+  program_data_pointer(p, data + offsetof(struct clone_args, set_tid), set_tid);
+  PROGRAM_CALL(p, "clone3 thread", SYS_clone3, ARG_DATA(data), ARG(sizeof args));
+  program_child_lane(p, region_to_remote(r->region, th->lane));
+  program_expect(p, EXPECT_EQUAL, th->thread->tid);
+}
+
+static const CkptThreadFs *fs_of(const PlanThread *th) {
+  return th->thread->extra ? th->thread->extra->fs : NULL;
+}
+
+/* How many threads have the directory of the @k-th; *ret_first: whether it is the first of them. */
+static guint count_sharers(const PlanTask *t, guint k, bool *ret_first) {
+  guint n = 0;
+  *ret_first = true;
+  for (guint i = 1; i < t->threads->len; i++) {
+    const CkptThreadFs *fs = fs_of(&g_array_index(t->threads, PlanThread, i));
+    bool same = fs && fs->id == fs_of(&g_array_index(t->threads, PlanThread, k))->id;
+    n += same;
+    *ret_first &= !same || i >= k;
+  }
+  return n;
+}
+
+/* Threads with directories apart from their process: one alone gets a copy. Several get what the main thread has, which then
+ * takes a copy for itself; that is possible only while no other process shares it (see verify-sharing.c). */
+static void build_threads_apart(const Restore *r, const PlanTask *t, Program *p) {
+  for (guint k = 1; k < t->threads->len; k++) {
+    PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+    const CkptThreadFs *fs = fs_of(th);
+    guint n = fs ? count_sharers(t, k, &th->sets_fs) : 0;
+    if (n == 1)
+      build_clone(r, th, 0, p);
+    if (n < 2 || !th->sets_fs)
+      continue;
+    for (guint i = k; i < t->threads->len; i++) {
+      const PlanThread *other = &g_array_index(t->threads, PlanThread, i);
+      if (fs_of(other) && fs_of(other)->id == fs->id)
+        build_clone(r, other, CLONE_FS, p);
+    }
+    PROGRAM_CALL(p, "unshare", SYS_unshare, ARG(CLONE_FS));
+  }
+}
+
 bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
   build_membarriers(t, p);
   if (t->task->extra && t->task->extra->has_tiles && t->task->extra->tiles)
@@ -48,16 +95,10 @@ bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
   uint64_t all = ~0ull;
   size_t mask = program_data(p, &all, sizeof all);
   PROGRAM_CALL(p, "rt_sigprocmask", SYS_rt_sigprocmask, ARG(SIG_SETMASK), ARG_DATA(mask), ARG(0), ARG(sizeof all));
-  for (guint k = 1; k < t->threads->len; k++) {
-    const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
-    struct clone_args args = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, .set_tid_size = 1};
-    uint64_t tid = (uint64_t)th->thread->tid;
-    size_t data = program_data(p, &args, sizeof args), set_tid = program_data(p, &tid, sizeof tid);
-    program_data_pointer(p, data + offsetof(struct clone_args, set_tid), set_tid);
-    PROGRAM_CALL(p, "clone3 thread", SYS_clone3, ARG_DATA(data), ARG(sizeof args));
-    program_child_lane(p, region_to_remote(r->region, th->lane));
-    program_expect(p, EXPECT_EQUAL, th->thread->tid);
-  }
+  build_threads_apart(r, t, p);
+  for (guint k = 1; k < t->threads->len; k++)
+    if (!fs_of(&g_array_index(t->threads, PlanThread, k)))
+      build_clone(r, &g_array_index(t->threads, PlanThread, k), CLONE_FS, p);
   return true;
 }
 
@@ -174,6 +215,8 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   size_t name = program_string(p, comm);
   PROGRAM_CALL(p, "prctl SET_NAME", SYS_prctl, ARG(PR_SET_NAME), ARG_DATA(name));
   build_tiles(th->thread->extra, p);
+  if (!files_build_thread_fs(r, t, th, p, error))
+    return false;
   build_areas(core, tc, p);
   build_scheduling(tc, th->thread->extra, p);
   details_build_thread(r, th->thread, p);

@@ -192,11 +192,18 @@ static bool check_namespaces(
   return true;
 }
 
-static bool check_root(const char *who, const Checkpoint *c, const FsEntry *fs, GError **error) {
-  const FileEntry *root = fs ? checkpoint_find_file(c, fs->root_id) : NULL;
-  if (fs && (!root || !root->reg || strcmp(root->reg->name, "/") != 0))
-    return refuse(error, "%s has a root directory of its own", who);
-  return true;
+static bool is_root(const Checkpoint *c, guint32 id) {
+  const FileEntry *root = checkpoint_find_file(c, id);
+  return root && root->reg && strcmp(root->reg->name, "/") == 0;
+}
+
+static bool check_root(const char *who, const Checkpoint *c, const Task *t, GError **error) {
+  bool ok = !t->fs || is_root(c, t->fs->root_id);
+  for (guint i = 0; ok && i < t->threads->len; i++) {
+    const CkptThread *x = ((const Thread *)t->threads->pdata[i])->extra;
+    ok = !x || !x->fs || is_root(c, x->fs->root_id);
+  }
+  return ok || refuse(error, "%s has a root directory of its own", who);
 }
 
 static bool check_task(const Checkpoint *c, const Task *t, const UntrustedRights *r, GError **error) {
@@ -220,7 +227,7 @@ static bool check_task(const Checkpoint *c, const Task *t, const UntrustedRights
     return refuse(error, "%s is dumpable for root only", who);
   return check_limits(who, tc->rlimits, r, error) && check_timers(who, tc->timers, error) &&
          check_namespaces(who, t->ids, c->inventory ? c->inventory->root_ids : NULL, error) &&
-         check_root(who, c, t->fs, error);
+         check_root(who, c, t, error);
 }
 
 /* --- files --- */

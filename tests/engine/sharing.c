@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Tasks that share descriptors (f), directory and umask (d), signal actions (s) and memory (v) by clone(2): argv[2] says how they
+/* Tasks that share descriptors (f), directory and umask (d), signal actions (s), memory (v) and
+ * what semop(2) is to undo (u) by clone(2): argv[2] says how they
  * come to be, argv[3] what is shared ("all": each combination that the kernel allows, one after the other). Who shares what is
  * noted as the tree is made; then each task changes each thing of its own, and exactly those that share it see the change.
  *   child      of the first task
@@ -14,13 +15,15 @@
  *   stopped    by job control
  *   random     whatever comes, argv[3] is the seed and argv[4] how many steps
  *   between    one that has called execve(2) stands between those that share memory: refused
- *   thread     a thread that has a directory or a descriptor table of its own
+ *   places     threads with directories apart from their process, alone, together, with another root
+ *   thread     a thread that has a descriptor table of its own: refused
  * argv[4] is "threads" (the first task has some), "user" (not root) or "seccomp" (a filter that allows everything).
  *   vfork, exec: without execve(2) after vfork(2), and after it */
 
 #include "subject.h"
 #include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/kcmp.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -28,6 +31,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -35,11 +39,14 @@
 #define MAX_TASKS 64
 #define FD 200
 
-enum { FILES, FS, SIGHAND, MEMORY, N_KINDS };
-static const int flag_of[N_KINDS] = {CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_VM};
-static const char *const combinations[] = {"f", "d", "fd", "v", "fv", "dv", "fdv", "sv", "fsv", "dsv", "fdsv"};
+enum { FILES, FS, SIGHAND, MEMORY, UNDO, N_KINDS };
+static const int flag_of[N_KINDS] = {CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_VM, CLONE_SYSVSEM};
+static const char *const combinations[] = {"f", "d", "fd", "v", "fv", "dv", "fdv", "sv", "fsv", "dsv", "fdsv", "u", "fu", "fdsvu"};
 
-typedef enum Order { STAY, SPAWN, UNSHARE, CHANGE, LOOK, SETSID, EXEC, END, STOP, REAP } Order;
+/* The last one has no value: it is the list of what semop(2) is to undo, and kcmp(2) compares it. */
+#define N_VALUES UNDO
+
+typedef enum Order { STAY, SPAWN, UNSHARE, CHANGE, LOOK, SETSID, EXEC, END, REAP, USE_UNDO } Order;
 
 typedef struct Slot {
   atomic_int order, done; /* counts */
@@ -129,6 +136,10 @@ static void obey(Slot *me) {
   case SETSID:
     check_call(setsid() > 0);
     break;
+  case USE_UNDO:
+    for (short by = 1; by >= -1; by -= 2)
+      check_call(syscall(SYS_semop, me->token, &(struct sembuf){0, by, SEM_UNDO}, 1) == 0);
+    break;
   case REAP:
     check_call(syscall(SYS_wait4, me->slot, NULL, 0, NULL) == me->slot);
     break;
@@ -190,7 +201,7 @@ static Slot *make(Slot *maker, int flags) {
 }
 
 static void leave(Slot *slot, int flags) {
-  slot->flags = flags &= CLONE_FILES | CLONE_FS;
+  slot->flags = flags &= CLONE_FILES | CLONE_FS | CLONE_SYSVSEM;
   if (!flags)
     return;
   for (int kind = 0; kind < N_KINDS; kind++)
@@ -219,7 +230,7 @@ static void set(Slot *slot, int kind) {
 /* @only: of one kind; negative: of all. */
 static void compare(const char *when, int only) {
   for (int i = 0; i < board->n; i++)
-    for (int kind = only < 0 ? 0 : only; kind < (only < 0 ? N_KINDS : only + 1); kind++) {
+    for (int kind = only < 0 ? 0 : only; kind < (only < 0 ? N_VALUES : only + 1); kind++) {
       Slot *s = &board->slots[i];
       if (!s->alive || s->sleeps)
         continue;
@@ -235,7 +246,7 @@ static void compare(const char *when, int only) {
 static int flags_from(const char *letters) {
   int flags = 0;
   for (; letters && *letters; letters++)
-    flags |= *letters == 'f' ? CLONE_FILES : *letters == 'd' ? CLONE_FS : *letters == 's' ? CLONE_SIGHAND : *letters == 'v' ? CLONE_VM : 0;
+    flags |= *letters == 'f' ? CLONE_FILES : *letters == 'd' ? CLONE_FS : *letters == 's' ? CLONE_SIGHAND : *letters == 'v' ? CLONE_VM : *letters == 'u' ? CLONE_SYSVSEM : 0;
   return flags;
 }
 
@@ -298,7 +309,7 @@ static Slot *any_alive(unsigned *seed, bool root) {
 static void build_random(unsigned seed, int steps) {
   for (int i = 0; i < steps; i++) {
     unsigned what = next_random(&seed, 10), letters = next_random(&seed, 16);
-    int flags = (letters & 1 ? CLONE_FILES : 0) | (letters & 2 ? CLONE_FS : 0);
+    int flags = (letters & 1 ? CLONE_FILES : 0) | (letters & 2 ? CLONE_FS : 0) | (letters & 8 ? CLONE_SYSVSEM : 0);
     if (next_random(&seed, 4) == 0)
       flags |= CLONE_VM | (letters & 4 ? CLONE_SIGHAND : 0);
     if (what < 6 || i < 3) {
@@ -325,6 +336,69 @@ static void *apart(void *flags) {
   check_call(unshare((int)(intptr_t)flags) == 0);
   atomic_store(&settled, 1);
   return wait_here(NULL);
+}
+
+/* What a thread has apart from its process; the one that it makes has the same. */
+typedef struct Place {
+  const char *cwd;
+  mode_t mask;
+  bool in_usr; /* as its root */
+  struct Place *with; /* made by that one, and shares it */
+  pthread_t thread;
+} Place;
+
+static pthread_barrier_t steps;
+static Place places[] = {
+    {.cwd = "/usr/lib", .mask = 027}, {.cwd = "/var", .mask = 07}, {.cwd = "/var", .mask = 07, .with = &places[1]}, {.cwd = "/lib", .mask = 01, .in_usr = true}};
+#define N_PLACES (sizeof places / sizeof *places)
+
+static void check_place(const char *cwd, mode_t mask, bool in_usr) {
+  char now[256];
+  check_call(syscall(SYS_getcwd, now, sizeof now) > 0);
+  mode_t was = umask(0);
+  (void)umask(was);
+  check(strcmp(now, cwd) == 0 && was == mask, "a thread is in %s with %o instead of %s with %o", now, was, cwd, mask);
+  check((access("/share", F_OK) == 0) == in_usr, "the root of a thread is another");
+}
+
+static void *live_apart(void *arg) {
+  Place *p = arg;
+  if (!p->with) {
+    check_call(unshare(CLONE_FS) == 0 && (!p->in_usr || chroot("/usr") == 0) && chdir(p->cwd) == 0);
+    (void)umask(p->mask);
+  }
+  for (size_t i = 0; i < N_PLACES; i++)
+    if (places[i].with == p)
+      check_call(pthread_create(&places[i].thread, NULL, live_apart, &places[i]) == 0);
+  pthread_barrier_wait(&steps); /* all are there */
+  pthread_barrier_wait(&steps); /* restored */
+  check_place(p->cwd, p->mask, p->in_usr);
+  pthread_barrier_wait(&steps);
+  if (p == &places[1])
+    check_call(chdir("/etc") == 0 && umask(070) == 07);
+  pthread_barrier_wait(&steps);
+  bool changed = p == &places[1] || p->with;
+  check_place(changed ? "/etc" : p->cwd, changed ? 070 : p->mask, p->in_usr);
+  pthread_barrier_wait(&steps);
+  return NULL;
+}
+
+static int run_places(void) {
+  check_call(chdir("/usr/bin") == 0 && pthread_barrier_init(&steps, NULL, N_PLACES + 1) == 0);
+  (void)umask(022);
+  for (size_t i = 0; i < N_PLACES; i++)
+    if (!places[i].with)
+      check_call(pthread_create(&places[i].thread, NULL, live_apart, &places[i]) == 0);
+  pthread_barrier_wait(&steps);
+  check_place("/usr/bin", 022, false);
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  check_place("/usr/bin", 022, false);
+  for (int i = 0; i < 4; i++)
+    pthread_barrier_wait(&steps);
+  check_place("/usr/bin", 022, false);
+  return subject_pass();
 }
 
 static void *vfork_forever(void *arg) {
@@ -392,8 +466,27 @@ static void prepare(void) {
   board->n = board->n_groups = 1; /* group 0 of each kind is the first task's */
   root->alive = true;
   root->pid = getpid();
-  for (int kind = 0; kind < N_KINDS; kind++)
+  for (int kind = 0; kind < N_VALUES; kind++)
     set(root, kind);
+}
+
+/* Each gets a list if it has none; then they are compared. */
+static void compare_undo(void) {
+  int set_id = semget(IPC_PRIVATE, 1, 0600);
+  check_call(set_id >= 0);
+  for (int i = 0; i < board->n; i++)
+    if (board->slots[i].alive) {
+      board->slots[i].token = set_id;
+      tell(&board->slots[i], USE_UNDO);
+    }
+  check_call(semctl(set_id, 0, IPC_RMID) == 0);
+  for (int i = 0; i < board->n; i++)
+    for (int k = 0; k < i; k++) {
+      const Slot *a = &board->slots[i], *b = &board->slots[k];
+      if (a->alive && b->alive)
+        check((a->group[UNDO] == b->group[UNDO]) == (syscall(SYS_kcmp, a->pid, b->pid, KCMP_SYSVSEM, 0, 0) == 0),
+            "lists of semaphores of tasks %d and %d", i, k);
+    }
 }
 
 static void verify(void) {
@@ -404,15 +497,18 @@ static void verify(void) {
     }
   compare("as it was", -1);
   for (int i = 0; i < board->n; i++)
-    for (int kind = 0; board->slots[i].alive && kind < N_KINDS; kind++) {
+    for (int kind = 0; board->slots[i].alive && kind < N_VALUES; kind++) {
       set(&board->slots[i], kind);
       compare("after a change", kind);
     }
+  compare_undo();
 }
 
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   const char *what = argc > 2 ? argv[2] : "child", *letters = argc > 3 ? argv[3] : "all";
+  if (!strcmp(what, "places"))
+    return run_places();
   if (!strcmp(what, "thread") || !strcmp(what, "vfork") || !strcmp(what, "exec"))
     return run_others(what, flags_from(letters));
   prepare();
@@ -426,7 +522,7 @@ int main(int argc, char **argv) {
   else
     build(what, flags_from(letters));
   for (int i = 0; i < board->n; i++)
-    for (int kind = 0; board->slots[i].alive && !board->slots[i].sleeps && kind < N_KINDS; kind++)
+    for (int kind = 0; board->slots[i].alive && !board->slots[i].sleeps && kind < N_VALUES; kind++)
       set(&board->slots[i], kind);
   compare("before", -1);
   subject_ready();
