@@ -296,7 +296,8 @@ static void request_fill(const Plugin *p, const PluginCall *call, PluginRequest 
   bool init = call->callback == PLUGIN_CALL_INIT, moment = call->callback == PLUGIN_CALL_MOMENT;
   m->operation = operations[call->callback];
   m->serial = ((const Process *)p->self)->serial;
-  m->has_stage = m->has_abi = m->has_caller = init;
+  m->has_stage = m->has_abi = m->has_caller = m->has_revision = init;
+  m->revision = CHECKPOINT_PLUGIN_REVISION;
   m->caller = plugins_caller(p->set);
   m->stage = (guint32)p->set->stage;
   m->abi = CHECKPOINT_PLUGIN_ABI;

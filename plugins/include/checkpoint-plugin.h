@@ -232,7 +232,8 @@ struct checkpoint_plugin {
   /* UNIX_SOCKET, FILE, MAPPING. 0: taken; or DISCONNECTED, CONNECT, REOPEN, REFUSED. */
   int (*dump)(void *context, const struct checkpoint_object *object);
   /* Makes it again: 0 with a new descriptor, which is handed over, AGAIN, DISCONNECTED, CONNECT or REOPEN. First
-   * asked is the plugin that took it; if that answers -ENOTSUP, all others; if nobody has it, the restore fails. The
+   * asked is the plugin that took it; if that answers -ENOTSUP, all others; if nobody has it, the restore fails. -ESTALE, with
+   * an explanation, fails it as FileChanged: what is there now is not what was there. The
    * engine sets the status flags (F_SETFL), the owner and signal, and a socket's options. For a MAPPING, the mapping is
    * made of the descriptor at *ret_offset, which holds the old one before the call. */
   int (*restore)(void *context, const struct checkpoint_object *object, int *ret_fd, uint64_t *ret_offset);

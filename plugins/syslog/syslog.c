@@ -24,10 +24,11 @@ struct header {
 
 /* --- journald's streams --- */
 
+/* In its own directory, which is root's; whoever bound the socket chose the spelling of its path. */
 static bool is_journal_stream(const struct checkpoint_object *o) {
-  size_t n = o->peer_name ? strlen(o->peer_name) : 0;
-  return o->socket_type == SOCK_STREAM && n > 7 && strncmp(o->peer_name, JOURNAL, strlen(JOURNAL)) == 0 &&
-         strcmp(o->peer_name + n - 7, "/stdout") == 0;
+  size_t n = strlen(JOURNAL);
+  const char *rest = o->peer_name && !strncmp(o->peer_name, JOURNAL, n) ? strchr(o->peer_name + n, '/') : NULL;
+  return o->socket_type == SOCK_STREAM && rest && strcmp(rest, "/stdout") == 0;
 }
 
 static int digit(char c) {

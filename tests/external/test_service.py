@@ -100,6 +100,20 @@ class Service(Case):
         self.assertTrue(wait_until(lambda: len(log.got) == 2))
         self.assertEqual(app.ask("read"), "here")
 
+    def test_what_a_shipped_plugin_refuses(self):
+        """Explain finds what a dump would."""
+        server = self.server(self.path("server"), greeting=b"hello")
+        app = self.application(STREAM.format(path=server.path))
+        self.assertTrue(wait_until(lambda: server.connections))
+        directory = ["-e", "file:path=/dev/null action=embed"] # no regular file, and ordinary otherwise
+        rules = ["-e", f"unix:path={server.path} action=plugin:syslog", *directory]
+        for words in (["explain", *rules, str(app.pid)], ["dump", *rules, str(app.pid), "refused"]):
+            said = self.checkpoint(*words, status=7)
+            self.assertIn("was not read yet", said)
+            self.assertIn("plugin syslog, option external: unix:path=", said)
+            self.assertIn("only regular files can be embedded", said)
+        self.assertTrue(alive(app.pid))
+
     def test_rules(self):
         server = self.server(self.path("server"))
         app = self.application(STREAM.format(path=server.path))
