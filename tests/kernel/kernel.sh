@@ -35,22 +35,6 @@ fail() {
   exit 1
 }
 
-# kernel_of BASE: Debian's kernel for clouds, unpacked beside the base (it needs no installing); prints its version.
-kernel_of() {
-  local base=$1 package
-  if ! compgen -G "$base.kernel/boot/vmlinuz-*" >/dev/null; then
-    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9]\)/\1/p' | head -n 1)
-    [[ -n $package ]] || { echo "# apt knows no linux-image-cloud-amd64" >&2; return 1; }
-    rm -rf "$base.kernel.new"
-    mkdir "$base.kernel.new"
-    setup_fetch "$package" "$base.kernel.new" || return 1
-    dpkg-deb -x "$base.kernel.new"/*.deb "$base.kernel.new"
-    rm -f "$base.kernel.new"/*.deb
-    mv "$base.kernel.new" "$base.kernel"
-  fi
-  basename "$base".kernel/boot/vmlinuz-* | sed 's/^vmlinuz-//'
-}
-
 # disk_of BASE VERSION: the system with its modules as one file system; made once, only ever read.
 disk_of() {
   local base=$1 version=$2
@@ -143,7 +127,7 @@ main() {
   exec 9>"$debian_cache/lock"
   flock 9
   base=$(debian_base "${packages[@]}") || fail "no base system"
-  version=$(kernel_of "$base") || fail "no kernel"
+  version=$(debian_kernel "$base.kernel") || fail "no kernel"
   disk_of "$base" "$version" || fail "no disk"
   flock --unlock 9
   mkdir "$work/initrd"

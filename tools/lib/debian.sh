@@ -39,3 +39,31 @@ debian_base() {
   fi
   echo "$base"
 }
+
+# debian_kernel DIRECTORY: unpacks Debian's kernel for clouds there, unless it is there (it needs no installing); prints its version.
+# The caller holds the cache's lock. Needs setup.sh.
+debian_kernel() {
+  local directory=$1 package
+  if ! compgen -G "$directory/boot/vmlinuz-*" >/dev/null; then
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9]\)/\1/p' | head -n 1)
+    [[ -n $package ]] || { echo "# apt knows no linux-image-cloud-amd64" >&2; return 1; }
+    debian_unpack "$directory" "$package" || return 1
+  fi
+  basename "$directory"/boot/vmlinuz-* | sed 's/^vmlinuz-//'
+}
+
+# debian_unpack DIRECTORY PACKAGE…: what is in them, not installed.
+debian_unpack() {
+  local directory=$1 package deb
+  shift
+  rm -rf "$directory.new"
+  mkdir "$directory.new"
+  for package in "$@"; do
+    setup_fetch "$package" "$directory.new" || return 1
+  done
+  for deb in "$directory.new"/*.deb; do
+    dpkg-deb -x "$deb" "$directory.new" || return 1
+    rm -f "$deb"
+  done
+  mv "$directory.new" "$directory"
+}

@@ -27,6 +27,9 @@ setup_packages_soak=(apache2-utils lighttpd haproxy varnish dnsmasq-base php-cli
 # What the suite kernel needs, which is not run by default.
 setup_packages_kernel=(qemu-system-x86 debootstrap e2fsprogs)
 
+# What the suite amx needs, which is not run by default.
+setup_packages_amx=(g++ make patch xz-utils genisoimage)
+
 # setup_missing PACKAGE…: prints those that are not installed.
 setup_missing() {
   local package
