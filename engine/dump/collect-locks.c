@@ -96,8 +96,14 @@ static bool is_first_holder(const LockScan *s, const FrozenTask *task, int fd, c
   return lock->flag == LOCK_POSIX || !h || (h->pid == task->view && h->fd == fd);
 }
 
-static bool same_posix(const FileLockEntry *e, const FrozenTask *task, const Lock *lock) {
-  return e->flag == LOCK_POSIX && lock->flag == LOCK_POSIX && e->pid == task->pid && (guint64)e->start == lock->start &&
+/* Locks of a process belong to its descriptor table: one of those that share it has taken it. */
+static pid_t taker_of(const LockScan *s, const FrozenTask *task, const Lock *lock) {
+  const FrozenTask *other = lock->flag == LOCK_POSIX && lock->pid > 0 && s->tree->shares ? frozen_tree_find(s->tree, lock->pid) : NULL;
+  return other && !other->zombie && other->owner[SHARE_FILES] == task ? other->pid : task->pid;
+}
+
+static bool same_posix(const FileLockEntry *e, pid_t taker, const Lock *lock) {
+  return e->flag == LOCK_POSIX && lock->flag == LOCK_POSIX && e->pid == taker && (guint64)e->start == lock->start &&
          (guint64)e->len == (lock->end == G_MAXUINT64 ? 0 : lock->end - lock->start + 1);
 }
 
@@ -107,7 +113,7 @@ static bool is_posix_known(const LockScan *s, const FrozenTask *task, int fd, co
   guint32 id = collector_file_id_of(s->collector, task->pid, fd);
   for (guint i = 0; i < c->records[RECORD_FILE_LOCKS]->len; i++) {
     const FileLockEntry *e = (const FileLockEntry *)((Record *)c->records[RECORD_FILE_LOCKS]->pdata[i])->message;
-    if (same_posix(e, task, lock) && collector_file_id_of(s->collector, task->pid, e->fd) == id)
+    if (same_posix(e, taker_of(s, task, lock), lock) && collector_file_id_of(s->collector, task->pid, e->fd) == id)
       return true;
   }
   return false;
@@ -126,7 +132,7 @@ static void add_lock(const LockScan *s, const FrozenTask *task, int fd, const Lo
   file_lock_entry__init(e);
   e->flag = lock->flag;
   e->type = (guint32)lock->type;
-  e->pid = task->pid;
+  e->pid = taker_of(s, task, lock);
   e->fd = fd;
   e->start = (gint64)lock->start;
   e->len = lock->end == G_MAXUINT64 ? 0 : (gint64)(lock->end - lock->start + 1);
@@ -175,11 +181,13 @@ static bool may_have_lock(const LockScan *s, const FrozenTask *task, int fd) {
 }
 
 static void sort_line(const LockScan *s, const Lock *lock) {
-  if (lock->pid > 0 && frozen_tree_find(s->tree, lock->pid)) {
-    g_hash_table_add(s->takers, GINT_TO_POINTER(lock->pid));
+  const FrozenTask *task = lock->pid > 0 ? frozen_tree_find(s->tree, lock->pid) : NULL;
+  if (task) {
+    g_hash_table_add(s->takers, GINT_TO_POINTER(task->owner[SHARE_FILES]->pid));
     g_array_append_val(s->lines, *lock);
   }
-  if (lock->flag != LOCK_POSIX) /* whoever took it: it stays with the description */
+  /* whoever took it: it stays with the description, or with those that share a table with somebody who is dead */
+  if (lock->flag != LOCK_POSIX || (s->tree->shares && (!task || task->zombie)))
     g_hash_table_add(s->orphans, GUINT_TO_POINTER((guint)lock->inode));
 }
 
@@ -323,7 +331,7 @@ bool collect_locks(Job *job, const FrozenTree *tree, Collector *collector, Locks
   }
   for (guint i = 0; i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
-    if (!task->zombie && !scan_task(&s, task, error))
+    if (!task->zombie && task->owner[SHARE_FILES] == task && !scan_task(&s, task, error))
       return false;
   }
   settle_lines(&s);

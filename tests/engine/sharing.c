@@ -15,6 +15,7 @@
  *   stopped    by job control
  *   random     whatever comes, argv[3] is the seed and argv[4] how many steps
  *   between    one that has called execve(2) stands between those that share memory: refused
+ *   locks      POSIX locks of two that share descriptors
  *   places     threads with directories apart from their process, alone, together, with another root
  *   thread     a thread that has a descriptor table of its own: refused
  * argv[4] is "threads" (the first task has some), "user" (not root) or "seccomp" (a filter that allows everything).
@@ -401,6 +402,51 @@ static int run_places(void) {
   return subject_pass();
 }
 
+/* --- POSIX locks belong to the table, and show who took them --- */
+
+static int lock_fd = -1;
+static const struct flock ranges[2] = {{.l_type = F_WRLCK, .l_start = 10, .l_len = 5}, {.l_type = F_WRLCK, .l_start = 20, .l_len = 5}};
+
+static int take_second(void *arg) {
+  check_call(fcntl(lock_fd, F_SETLK, &ranges[1]) == 0);
+  atomic_store((atomic_int *)arg, 1);
+  for (;;)
+    (void)syscall(SYS_pause);
+  return 0;
+}
+
+static void check_locks(pid_t first, pid_t second) {
+  const pid_t holders[2] = {first, second};
+  pid_t pid = fork(); /* has none of them */
+  for (int i = 0; pid == 0 && i < 2; i++) {
+    struct flock l = ranges[i];
+    check_call(fcntl(lock_fd, F_GETLK, &l) == 0);
+    check(l.l_type == F_WRLCK && l.l_pid == holders[i] && l.l_len == 5, "lock %d: type %d of pid %d", i, l.l_type, (int)l.l_pid);
+  }
+  if (pid == 0)
+    _exit(0);
+  check_call(pid > 0 && waitpid(pid, NULL, 0) == pid);
+}
+
+static int run_locks(void) {
+  size_t size = 64 << 10;
+  atomic_int *ready = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  char *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0), path[4096];
+  subject_path(path, sizeof path, "locked");
+  lock_fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+  check_call(lock_fd >= 0 && ready != MAP_FAILED && stack != MAP_FAILED && fcntl(lock_fd, F_SETLK, &ranges[0]) == 0);
+  pid_t child = clone(take_second, stack + size, CLONE_FILES | SIGCHLD, ready);
+  while (child > 0 && !atomic_load(ready))
+    subject_tick();
+  check_locks(getpid(), child);
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  check_locks(getpid(), child);
+  (void)kill(child, SIGKILL);
+  return subject_pass();
+}
+
 static void *vfork_forever(void *arg) {
   volatile pid_t *child = arg;
   pid_t pid = vfork();
@@ -507,6 +553,8 @@ static void verify(void) {
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   const char *what = argc > 2 ? argv[2] : "child", *letters = argc > 3 ? argv[3] : "all";
+  if (!strcmp(what, "locks"))
+    return run_locks();
   if (!strcmp(what, "places"))
     return run_places();
   if (!strcmp(what, "thread") || !strcmp(what, "vfork") || !strcmp(what, "exec"))
