@@ -128,7 +128,10 @@ TaskKobjIdsEntry *sharing_ids(const FrozenTask *task) {
 /* --- what cannot be made again --- */
 
 static void block_kin(Job *job, const FrozenTree *tree, const KinshipTrouble *trouble) {
-  const FrozenTask *task = frozen_tree_find(tree, trouble->kin->pid), *other = frozen_tree_find(tree, trouble->other->pid);
+  const Kin *kin = trouble->kin;
+  while (kin->helper) /* who does not exist now */
+    kin = kin->parent;
+  const FrozenTask *task = frozen_tree_find(tree, kin->pid), *other = frozen_tree_find(tree, trouble->other->pid);
   if (!task || !other)
     return;
   g_autofree char *name = g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm);

@@ -67,8 +67,21 @@ static bool is_born_into_session(const FrozenTree *tree, const FrozenTask *task)
   return parent->stat.sid == parent->pid && grandparent && grandparent->stat.sid == task->stat.sid;
 }
 
-/* An orphan got another parent and kept its session: a sibling in the session can make it, or a helper in place of the
- * leader that died, if all such orphans have the same parent (see plan.c). */
+static bool is_below(const FrozenTree *tree, const FrozenTask *task, const FrozenTask *ancestor) {
+  for (guint depth = 0; task && task != ancestor && depth < tree->tasks->len; depth++)
+    task = frozen_tree_find(tree, task->stat.ppid);
+  return task == ancestor;
+}
+
+/* Somebody in its session from whom an orphan can come to its parent again, by the end of a helper in between. */
+static bool is_cousin(const FrozenTree *tree, const FrozenTask *task, const FrozenTask *other) {
+  const FrozenTask *parent = frozen_tree_find(tree, task->stat.ppid);
+  return task->stat.exit_signal == SIGCHLD && (!other->zombie || other->pid == other->stat.sid) && is_born_into_session(tree, other) &&
+         is_below(tree, other, parent) && !is_below(tree, other, task);
+}
+
+/* An orphan got another parent and kept its session: a sibling in the session can make it, or a cousin, or a helper in place of
+ * the leader that died, if all such orphans have the same parent (see plan.c). */
 static bool can_be_adopted(const FrozenTree *tree, const FrozenTask *task) {
   const FrozenTask *root = tree->tasks->pdata[0];
   ProcStat leader;
@@ -78,7 +91,7 @@ static bool can_be_adopted(const FrozenTree *tree, const FrozenTask *task) {
     bool sibling = other->stat.ppid == task->stat.ppid && other->stat.exit_signal == task->stat.exit_signal;
     if (other == task || other->stat.sid != task->stat.sid)
       continue;
-    if (sibling && !other->zombie && is_born_into_session(tree, other))
+    if ((sibling && !other->zombie && is_born_into_session(tree, other)) || is_cousin(tree, task, other))
       return true;
     helped = helped && (sibling || is_born_into_session(tree, other));
   }
@@ -96,7 +109,7 @@ static void check_session(Job *job, const FrozenTree *tree, const FrozenTask *ta
   if (is_born_into_session(tree, task) || can_be_adopted(tree, task))
     return;
   g_autofree char *reason =
-      g_strdup_printf("it is in session %d, but neither its parent nor a sibling is", (int)task->stat.sid);
+      g_strdup_printf("it is in session %d, but neither its parent nor a sibling nor anybody below its parent is", (int)task->stat.sid);
   block_task(job, task, "task", reason, "start it with setsid(1), or checkpoint it alone");
 }
 

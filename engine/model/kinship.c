@@ -81,7 +81,7 @@ Kin *kinship_add(Kinship *kinship, pid_t pid, Kin *parent) {
 }
 
 Kin *kinship_find(const Kinship *kinship, pid_t pid) {
-  for (guint i = 0; i < kinship->all->len; i++)
+  for (guint i = 0; pid && i < kinship->all->len; i++)
     if (((Kin *)kinship->all->pdata[i])->pid == pid)
       return kinship->all->pdata[i];
   return NULL;
@@ -93,6 +93,13 @@ static void set_maker(Kin *k, Kin *maker) {
   k->maker = maker;
   k->adopted = true;
   k->late = false;
+}
+
+static bool is_made_below(const Kin *k, const Kin *above) {
+  for (; k; k = k->maker)
+    if (k == above)
+      return true;
+  return false;
 }
 
 /* --- sessions --- */
@@ -123,6 +130,32 @@ static Kin *add_session_helper(Kinship *all, const Kin *k) {
   return h;
 }
 
+static bool is_below(const Kin *k, const Kin *ancestor) {
+  while (k && k != ancestor)
+    k = k->parent;
+  return k;
+}
+
+/* Somebody of the session who descends from the orphan's parent: when a child of that one ends, its own child goes up to the next
+ * who reaps (PR_SET_CHILD_SUBREAPER), as the orphan did. */
+static Kin *find_cousin(const Kinship *all, const Kin *k) {
+  for (guint i = 0; k->exit_signal == SIGCHLD && i < all->all->len; i++) {
+    Kin *m = all->all->pdata[i];
+    bool lives = !m->zombie || m->setsid;
+    if (m != k && m->sid == k->sid && lives && !m->brief && is_born_into_session(m) && is_below(m, k->parent) && !is_made_below(m, k))
+      return m;
+  }
+  return NULL;
+}
+
+static Kin *add_brief_helper(Kinship *all, Kin *cousin) {
+  Kin *h = kinship_add(all, 0, cousin);
+  h->helper = h->brief = true;
+  h->sid = cousin->sid;
+  h->exit_signal = 0;
+  return h;
+}
+
 /* An orphan came to its parent from elsewhere, and so to its session. */
 static bool solve_sessions(Kinship *all, KinshipTrouble *trouble) {
   guint n = all->all->len;
@@ -135,6 +168,9 @@ static bool solve_sessions(Kinship *all, KinshipTrouble *trouble) {
     Kin *maker = find_maker(all, k);
     if (!maker && k->sid && !kinship_find(all, k->sid))
       maker = add_session_helper(all, k);
+    Kin *cousin = maker ? NULL : find_cousin(all, k);
+    if (cousin)
+      maker = add_brief_helper(all, cousin);
     if (!maker) {
       *trouble = (KinshipTrouble){.kin = k};
       return false;
@@ -167,13 +203,6 @@ static GPtrArray *members_of(const Kinship *all, const Kin *owner, ShareKind kin
     if (((Kin *)all->all->pdata[i])->owner[kind] == owner)
       g_ptr_array_add(members, all->all->pdata[i]);
   return members;
-}
-
-static bool is_made_below(const Kin *k, const Kin *above) {
-  for (; k; k = k->maker)
-    if (k == above)
-      return true;
-  return false;
 }
 
 /* May @m make its sibling @k? Where it is in the right session at the time. */

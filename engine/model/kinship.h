@@ -18,12 +18,13 @@ typedef struct Kin {
   pid_t pid, sid;
   struct Kin *parent; /* NULL: the root */
   bool zombie, late;
-  bool helper; /* a leader of a session that died and is needed for a moment */
+  bool helper; /* a leader of a session that died and is needed for a moment, or a brief one, of any pid: 0 */
+  bool brief;  /* forked by a member of a session to fork an orphan, whom its end gives to the orphan's parent */
   int exit_signal;
   guint32 ids[SHARE_KINDS]; /* equal ones are shared; 0: nothing */
   /* from here on: the answer */
   bool setsid;  /* it becomes leader of a session of its own */
-  bool adopted; /* it is made by a sibling (CLONE_PARENT) */
+  bool adopted; /* it is made by a sibling (CLONE_PARENT), or by a brief helper */
   struct Kin *maker;
   GPtrArray *makes;                 /* Kin, in this order */
   struct Kin *owner[SHARE_KINDS];   /* who has it for all that share it; itself where it shares with nobody */

@@ -41,7 +41,7 @@ void plan_free(Plan *plan) {
 }
 
 static PlanTask *find_task(const Plan *plan, pid_t pid) {
-  for (guint i = 0; i < plan->tasks->len; i++) {
+  for (guint i = 0; pid && i < plan->tasks->len; i++) {
     PlanTask *t = plan->tasks->pdata[i];
     if (t->pid == pid)
       return t;
@@ -125,8 +125,10 @@ static PlanTask *plan_task_of(Plan *plan, Kin *k) {
   if (!k->data) {
     PlanTask *h = plan_task_new(k->pid);
     h->helper = true;
+    h->brief = k->brief;
     h->parent = k->parent->data;
-    h->sid = h->pgid = h->pid;
+    h->sid = k->sid;
+    h->pgid = h->pid;
     h->exit_signal = k->exit_signal;
     g_ptr_array_add(plan->tasks, h);
     k->data = h;
@@ -138,6 +140,7 @@ static void take_answer(Plan *plan, const Kin *k) {
   PlanTask *t = k->data;
   t->setsid = k->setsid;
   t->adopted = k->adopted;
+  t->passed_on = k->maker && k->maker->brief;
   t->late = k->late;
   t->clone_flags = k->clone_flags;
   t->unshare_before = k->unshare_before;
@@ -172,7 +175,8 @@ static bool fail_kinship(const KinshipTrouble *trouble, GError **error) {
   const Kin *k = trouble->kin;
   if (!trouble->other)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-        "pid %d is in session %d, but neither its parent nor a sibling is; it cannot be put there again", (int)k->pid, (int)k->sid);
+        "pid %d is in session %d, but neither its parent nor a sibling nor anybody below its parent is; it cannot be put there "
+        "again", (int)k->pid, (int)k->sid);
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
       "pid %d shares its %s with pid %d, or stands between those that do; no order of clone(2) gives it that again", (int)k->pid,
       share_name(trouble->kind), (int)trouble->other->pid);

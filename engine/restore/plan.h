@@ -20,15 +20,18 @@ typedef struct PlanThread {
 
 typedef struct PlanTask {
   const Task *task; /* NULL for a helper: a leader of a process group or session that died before the dump and is needed for a moment */
-  pid_t pid, sid, pgid; /* as they will be: an outside session is mapped */
+  pid_t pid, sid, pgid; /* as they will be: an outside session is mapped. pid 0: any that is free (brief) */
   struct PlanTask *parent;
   GPtrArray *children; /* PlanTask, borrowed: those that it makes, its own and adopted siblings */
   bool zombie, helper;
   bool setsid; /* becomes leader of a session of its own */
   bool late;   /* made after its parent's memory, because pages are shared with it */
-  bool adopted; /* an orphan in a session that its parent was never in: a sibling of that session makes it */
+  bool adopted; /* an orphan in a session that its parent was never in: a sibling of that session makes it, or a brief helper */
+  bool brief;   /* a helper that ends when it has made its child, which comes to its own parent by that */
+  bool passed_on; /* made by such a one */
   int exit_signal; /* what the parent gets when it ends */
   bool created;
+  bool ends; /* a brief helper that is to be reaped now */
   struct Kin *kin; /* while it is planned */
   struct PlanTask *owner[SHARE_KINDS]; /* who sets up what several share: itself, where it shares with nobody */
   guint32 has_sharers;                 /* bits of kinds that others have from it */

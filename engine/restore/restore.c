@@ -217,6 +217,8 @@ static bool restore_tasks(Restore *r, GError **error) {
       g_ptr_array_add(one, t);
       if ((!t->zombie || t->setsid) && !stage_run(r, one, "making its children", skeleton_build_early, error))
         return false;
+      if (t->brief && !skeleton_pass_on(r, t, error))
+        return false;
       for (guint k = 0; k < t->children->len; k++)
         if (((PlanTask *)t->children->pdata[k])->created)
           g_ptr_array_add(wave, t->children->pdata[k]);
@@ -254,7 +256,8 @@ static bool restore_groups(Restore *r, GError **error) {
     return false;
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
-    g_ptr_array_add(t->pgid == t->pid ? leaders : members, t);
+    if (!t->brief)
+      g_ptr_array_add(t->pgid == t->pid ? leaders : members, t);
   }
   return stage_run(r, leaders, "process group", skeleton_build_group, error) &&
          stage_run(r, members, "process group", skeleton_build_group, error) &&

@@ -53,9 +53,34 @@ static bool pid_in_use(pid_t pid, GError **error) {
   return true;
 }
 
+static bool is_planned(const Plan *plan, pid_t pid) {
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    const PlanTask *t = plan->tasks->pdata[i];
+    if (t->pid == pid || t->sid == pid || t->pgid == pid)
+      return true;
+    for (guint k = 1; k < t->threads->len; k++)
+      if ((pid_t)g_array_index(t->threads, PlanThread, k).thread->tid == pid)
+        return true;
+  }
+  return false;
+}
+
+/* From the end, where the kernel comes last. */
+static pid_t choose_pid(const Plan *plan) {
+  g_autofree char *text = NULL;
+  char path[32];
+  pid_t pid = g_file_get_contents("/proc/sys/kernel/pid_max", &text, NULL, NULL) ? (pid_t)g_ascii_strtoll(text, NULL, 10) : 32768;
+  do
+    g_snprintf(path, sizeof path, "/proc/%d", (int)--pid);
+  while (pid > 1 && (is_planned(plan, pid) || access(path, F_OK) == 0));
+  return pid;
+}
+
 bool skeleton_check_pids(Restore *r, GError **error) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
-    const PlanTask *t = r->plan->tasks->pdata[i];
+    PlanTask *t = r->plan->tasks->pdata[i];
+    if (!t->pid)
+      t->pid = choose_pid(r->plan);
     if (pid_in_use(t->pid, error))
       return false;
     for (guint k = 1; k < t->threads->len; k++)
@@ -137,8 +162,9 @@ static void build_unshare(guint64 flags, Program *p) {
 
 static void build_clone(const Restore *r, const PlanTask *child, Program *p) {
   build_unshare(child->unshare_before, p);
-  struct clone_args args = {.flags = child->clone_flags | (child->adopted ? CLONE_PARENT : 0),
-      .exit_signal = child->adopted ? 0 : (uint64_t)child->exit_signal, /* its maker's, then */
+  bool beside = child->adopted && !child->passed_on;
+  struct clone_args args = {.flags = child->clone_flags | (beside ? CLONE_PARENT : 0),
+      .exit_signal = beside ? 0 : (uint64_t)child->exit_signal, /* its maker's, then */
       .set_tid_size = 1};
   uint64_t tid = (uint64_t)child->pid;
   size_t data = program_data(p, &args, sizeof args);
@@ -189,7 +215,7 @@ bool skeleton_build_late(Restore *r, PlanTask *t, Program *p, GError **error) {
 bool skeleton_build_helpers(Restore *r, PlanTask *t, Program *p, GError **error) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *h = r->plan->tasks->pdata[i];
-    if (h->helper && !h->setsid && h->parent == t) {
+    if (h->helper && !h->setsid && !h->brief && h->parent == t) {
       build_clone(r, h, p);
       h->created = true;
     }
@@ -227,7 +253,7 @@ static bool build_end(Restore *r, PlanTask *t, Program *p, GError **error) {
 static bool build_wait(Restore *r, PlanTask *t, Program *p, GError **error) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *dead = r->plan->tasks->pdata[i];
-    if (dead->parent != t || !(dead->zombie || dead->helper))
+    if (dead->parent != t || dead->brief || !(dead->zombie || dead->helper))
       continue;
     size_t info = program_data(p, NULL, sizeof(siginfo_t));
     PROGRAM_CALL(p, "waitid", SYS_waitid, ARG(P_PID), ARG(dead->pid), ARG_DATA(info),
@@ -245,11 +271,61 @@ static bool start_end(Restore *r, PlanTask *t, GError **error) {
   return true;
 }
 
+/* --- brief helpers --- */
+
+static bool build_reaps(Restore *r, PlanTask *t, Program *p, GError **error) {
+  PROGRAM_CALL(p, "prctl SET_CHILD_SUBREAPER", SYS_prctl, ARG(PR_SET_CHILD_SUBREAPER), ARG(1), ARG(0), ARG(0), ARG(0));
+  return true;
+}
+
+/* Attributes come later. */
+static bool build_reaps_no_more(Restore *r, PlanTask *t, Program *p, GError **error) {
+  PROGRAM_CALL(p, "prctl SET_CHILD_SUBREAPER", SYS_prctl, ARG(PR_SET_CHILD_SUBREAPER), ARG(0), ARG(0), ARG(0), ARG(0));
+  return true;
+}
+
+static bool build_reap_brief(Restore *r, PlanTask *t, Program *p, GError **error) {
+  for (guint i = 0; i < t->children->len; i++) {
+    const PlanTask *h = t->children->pdata[i];
+    size_t info = program_data(p, NULL, sizeof(siginfo_t));
+    if (h->ends)
+      PROGRAM_CALL(p, "waitid", SYS_waitid, ARG(P_PID), ARG(h->pid), ARG_DATA(info), ARG(WEXITED | __WALL), ARG(0));
+  }
+  return true;
+}
+
+static bool run_one(Restore *r, PlanTask *t, const char *name, BuildFunc build, GError **error) {
+  g_autoptr(GPtrArray) one = g_ptr_array_new();
+  g_ptr_array_add(one, t);
+  return stage_run(r, one, name, build, error);
+}
+
+static bool came_home(const PlanTask *orphan, GError **error) {
+  ProcStat stat = {0};
+  if (proc_stat(orphan->pid, &stat, NULL) && stat.ppid == orphan->parent->pid)
+    return true;
+  return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "pid %d came to pid %d, and not to its parent, pid %d", (int)orphan->pid,
+      (int)stat.ppid, (int)orphan->parent->pid);
+}
+
+/* Nobody else reaps yet, so the orphan goes up to its parent. */
+bool skeleton_pass_on(Restore *r, PlanTask *h, GError **error) {
+  PlanTask *orphan = h->children->len ? h->children->pdata[0] : NULL; /* or somebody else has made it after all */
+  h->ends = true;
+  if ((orphan && !run_one(r, orphan->parent, "reaping for a moment", build_reaps, error)) || !start_end(r, h, error) ||
+      !run_one(r, h->parent, "helper", build_reap_brief, error))
+    return false;
+  h->ends = h->created = false;
+  return !orphan || (came_home(orphan, error) && run_one(r, orphan->parent, "reaping no more", build_reaps_no_more, error));
+}
+
 bool skeleton_end_dead(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = g_ptr_array_new();
   bool any = false;
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
+    if (t->brief)
+      continue;
     if (!t->zombie && !t->helper)
       g_ptr_array_add(living, t);
     else if (!start_end(r, t, error))
@@ -261,17 +337,18 @@ bool skeleton_end_dead(Restore *r, GError **error) {
 }
 
 /* A planned pid may have gone to a stranger; ours has the planned parent, or us since that one died. */
-static bool is_ours(const PlanTask *t) {
+static bool is_ours(const Restore *r, const PlanTask *t) {
   ProcStat stat;
   if (!t->created || !t->parent)
     return t->created;
-  return proc_stat(t->pid, &stat, NULL) && (stat.ppid == t->parent->pid || stat.ppid == getpid());
+  return proc_stat(t->pid, &stat, NULL) &&
+         (stat.ppid == t->parent->pid || stat.ppid == getpid() || (t->passed_on && is_planned(r->plan, stat.ppid)));
 }
 
 void skeleton_kill_all(Restore *r) {
   for (guint i = 0; r->plan && i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
-    t->created = is_ours(t);
+    t->created = is_ours(r, t);
     if (t->created)
       (void)kill(t->pid, SIGKILL);
   }

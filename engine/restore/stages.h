@@ -50,6 +50,8 @@ bool skeleton_build_early(Restore *r, PlanTask *task, Program *p, GError **error
 bool skeleton_build_late(Restore *r, PlanTask *task, Program *p, GError **error);
 bool skeleton_build_helpers(Restore *r, PlanTask *task, Program *p, GError **error);
 bool skeleton_build_group(Restore *r, PlanTask *task, Program *p, GError **error);
+/* A brief helper has made its child: it ends, and the child comes to its own parent. */
+bool skeleton_pass_on(Restore *r, PlanTask *helper, GError **error);
 /* Zombies end, helpers end and are reaped. */
 bool skeleton_end_dead(Restore *r, GError **error);
 /* Kills whatever was made. */

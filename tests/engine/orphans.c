@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Orphans in sessions that their parent, a subreaper, was never in: the session's leader has died, or it lives beside
- * them; with groups of their own, and with children. */
+/* Orphans in sessions that their parent, a subreaper, was never in: the session's leader has died, or it lives beside them, or
+ * somewhere below their parent, or is a zombie there; with groups of their own, and with children. Subreapers below subreapers. */
 
 #include "subject.h"
 #include <signal.h>
@@ -9,7 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { ORPHANS = 16 };
+enum { ORPHANS = 48 };
 
 typedef struct Orphan {
   pid_t pid, ppid, pgid, sid;
@@ -98,16 +98,67 @@ static void keep_session(pid_t root) {
   live(root);
 }
 
+static void wait_for(int n) {
+  while (__atomic_load_n(&table->n, __ATOMIC_SEQ_CST) < n && !subject_failed())
+    subject_tick();
+}
+
+enum { OF_COUSIN = 5 };
+
+/* Somebody below the reaper leads the session, and lives (so many are there then) or is a zombie (one less). */
+static void keep_below(pid_t reaper, bool lives) {
+  int before = __atomic_load_n(&table->n, __ATOMIC_SEQ_CST);
+  pid_t parent = getpid(), above = fork();
+  check_call(above >= 0);
+  if (above) {
+    wait_for(before + OF_COUSIN - !lives);
+    return;
+  }
+  pid_t leader = fork();
+  check_call(leader >= 0);
+  if (leader)
+    live(parent);
+  check_call(setsid() > 0);
+  parent = getppid();
+  pid_t middle = fork();
+  check_call(middle >= 0);
+  if (middle == 0) {
+    orphan(reaper, false, false);
+    orphan(reaper, true, true);
+    _exit(0);
+  }
+  check_call(waitpid(middle, NULL, 0) == middle);
+  if (!lives)
+    _exit(0);
+  live(parent);
+}
+
+/* First orphans go by this one, who does not reap yet, and then to it. */
+static void reap_below(pid_t root) {
+  pid_t pid = fork();
+  check_call(pid >= 0);
+  if (pid) {
+    wait_for(2 * OF_COUSIN + 1);
+    return;
+  }
+  keep_below(root, true);
+  check_call(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+  keep_below(getpid(), true);
+  live(root);
+}
+
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   table = mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   check_call(table != MAP_FAILED && prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+  reap_below(getpid());
+  keep_below(getpid(), true);
+  keep_below(getpid(), false);
   leave_session(getpid());
   leave_session(getpid());
   keep_session(getpid());
-  enum { ALL = 4 + 4 + 2 };
-  while (__atomic_load_n(&table->n, __ATOMIC_SEQ_CST) < ALL && !subject_failed())
-    subject_tick();
+  enum { ZOMBIES = 1, ALL = 2 * OF_COUSIN + 1 + OF_COUSIN + OF_COUSIN - ZOMBIES + 4 + 4 + 2 };
+  wait_for(ALL);
   subject_ready();
   while (!subject_checking())
     subject_tick();
@@ -119,7 +170,7 @@ int main(int argc, char **argv) {
   check(waitpid(-1, NULL, WNOHANG) == 0, "a child that nobody made has ended");
   for (int i = 0; i < ALL; i++)
     check_call(kill(table->orphans[i].pid, SIGKILL) == 0);
-  for (int i = 0; i < ALL; i++) /* the child of an orphan comes to us, too */
+  for (int i = 0; i < ALL + ZOMBIES; i++) /* the child of an orphan comes to us, too */
     check_call(waitpid(-1, NULL, 0) > 0);
   check(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD, "there is one child too many");
   return subject_pass();

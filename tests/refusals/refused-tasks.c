@@ -65,7 +65,7 @@ static void not_leader(void) {
   look_at(pid);
 }
 
-/* Of a session whose leader is a cousin. */
+/* An orphan of a session whose leader has gone above its parent since. */
 static void lead_and_leave(void) {
   check_call(setsid() > 0);
   pid_t middle = fork();
@@ -78,13 +78,22 @@ static void lead_and_leave(void) {
   check_call(waitpid(middle, NULL, 0) == middle);
 }
 
-static void with_leader(void) {
-  child(lead_and_leave);
+static void reaper(void) {
+  check_call(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+  pid_t middle = fork();
+  check_call(middle >= 0);
+  if (middle == 0) {
+    child(lead_and_leave);
+    (void)raise(SIGSTOP);
+    _exit(0);
+  }
+  check_call(waitpid(middle, NULL, WUNTRACED) == middle && prctl(PR_SET_CHILD_SUBREAPER, 0) == 0);
+  check_call(kill(middle, SIGCONT) == 0 && waitpid(middle, NULL, 0) == middle);
 }
 
 static void orphan(void) {
   check_call(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
-  child(with_leader);
+  child(reaper);
 }
 
 static void init(void) {
