@@ -3,6 +3,7 @@
 /* Objects that are in the kernel only: descriptors and mappings of them. */
 
 #include "refused.h"
+#include <asm/ldt.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
@@ -318,6 +319,27 @@ static void ring_of_own_memory(void) {
   (void)ring(&p, 4);
 }
 
+/* --- a code segment of its own --- */
+
+enum { SEGMENT = 0, SELECTOR = SEGMENT << 3 | 7 };
+
+static void *spin_in_segment(void *low) {
+  __asm__ volatile("pushq %0\n\tpushq %1\n\tlretq" : : "r"((uint64_t)SELECTOR), "r"(low) : "memory");
+  return NULL;
+}
+
+static void segment(void) {
+  struct user_desc code = {
+      .entry_number = SEGMENT, .limit = 0xfffff, .seg_32bit = 1, .contents = MODIFY_LDT_CONTENTS_CODE, .limit_in_pages = 1};
+  char *low = mmap(NULL, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+  pthread_t thread;
+  check_call(low != MAP_FAILED);
+  memcpy(low, "\xf3\x90\xeb\xfc", 4); /* pause, and again */
+  if (syscall(SYS_modify_ldt, 1, &code, sizeof code) != 0)
+    subject_skip("no segments");
+  check_call(pthread_create(&thread, NULL, spin_in_segment, low) == 0);
+}
+
 static char *huge_place;
 
 static void huge_file(void) {
@@ -344,6 +366,7 @@ static const RefusedCase cases[] = {
     {"requests", requests, NULL},
     {"ring-overflowed", ring_overflowed, NULL},
     {"ring-of-own-memory", ring_of_own_memory, NULL},
+    {"segment", segment, NULL},
     {"huge-file", huge_file, unmount_huge},
     {0},
 };
