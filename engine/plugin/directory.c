@@ -151,22 +151,18 @@ static GPtrArray *list_files(int dir_fd, GError **error) {
   return g_steal_pointer(&names);
 }
 
-/* The places in their order. */
-#define N_PLACES 3
+/* The places in their order: the job's, and the installed one, or what the environment has instead of that. */
+#define N_PLACES 2
 
-static const char *place(const PluginSet *set, guint i) {
-  const char *given = i == 0   ? job_options(set->job)->plugin_directory
-                      : i == 1 ? secure_getenv("CHECKPOINTD_PLUGINS")
-                               : CHECKPOINTD_PLUGINDIR;
-  return given && *given ? given : NULL;
+static const char *place(const PluginSet *set, guint i, bool *ret_given) {
+  const char *given = i == 0 ? job_options(set->job)->plugin_directory : secure_getenv("CHECKPOINTD_PLUGINS");
+  *ret_given = given && *given;
+  return *ret_given ? given : i == 0 ? NULL : CHECKPOINTD_PLUGINDIR;
 }
 
 static const char *directory_path(const PluginSet *set, bool *ret_given) {
-  const char *given = place(set, 0);
-  if (!given)
-    given = place(set, 1);
-  *ret_given = given;
-  return given ? given : CHECKPOINTD_PLUGINDIR;
+  const char *own = place(set, 0, ret_given);
+  return own ? own : place(set, 1, ret_given);
 }
 
 /* -1 without an error: there is none. */
@@ -309,7 +305,8 @@ Plugin *directory_load_named(PluginSet *set, const char *name, GError **error) {
   Plugin *p = NULL;
   set->naming = true;
   for (guint i = 0; i < N_PLACES && !p && !failure && plugin_name_is_valid(name); i++) {
-    const char *parent = place(set, i);
+    bool given = false;
+    const char *parent = place(set, i, &given);
     int dir_fd = parent ? open_on_demand(set, parent, &failure) : -1;
     if (dir_fd < 0)
       continue;
@@ -334,7 +331,8 @@ GPtrArray *directory_load_on_demand(PluginSet *set, GError **error) {
   GError *failure = NULL;
   set->naming = true;
   for (guint i = 0; i < N_PLACES && !failure; i++) {
-    const char *parent = place(set, i);
+    bool given = false;
+    const char *parent = place(set, i, &given);
     int dir_fd = parent ? open_on_demand(set, parent, &failure) : -1;
     g_autoptr(GPtrArray) names = dir_fd >= 0 ? list_files(dir_fd, &failure) : NULL;
     for (guint k = 0; names && k < names->len; k++)

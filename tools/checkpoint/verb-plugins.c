@@ -20,7 +20,7 @@ static GVariant *rows_of(GVariant *pairs) {
 }
 
 static void print_plugins(GVariant *plugins) {
-  static const char *const columns[] = {"PLUGIN", "VERSION", "INTERFACE", "KINDS", "DESCRIPTION", NULL};
+  static const char *const columns[] = {"PLUGIN", "VERSION", "INTERFACE", "LOADED", "KINDS", "DESCRIPTION", NULL};
   g_autoptr(Table) table = table_new(columns);
   for (gsize i = 0; i < g_variant_n_children(plugins); i++) {
     g_autoptr(GVariant) plugin = g_variant_get_child_value(plugins, i);
@@ -28,13 +28,14 @@ static void print_plugins(GVariant *plugins) {
     table_add(table, g_strdup(value_text(plugin, "name")));
     table_add(table, g_strdup(value_text(plugin, "version")));
     table_add(table, g_strdup(*error ? "BROKEN" : value_text(plugin, "door")));
+    table_add(table, g_strdup(value_text(plugin, "loaded")));
     table_add(table, g_strdup(value_text(plugin, "kinds")));
     table_add(table, g_strdup(*error ? error : value_text(plugin, "description")));
   }
   table_print(table);
 }
 
-// Whether all of them can be loaded: while one cannot, no job begins.
+// Whether all of them can be loaded: while one that always is cannot, no job begins, and nothing that needs one of the others.
 static bool all_work(GVariant *plugins) {
   for (gsize i = 0; i < g_variant_n_children(plugins); i++) {
     g_autoptr(GVariant) plugin = g_variant_get_child_value(plugins, i);
