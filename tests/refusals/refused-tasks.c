@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/if_packet.h>
+#include <pthread.h>
 #include <pty.h>
 #include <sched.h>
 #include <signal.h>
@@ -105,6 +106,52 @@ static void kernel_thread(void) {
   if (!strstr(stat, "(kthreadd)"))
     subject_skip("kernel threads are out of sight");
   look_at(2);
+}
+
+/* --- working directories --- */
+
+static volatile int places_ready;
+
+static void share_place(void) {
+  long pid = syscall(SYS_clone, CLONE_FS | SIGCHLD, 0, 0, 0, 0);
+  check_call(pid >= 0);
+  if (pid == 0)
+    idle();
+}
+
+static void *stay(void *data) {
+  places_ready++;
+  for (;;)
+    (void)pause();
+  return data;
+}
+
+static void *leave_and_share(void *with_process) {
+  pthread_t thread;
+  check_call(unshare(CLONE_FS) == 0);
+  if (with_process)
+    share_place();
+  else
+    check_call(pthread_create(&thread, NULL, stay, NULL) == 0);
+  return stay(NULL);
+}
+
+static void leave_place(bool with_process) {
+  pthread_t thread;
+  check_call(pthread_create(&thread, NULL, leave_and_share, with_process ? &thread : NULL) == 0);
+  while (places_ready < 1 + !with_process)
+    subject_tick();
+}
+
+static void two_threads(void) {
+  share_place();
+  leave_place(false);
+}
+
+/* A thread shares its place with a process; two threads have one, and their process shares its own with another. */
+static void places(void) {
+  child(two_threads);
+  leave_place(true);
 }
 
 /* --- terminals --- */
@@ -215,6 +262,7 @@ static const RefusedCase cases[] = {
     {"namespaces", namespaces, NULL},
     {"not-leader", not_leader, NULL},
     {"orphan", orphan, NULL},
+    {"places", places, NULL},
     {"init", init, NULL},
     {"kernel-thread", kernel_thread, NULL},
     {"terminals", terminals, leave_devpts},
