@@ -7,7 +7,8 @@
 #   amx.sh BUILD-DIRECTORY
 #
 # Bochs is built from Debian's source package (trixie's) with bochs.patch, and kept in $CHECKPOINTD_CACHE with the kernel. In the
-# environment: AMX_SECONDS until it is switched off, AMX_LOG for a copy of the console.
+# environment: AMX_SECONDS until it is switched off, AMX_LOG for a copy of the console, AMX_IMAGES for one of the images that
+# tests/engine/tiles-elsewhere reads.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -135,6 +136,7 @@ report() {
 cleanup() {
   [[ -z $bochs ]] || { kill "$bochs" 2>/dev/null; wait "$bochs"; } || true
   [[ -z ${AMX_LOG:-} || ! -f $work/console ]] || cp "$work/console" "$AMX_LOG" || true
+  [[ -z ${AMX_IMAGES:-} || ! -f $work/images.tar.gz ]] || cp "$work/images.tar.gz" "$AMX_IMAGES" || true
   rm -rf -- "$work"
 }
 

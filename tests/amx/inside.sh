@@ -120,6 +120,7 @@ grep -q ' amx_tile' /proc/cpuinfo && grep -q ' ospke' /proc/cpuinfo
 tell $? "the processor has tiles and protection keys, and Linux $(uname -r) uses them"
 check "a program with tiles, left alone" 0 "" subject-registers amx
 check "a program with tiles, twice" 2 "" subject-registers amx
+rm -f "$base.images.1"/*.log "$base.images.1/errors"
 tar -C "$base.images.1" -cz . >/dev/ttyS2
 check "every kind of register at once, twice" 2 "" subject-registers
 check "every kind of register, left running" 2 --leave-running subject-registers
