@@ -47,11 +47,22 @@ static bool verify_request(const CkptUring *u, const CkptUringRequest *q, GError
 }
 
 static bool verify_requests(const CkptUring *u, GError **error) {
-  if (u->n_request > u->sq_head || (u->n_request && u->flags & 2u /* SQPOLL */) || (u->has_eventfd && u->eventfd > G_MAXINT32))
+  if (u->n_request > u->sq_head || ((u->n_request || u->n_group) && u->flags & 2u /* SQPOLL */) || (u->has_eventfd && u->eventfd > G_MAXINT32))
     return uring_fail(error, u, "its requests in flight are impossible");
   for (size_t i = 0; i < u->n_request; i++)
     if (!verify_request(u, u->request[i], error))
       return false;
+  return true;
+}
+
+static bool verify_groups(const CkptUring *u, GError **error) {
+  g_autoptr(GHashTable) ids = g_hash_table_new(NULL, NULL);
+  for (size_t i = 0; i < u->n_group; i++) {
+    const CkptUringGroup *g = u->group[i];
+    if (g->id > 0xffff || !is_power(g->entries, SQ_MAX) || g->head > 0xffff || g->flags & ~3u || g->content.len != (size_t)g->entries * 16 ||
+        (g->flags & 1) == (g->has_address ? 1u : 0u) || (g->has_address && g->address % 4096) || !g_hash_table_add(ids, GUINT_TO_POINTER(g->id)))
+      return uring_fail(error, u, "one of its groups of buffers is impossible");
+  }
   return true;
 }
 
@@ -66,7 +77,7 @@ static bool verify_uring(const Checkpoint *c, const CkptUring *u, GError **error
     return uring_fail(error, u, "its content is not complete");
   if (u->sq_tail - u->sq_head > u->sq_entries || u->cq_tail - u->cq_head > u->cq_entries)
     return uring_fail(error, u, "its counters contradict each other");
-  return verify_registered(u, error) && verify_requests(u, error);
+  return verify_registered(u, error) && verify_requests(u, error) && verify_groups(u, error);
 }
 
 /* The kernel's own limits. */

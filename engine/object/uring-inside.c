@@ -22,6 +22,7 @@ struct UringReader {
   guint64 table; /* of our descriptors */
   int xa_shift, xa_slots;
   gint64 region_user;
+  guint32 page_size; /* of struct page */
 };
 
 UringReader *uring_reader_new(void) {
@@ -34,6 +35,7 @@ UringReader *uring_reader_new(void) {
   }
   r->xa_shift = kernel_types_offset(types, "xa_node", "shift");
   r->xa_slots = kernel_types_offset(types, "xa_node", "slots");
+  r->page_size = kernel_types_size(types, "page");
   r->region_user = kernel_types_constant(types, "IO_REGION_F_USER_PROVIDED", 0);
   return r;
 }
@@ -71,6 +73,10 @@ guint64 uring_reader_file(UringReader *r, int fd) {
 guint64 uring_reader_private(UringReader *r, guint64 file) {
   guint64 value = 0;
   return file && read_word(r, file + (guint64)r->l.file_private, &value) ? value : 0;
+}
+
+guint64 uring_reader_page_size(const UringReader *r) {
+  return r->page_size;
 }
 
 gint64 uring_reader_refs(UringReader *r, int fd) {
@@ -218,6 +224,8 @@ static bool add_group(UringReader *r, UringInside *i, guint64 at) {
   g.legacy = !(flags & IOBL_BUF_RING);
   g.unknown = flags & ~(IOBL_BUF_RING | IOBL_INC) || !r->region_user;
   g.flags = flags & IOBL_INC ? IOU_PBUF_RING_INC_ : 0;
+  guint64 first = 0; /* of a list that begins where the other kind has its ring */
+  g.empty = g.legacy && read_word(r, at + (guint64)l->bl_ring, &first) && first == at + (guint64)l->bl_ring;
   if (!g.legacy && !(region & r->region_user))
     g.flags |= IOU_PBUF_RING_MMAP_;
   else if (!g.legacy && !read_word(r, pages, &g.pages))

@@ -27,6 +27,7 @@ typedef struct UringRequest {
 typedef struct UringGroup {
   guint32 id, entries, head, flags; /* flags: IOU_PBUF_RING_* */
   guint64 pages; /* where the kernel has its first page's description; of memory of its own: 0 */
+  bool empty;    /* of those given by requests: none is left */
   bool legacy;   /* given by requests (IORING_OP_PROVIDE_BUFFERS) */
   bool unknown;  /* of a kind that this version does not know */
 } UringGroup;
@@ -57,6 +58,8 @@ guint64 uring_reader_file(UringReader *r, int fd);
 guint64 uring_reader_private(UringReader *r, guint64 file);
 /* How many hold the file behind our descriptor @fd (descriptors, requests); 0: cannot be read. */
 gint64 uring_reader_refs(UringReader *r, int fd);
+/* sizeof(struct page). */
+guint64 uring_reader_page_size(const UringReader *r);
 /* Reads all of the ring behind our descriptor @fd. False if it changes too fast, or cannot be read. */
 bool uring_inside_read(UringReader *r, int fd, UringInside *ret);
 

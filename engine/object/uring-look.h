@@ -50,5 +50,7 @@ bool uring_save_requests(const Look *l);
 bool uring_has_moved(const CkptUring *u, const UringMap *map, guint32 tail);
 /* Our duplicate of the file that a request of the record is about; -1: none, or a registered one. */
 int uring_request_local(Collector *c, const CkptUringRequest *q);
+/* The groups of buffers, into the record (uring-group.c); after flags, counters and requests. False: blocked. */
+bool uring_save_groups(const Look *l);
 /* A descriptor of the ring's task that is the file which the kernel has at @file; -1: none. */
 int uring_find_fd(const Look *l, const Task *task, guint64 file);

@@ -74,7 +74,11 @@ bool uring_map_restored(int fd, const CkptUring *u, UringMap *ret, GError **erro
 static bool count(int fd, const CkptUring *u, const struct io_uring_params *p, GError **error) {
   UringMap map;
   bool ok = map_as(fd, u, p, &map, error);
-  if (ok && !(u->flags & URING_SINGLE_ISSUER))
+  for (size_t i = 0; ok && i < u->n_group; i++) {
+    int e = u->group[i]->has_address ? 0 : uring_register_group(fd, u->group[i]); /* tasks are going to map it */
+    ok = e == 0 || fail_ring(u, -e, "its buffers cannot be registered", error);
+  }
+  if (ok && !uring_counts_late(u))
     ok = advance(fd, &map, u, error);
   uring_unmap(&map);
   return ok;

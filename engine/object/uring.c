@@ -312,31 +312,30 @@ static bool save_eventfd(const Look *l) {
   return !l->in.eventfd;
 }
 
-static bool block_groups(const Look *l) {
-  block(l, "it has buffers to choose from (IORING_REGISTER_PBUF_RING), and the kernel does not tell where",
-      "let the program unregister them before the dump");
-  return false;
-}
-
-/* Where the kernel cannot be read. */
-static bool check_hidden(const Look *l) {
+/* Where the kernel cannot be read, it can be asked whether there is one. */
+static bool check_groups(const Look *l) {
   struct {
     guint64 address;
     guint32 entries;
     guint16 group, flags;
     guint64 reserved[3];
   } buffers = {.address = 4096, .entries = 2};
-  if (ask_register(l, l->tid, IORING_REGISTER_EVENTFD, NULL, 0, 1) == -EBUSY) {
-    block(l, "it has an eventfd registered, and the kernel does not tell which", "let the program unregister it before the dump");
-    return false;
-  }
   for (guint16 group = 0; group < N_GROUPS; group++) {
     buffers.group = group;
     if (ask_register(l, l->tid, 22 /* PBUF_RING */, &buffers, sizeof buffers, 1) != -EEXIST)
       continue;
-    return block_groups(l);
+    block(l, "it has buffers to choose from (IORING_REGISTER_PBUF_RING), and the kernel does not tell where",
+        "let the program unregister them before the dump");
+    return false;
   }
   return true;
+}
+
+static bool check_hidden(const Look *l) {
+  if (ask_register(l, l->tid, IORING_REGISTER_EVENTFD, NULL, 0, 1) != -EBUSY)
+    return check_groups(l);
+  block(l, "it has an eventfd registered, and the kernel does not tell which", "let the program unregister it before the dump");
+  return false;
 }
 
 static bool check_registrations(const Look *l) {
@@ -344,7 +343,7 @@ static bool check_registrations(const Look *l) {
     return false;
   if (!l->has_inside)
     return check_hidden(l);
-  return save_eventfd(l) && (!l->in.groups || l->in.groups->len == 0 || block_groups(l));
+  return save_eventfd(l) && (l->in.groups || check_groups(l)) && uring_save_groups(l);
 }
 
 static bool read_workers(Look *l) {
@@ -476,12 +475,17 @@ static bool map_ring(Look *l) {
   return false;
 }
 
-static void save(const Look *l) {
+static bool save_counters(const Look *l) {
   CkptUring *u = l->u;
   u->sq_head = (guint32)l->facts.cached_sq_head;
   u->sq_tail = (guint32)l->facts.sq_tail;
   u->cq_head = (guint32)l->facts.cq_head;
   u->cq_tail = (guint32)l->facts.cached_cq_tail;
+  return check_counters(l);
+}
+
+static void save(const Look *l) {
+  CkptUring *u = l->u;
   u->array_at = (guint32)MIN(l->map.p.sq_off.array, l->map.rings_size);
   u->rings.len = l->map.rings_size;
   u->rings.data = g_memdup2(l->map.rings, l->map.rings_size);
@@ -533,7 +537,7 @@ static bool look_into(Look *l, GError **error) {
   find_flags(l);
   find_sizes(l);
   find_offsets(l);
-  if (check_counters(l) && uring_save_requests(l) && check_registrations(l) && read_workers(l) && find_indexes(l) && check_thread(l) && read_registered(l))
+  if (save_counters(l) && uring_save_requests(l) && check_registrations(l) && read_workers(l) && find_indexes(l) && check_thread(l) && read_registered(l))
     save(l);
   return true;
 }

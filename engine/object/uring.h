@@ -48,6 +48,29 @@ typedef struct UringCounts {
   guint32 requests, silent, extra;
 } UringCounts;
 UringCounts uring_counts(const CkptUring *u);
+/* Groups of buffers: how they may be registered (IOU_PBUF_RING_MMAP, INC). */
+#define URING_GROUP_MMAP 1u
+#define URING_GROUP_FLAGS 3u
+/* How many requests it takes to let the kernel choose @head buffers; each may take that many at a time. */
+#define URING_GROUP_BATCH 256u
+static inline guint32 uring_group_requests(guint32 head, guint32 entries) {
+  guint32 batch = MIN(MAX(entries, 1), URING_GROUP_BATCH);
+  return (head + batch - 1) / batch;
+}
+/* Whether the thread that the ring belongs to has to bring it to its counters. */
+static inline bool uring_counts_late(const CkptUring *u) {
+  for (size_t i = 0; i < u->n_group; i++)
+    if (u->group[i]->head)
+      return true;
+  return u->flags & URING_SINGLE_ISSUER;
+}
+/* One in memory of the kernel's, by the engine; 0 or a negative errno. One in the program's memory, by a program. */
+int uring_register_group(int fd, const CkptUringGroup *g);
+void uring_group_program(const CkptUringGroup *g, int fd, Program *p);
+/* That memory of the kernel's; NULL: it cannot be mapped. */
+unsigned char *uring_map_group(int fd, guint32 id, size_t size);
+void uring_unmap_group(unsigned char *map, size_t size);
+
 /* At most @want completions that another ring sends to this one, as far as there is room: how many, or a negative errno. In a ring
  * of one thread they arrive when that asks for them. */
 int uring_post(int fd, const UringMap *map, guint32 want);

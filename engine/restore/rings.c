@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Rings of io_uring(7): what only the threads that use them can do. They exist already (uring-restore.c); those of one
  * thread are switched on by it and then brought to their counters, all get their files, buffers and limits. */
+#include "ring-groups.h"
 #include "stages.h"
 #include "uring.h"
 #include <errno.h>
@@ -22,14 +23,7 @@ struct resource_update {
   guint32 n, reserved2;
 };
 
-typedef struct RingUser {
-  const CkptUring *u;
-  const PlanTask *task;
-  const PlanThread *thread;
-  int fd; /* there */
-} RingUser;
-
-static bool run(Restore *r, const PlanThread *th, const Program *p, GError **error) {
+bool ring_run(Restore *r, const PlanThread *th, const Program *p, GError **error) {
   size_t mark = region_mark(r->region);
   LoadedProgram loaded;
   g_autofree char *who = g_strdup_printf("tid %d (io_uring)", (int)th->thread->tid);
@@ -105,6 +99,9 @@ static void add_setup(const RingUser *x, Program *p) {
     add_files(x, p);
   if (u->has_n_buffers && u->n_buffers)
     add_buffers(x, p);
+  for (size_t i = 0; i < u->n_group; i++)
+    if (u->group[i]->has_address)
+      uring_group_program(u->group[i], x->fd, p);
   if (u->has_bounded && u->has_unbounded)
     add_register(x, IORING_REGISTER_IOWQ_MAX_WORKERS, limits, sizeof limits, 2, p);
 }
@@ -116,22 +113,22 @@ static bool run_setup(Restore *r, const RingUser *x, GError **error) {
   PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(1), ARG(0), ARG(0), ARG(0), ARG(0)); /* its first use */
   program_expect(p, EXPECT_EQUAL, 0);
   add_setup(x, p);
-  return run(r, x->thread, p, error);
+  return ring_run(r, x->thread, p, error);
 }
 
 static bool run_enter(Restore *r, const RingUser *x, guint32 n, guint32 flags, GError **error) {
   g_autoptr(Program) p = program_new();
   PROGRAM_CALL(p, "io_uring_enter", SYS_io_uring_enter, ARG(x->fd), ARG(n), ARG(0), ARG(flags), ARG(0), ARG(0));
   program_expect(p, EXPECT_EQUAL, n);
-  return run(r, x->thread, p, error) && job_poll(r->job, error);
+  return ring_run(r, x->thread, p, error) && job_poll(r->job, error);
 }
 
-/* The thread takes the requests, we give them and take the completions. */
-static bool run_requests(Restore *r, const RingUser *x, UringMap *map, GError **error) {
+/* The thread takes the requests, we give them and take the completions. @chosen: those that were made already. */
+static bool run_requests(Restore *r, const RingUser *x, UringMap *map, guint32 chosen, GError **error) {
   const UringCounts n = uring_counts(x->u);
-  for (guint32 done = 0, some; done < n.requests; done += some) {
+  for (guint32 done = 0, some; done < n.requests - chosen; done += some) {
     bool quiet = done < n.silent;
-    some = uring_fill(map, (quiet ? n.silent : n.requests) - done, quiet);
+    some = uring_fill(map, (quiet ? n.silent : n.requests - chosen) - done, quiet);
     if (!run_enter(r, x, some, 0, error))
       return false;
     uring_reap(map);
@@ -215,12 +212,15 @@ static bool run_eventfd(Restore *r, const RingUser *x, GError **error) {
   if (!x->u->has_eventfd)
     return true;
   add_register(x, x->u->eventfd_async ? IORING_REGISTER_EVENTFD_ASYNC : IORING_REGISTER_EVENTFD, &fd, sizeof fd, 1, p);
-  return run(r, x->thread, p, error);
+  return ring_run(r, x->thread, p, error);
 }
 
 static bool fill(Restore *r, const RingUser *x, int fd, UringMap *map, GError **error) {
   const CkptUring *u = x->u;
-  if (u->flags & URING_SINGLE_ISSUER && (!run_requests(r, x, map, error) || !run_posts(r, x, fd, map, error)))
+  guint32 done = 0;
+  if (uring_counts_late(u) && (!ring_groups_run(r, x, fd, map, &done, error) || !run_requests(r, x, map, done, error) || !run_posts(r, x, fd, map, error)))
+    return false;
+  if (!ring_groups_put(r, x, fd, error))
     return false;
   uring_put_completions(map, u);
   if (!run_eventfd(r, x, error))
@@ -254,7 +254,7 @@ static bool run_index(Restore *r, const CkptUring *u, const CkptUringIndex *inde
         u->file_id, index->tid);
   g_autoptr(Program) p = program_new();
   add_index(&x, index, p);
-  return run(r, x.thread, p, error);
+  return ring_run(r, x.thread, p, error);
 }
 
 static bool find_owner(const Restore *r, const CkptUring *u, RingUser *ret, GError **error) {

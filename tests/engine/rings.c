@@ -9,6 +9,7 @@
  *   thread    two rings with a submitting thread (SQPOLL), one of them in an epoll, unread completions
  *   worker    a worker of the kernel's among the threads
  *   waits, waits-issuer   requests that wait for something: polls, accepts, receipts, reads, time-outs
+ *   buffers, buffers-issuer, buffers-multishot   groups of buffers to choose from
  *   drained   writes and an fsync that are under way
  *   counted   a time-out that ends with other requests
  *   poll, timeout, eventfd, buffers, multishot   each by itself: refused where the kernel cannot be read
@@ -594,27 +595,148 @@ static void multishot(void) {
   nops(&r, 30);
 }
 
-static void registered(bool buffers) {
+static void registered(void) {
   Ring r = ring_new(8, 0);
   int fd = eventfd(0, EFD_CLOEXEC);
+  check_call(syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_EVENTFD, &fd, 1) == 0);
+  check_call(dup2(eventfd(7, EFD_CLOEXEC), 200) == 200); /* another one */
+  wait_for_check();
+  uint64_t count = 0;
+  next(&r, IORING_OP_NOP, -1, NULL, 0, 1);
+  submit(&r);
+  check(read(fd, &count, sizeof count) == sizeof count && count == 1, "the eventfd was told %d times", (int)count);
+}
+
+/* --- groups of buffers --- */
+
+#define GROUP_MAP 1u
+#define GROUP_INC 2u
+
+typedef struct Entry {
+  uint64_t address;
+  uint32_t size;
+  uint16_t id, tail;
+} Entry;
+
+typedef struct Group {
+  Entry *list; /* shared with the kernel */
+  unsigned entries, id, size;
+  uint16_t tail, head; /* as the program counts */
+  char *memory;
+} Group;
+
+static void give(Group *g, uint16_t id) {
+  Entry *e = &g->list[g->tail & (g->entries - 1)];
+  e->address = (uintptr_t)g->memory + (uintptr_t)id * g->size;
+  e->size = g->size;
+  e->id = id;
+  __atomic_store_n(&g->list[0].tail, ++g->tail, __ATOMIC_RELEASE);
+}
+
+static void group_new(Ring *r, Group *g, unsigned id, unsigned entries, unsigned size, unsigned flags) {
   struct {
     uint64_t address;
     uint32_t entries;
     uint16_t group, flags;
     uint64_t reserved[3];
-  } group = {.entries = 4, .group = 3};
-  group.address = (uintptr_t)mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (buffers)
-    check_call(syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_PBUF_RING, &group, 1) == 0);
-  else
-    check_call(syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_EVENTFD, &fd, 1) == 0);
-  check_call(dup2(eventfd(7, EFD_CLOEXEC), 200) == 200); /* another one */
+  } reg = {.entries = entries, .group = (uint16_t)id, .flags = (uint16_t)flags};
+  size_t bytes = (entries * sizeof(Entry) + 4095) & ~4095UL;
+  *g = (Group){.entries = entries, .id = id, .size = size, .memory = calloc(entries, size)};
+  if (!(flags & GROUP_MAP))
+    g->list = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  reg.address = (uintptr_t)g->list;
+  if (syscall(SYS_io_uring_register, r->fd, 22 /* PBUF_RING */, &reg, 1) < 0)
+    subject_skip("this kernel has no such buffers");
+  if (flags & GROUP_MAP)
+    g->list = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, (off_t)(0x80000000UL | id << 16));
+  check_call(g->list != MAP_FAILED && g->memory);
+  for (unsigned i = 0; i < entries; i++)
+    give(g, (uint16_t)i);
+}
+
+/* One buffer is chosen: the one that is next. */
+static void choose(Ring *r, Group *g, const int ends[2], const char *text) {
+  int size = (int)strlen(text);
+  uint16_t wanted = g->list[g->head++ & (g->entries - 1)].id;
+  check_call(write(ends[1], text, (size_t)size) == size);
+  struct io_uring_sqe *sqe = next(r, IORING_OP_RECV, ends[0], NULL, g->size, 5);
+  sqe->flags = IOSQE_BUFFER_SELECT;
+  sqe->buf_group = (uint16_t)g->id;
+  submit(r);
+  const struct io_uring_cqe *cqe = peek(r);
+  for (int i = 0; !cqe && i < 400; i++, cqe = peek(r)) {
+    (void)enter(r, 0, 0);
+    subject_tick();
+  }
+  check(cqe && cqe->res == size && cqe->flags >> 16 == wanted, "group %u: %d with buffer %u, expected %u", g->id, cqe ? cqe->res : -1,
+      cqe ? cqe->flags >> 16 : 0, wanted);
+  check(memcmp(g->memory + wanted * g->size, text, (size_t)size) == 0, "group %u: the buffer has something else", g->id);
+  seen(r);
+}
+
+static void chosen(unsigned flags) {
+  static Group own, mapped, eaten;
+  Ring r = ring_new(8, flags);
+  int ends[2];
+  check_call(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+  group_new(&r, &own, 3, 16, 32, 0);
+  group_new(&r, &mapped, 70, 256, 16, GROUP_MAP);
+  group_new(&r, &eaten, 4, 4, 8, GROUP_INC);
+  for (int i = 0; i < 45; i++) {
+    choose(&r, &own, ends, "own");
+    give(&own, (uint16_t)((i * 7) % 16));
+  }
+  for (int i = 0; i < 700; i++) {
+    choose(&r, &mapped, ends, "mapped");
+    give(&mapped, (uint16_t)(i % 256));
+  }
+  choose(&r, &eaten, ends, "eight by");
+  choose(&r, &eaten, ends, "eight by");
+  give(&eaten, 0), give(&eaten, 1);
+  for (int i = 0; i < 3; i++) { /* some are left out */
+    choose(&r, &own, ends, "last");
+    choose(&r, &mapped, ends, "last");
+  }
   wait_for_check();
-  uint64_t count = 0;
-  next(&r, IORING_OP_NOP, -1, NULL, 0, 1);
-  publish(&r);
-  check(enter(&r, 1, 0) == 1, "it was not taken");
-  check(buffers || (read(fd, &count, sizeof count) == sizeof count && count == 1), "the eventfd was told %d times", (int)count);
+  for (int i = 0; i < 13; i++)
+    choose(&r, &own, ends, "again");
+  next(&r, IORING_OP_RECV, ends[0], NULL, 32, 9)->flags = IOSQE_BUFFER_SELECT;
+  ((struct io_uring_sqe *)(void *)(r.sqes + ((r.submitted - 1) & (r.p.sq_entries - 1)) * 64))->buf_group = 3;
+  submit(&r);
+  expect(&r, 9, -ENOBUFS);
+  for (int i = 0; i < 253; i++)
+    choose(&r, &mapped, ends, "once");
+  for (int i = 0; i < 4; i++)
+    choose(&r, &eaten, ends, "eight by");
+  give(&own, 5);
+  choose(&r, &own, ends, "given");
+}
+
+/* A request that waits with the buffers: many completions of one. */
+static void chosen_multishot(unsigned flags) {
+  static Group g;
+  static Seen s;
+  Ring r = ring_new(8, flags);
+  int ends[2];
+  check_call(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+  group_new(&r, &g, 0, 8, 16, 0);
+  for (int i = 0; i < 3; i++) {
+    next(&r, IORING_OP_NOP, -1, NULL, 0, 0);
+    submit(&r);
+  }
+  struct io_uring_sqe *sqe = next(&r, IORING_OP_RECV, ends[0], NULL, 0, RECV);
+  sqe->flags = IOSQE_BUFFER_SELECT;
+  sqe->ioprio = 2; /* IORING_RECV_MULTISHOT */
+  submit(&r);
+  for (int i = 0; i < 20; i++) {
+    uint16_t wanted = g.list[g.head++ & 7].id;
+    check_call(write(ends[1], "packet", 6) == 6);
+    check(await(&r, &s, RECV, i + 1) == 6 && s.flags[RECV] >> 16 == wanted && s.flags[RECV] & IORING_CQE_F_MORE, "packet %d: %d, buffer %u, not %u", i,
+        s.result[RECV], s.flags[RECV] >> 16, wanted);
+    give(&g, wanted);
+    if (i == 10)
+      wait_for_check();
+  }
 }
 
 int main(int argc, char **argv) {
@@ -656,7 +778,13 @@ int main(int argc, char **argv) {
     busy();
   else if (strcmp(what, "drained") == 0)
     drained();
+  else if (strcmp(what, "buffers") == 0)
+    chosen(0);
+  else if (strcmp(what, "buffers-issuer") == 0)
+    chosen(SINGLE_ISSUER | DEFER_TASKRUN);
+  else if (strcmp(what, "buffers-multishot") == 0)
+    chosen_multishot(0);
   else
-    registered(strcmp(what, "buffers") == 0);
+    registered();
   return subject_pass();
 }

@@ -259,6 +259,58 @@ static void ring_with_thread(bool waits, const int ends[2]) {
     registers(fd, IORING_REGISTER_EVENTFD, &event, 1);
 }
 
+typedef struct Entry { /* struct io_uring_buf */
+  uint64_t address;
+  uint32_t size;
+  uint16_t id, tail;
+} Entry;
+
+static Entry *give_buffers(int fd) {
+  struct {
+    uint64_t address;
+    uint32_t entries;
+    uint16_t group, flags;
+    uint64_t reserved[3];
+  } group = {.entries = 4, .group = 1};
+  Entry *list = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  check_call((void *)list != MAP_FAILED);
+  group.address = (uint64_t)list;
+  registers(fd, 22 /* IORING_REGISTER_PBUF_RING */, &group, 1);
+  return list;
+}
+
+static void ring_of_given_buffers(void) {
+  static char memory[64];
+  struct io_uring_params p = {0};
+  struct io_uring_sqe one = {.opcode = IORING_OP_PROVIDE_BUFFERS, .fd = 2, .addr = (uint64_t)memory, .len = 32, .buf_group = 1};
+  int fd = ring(&p, 4);
+  put(fd, &p, &one, 1);
+}
+
+static void ring_of_lost_buffers(void) {
+  struct io_uring_params p = {0};
+  check_call(munmap(give_buffers(ring(&p, 4)), PAGE) == 0);
+}
+
+static void ring_of_polled_buffers(void) {
+  struct io_uring_params p = {.flags = IORING_SETUP_SQPOLL, .sq_thread_idle = 1};
+  (void)give_buffers(ring(&p, 4));
+}
+
+/* The only request is in flight, and has chosen one already. */
+static void ring_of_chosen_buffers(void) {
+  static char memory[64];
+  struct io_uring_params p = {0};
+  int ends[2], fd = ring(&p, 4);
+  Entry *list = give_buffers(fd);
+  list[0] = (Entry){.address = (uint64_t)memory, .size = 32};
+  list[1] = (Entry){.address = (uint64_t)memory + 32, .size = 32};
+  list[0].tail = 2;
+  check_call(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0 && write(ends[1], "part", 4) == 4);
+  struct io_uring_sqe one = {.opcode = IORING_OP_RECV, .flags = IOSQE_BUFFER_SELECT, .ioprio = 2 /* IORING_RECV_MULTISHOT */, .fd = ends[0], .buf_group = 1};
+  put(fd, &p, &one, 1);
+}
+
 static struct io_uring_params lent_params;
 static int lent_ring, lent_ends[2];
 
@@ -279,6 +331,10 @@ static void requests(void) {
   ring_with_closed_eventfd();
   ring_with_thread(true, ends);
   ring_with_thread(false, ends);
+  ring_of_given_buffers();
+  ring_of_lost_buffers();
+  ring_of_polled_buffers();
+  ring_of_chosen_buffers();
   lent_ring = ring(&lent_params, 4);
   child(borrow);
 }
