@@ -595,7 +595,7 @@ bool collector_finish(Collector *c, GError **error) {
   for (const ObjectOps *const *ops = object_registry(); *ops; ops++)
     if ((*ops)->collect_finish && !(*ops)->collect_finish(c, error))
       return false;
-  return sysv_collect_finish(c, error);
+  return ghosts_write(c, error) && sysv_collect_finish(c, error);
 }
 
 void collector_set_alive(Collector *c, GPtrArray *words) {

@@ -23,8 +23,43 @@ static gboolean ghost_key_equal(gconstpointer a, gconstpointer b) {
   return memcmp(a, b, 2 * sizeof(guint64)) == 0;
 }
 
-static gpointer ghost_ids_new(void) {
-  return g_hash_table_new_full(ghost_key_hash, ghost_key_equal, g_free, NULL);
+/* One that is to be written. */
+typedef struct Pending {
+  guint32 id;
+  int local; /* a duplicate */
+  char *link;
+  struct stat st;
+} Pending;
+
+typedef struct Ghosts {
+  GHashTable *ids; /* inode: id */
+  GArray *pending; /* Pending */
+} Ghosts;
+
+static void pending_clear(gpointer data) {
+  Pending *p = data;
+  fd_cleanup(&p->local);
+  g_free(p->link);
+}
+
+static gpointer ghosts_new(void) {
+  Ghosts *g = g_new0(Ghosts, 1);
+  g->ids = g_hash_table_new_full(ghost_key_hash, ghost_key_equal, g_free, NULL);
+  g->pending = g_array_new(FALSE, FALSE, sizeof(Pending));
+  g_array_set_clear_func(g->pending, pending_clear);
+  return g;
+}
+
+static void ghosts_free(gpointer data) {
+  Ghosts *g = data;
+  g_hash_table_unref(g->ids);
+  g_array_unref(g->pending);
+  g_free(g);
+}
+
+static Ghosts *ghosts_of(Collector *c) {
+  static const char key;
+  return collector_state(c, &key, ghosts_new, ghosts_free);
 }
 
 static Timeval *timeval_new(struct timespec t) {
@@ -50,7 +85,7 @@ static GhostFileEntry *ghost_entry_new(const struct stat *st) {
   return ghost;
 }
 
-static bool read_target(const FileProbe *probe, GhostFileEntry *ghost, GError **error) {
+static bool read_target(const Pending *probe, GhostFileEntry *ghost, GError **error) {
   char target[PATH_MAX];
   ssize_t n = readlinkat(probe->local, "", target, sizeof target - 1);
   if (n < 0)
@@ -60,9 +95,7 @@ static bool read_target(const FileProbe *probe, GhostFileEntry *ghost, GError **
   return true;
 }
 
-static bool ghost_write(Collector *c, const FileProbe *probe, guint32 ghost_id, GError **error) {
-  if (collector_images_fd(c) < 0)
-    return true;
+static bool ghost_write(Collector *c, const Pending *probe, GError **error) {
   FdPath path = fd_path(probe->local);
   bool regular = S_ISREG(probe->st.st_mode);
   _cleanup_fd_ int content = regular ? open(path.text, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) : -1;
@@ -75,24 +108,38 @@ static bool ghost_write(Collector *c, const FileProbe *probe, guint32 ghost_id, 
   }
   guint64 written = 0;
   bool ok = image_create_ghost(
-      collector_images_fd(c), ghost_id, &ghost->base, content, (guint64)probe->st.st_size, &written, error);
+      collector_images_fd(c), probe->id, &ghost->base, content, (guint64)probe->st.st_size, &written, error);
   ghost_file_entry__free_unpacked(ghost, NULL);
   if (ok)
     job_add_bytes(collector_job(c), written);
   return ok;
 }
 
+bool ghosts_write(Collector *c, GError **error) {
+  GArray *pending = ghosts_of(c)->pending;
+  for (guint i = 0; i < pending->len; i++)
+    if (!ghost_write(c, &g_array_index(pending, Pending, i), error) || !job_poll(collector_job(c), error))
+      return false;
+  g_array_set_size(pending, 0);
+  return true;
+}
+
 bool ghost_embed(Collector *c, const FileProbe *probe, guint32 *ret_ghost_id, GError **error) {
-  static const char key;
-  GHashTable *ids = collector_state(c, &key, ghost_ids_new, (GDestroyNotify)g_hash_table_unref);
+  Ghosts *g = ghosts_of(c);
   guint64 inode[2] = {probe->st.st_dev, probe->st.st_ino};
-  *ret_ghost_id = GPOINTER_TO_UINT(g_hash_table_lookup(ids, inode));
+  *ret_ghost_id = GPOINTER_TO_UINT(g_hash_table_lookup(g->ids, inode));
   if (*ret_ghost_id)
     return true;
-  *ret_ghost_id = collector_new_ghost_id(c);
-  if (!ghost_write(c, probe, *ret_ghost_id, error))
-    return false;
-  g_hash_table_insert(ids, g_memdup2(inode, sizeof inode), GUINT_TO_POINTER(*ret_ghost_id));
+  Pending p = {.id = collector_new_ghost_id(c), .local = -1, .st = probe->st};
+  if (collector_images_fd(c) >= 0) { /* an explanation writes nothing */
+    p.local = fcntl(probe->local, F_DUPFD_CLOEXEC, 0);
+    if (p.local < 0)
+      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot keep the file %s", probe->link);
+    p.link = g_strdup(probe->link);
+    g_array_append_val(g->pending, p);
+  }
+  *ret_ghost_id = p.id;
+  g_hash_table_insert(g->ids, g_memdup2(inode, sizeof inode), GUINT_TO_POINTER(p.id));
   return true;
 }
 

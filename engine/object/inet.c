@@ -266,8 +266,8 @@ static void check_datagrams(Collector *c, const FileProbe *probe, const InetSkEn
     collector_block(c, probe, kind, "data that is held back until there is more (UDP_CORK, MSG_MORE) cannot be read",
         "let the program send it first, or try again in a moment");
   if (ioctl(probe->local, FIONREAD, &unread) == 0 && unread > 0)
-    job_log(collector_job(c), 3, "pid %d fd %d: datagrams that a %s has received and not read are dropped, as a network may",
-        (int)probe->pid, probe->fd, kind);
+    job_log(collector_job(c), 3, "pid %d fd %d: datagrams that a %s has received and not read (%u bytes of memory) are dropped, as a network may",
+        (int)probe->pid, probe->fd, kind, socket_memory(probe->local));
 }
 
 static bool has_keys(int fd) {

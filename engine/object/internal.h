@@ -52,6 +52,8 @@ void probe_owner(FileProbe *probe);
 /* bind(2). What a request of io_uring(7) held is closed a moment after its process has ended: an address in use is asked for again
  * for some milliseconds. */
 int bind_patiently(int fd, const void *address, guint32 size);
+/* How much a socket's receive queue takes, in bytes, with what the kernel needs for it; 0: not known. */
+guint32 socket_memory(int fd);
 /* A FownEntry of zeroes. */
 FownEntry *fown_none(void);
 /* Ordinals of the kernel's own file systems, learned once: st_dev of sockets, pipes, and of memfds and shared memory.
@@ -120,10 +122,12 @@ size_t build_id_read(int local, guint32 **ret_words);
 
 /* --- ghost.c --- */
 
-/* Writes the content of a deleted file (once per inode) and the remap record of @file_id. */
+/* Notes the content of a deleted file (once per inode) and the remap record of @file_id. */
 bool ghost_collect(Collector *c, const FileProbe *probe, guint32 file_id, GError **error);
-/* Writes the content of a file that still has its name into an image of its own (once per inode). */
+/* The same of a file that still has its name. */
 bool ghost_embed(Collector *c, const FileProbe *probe, guint32 *ret_ghost_id, GError **error);
+/* Writes all of them, when every descriptor was looked at: watches of the tree (inotify(7)) hear of it. */
+bool ghosts_write(Collector *c, GError **error);
 /* Why the option ghost-limit keeps it out, newly allocated; NULL where it does not. */
 char *ghost_too_large(const Collector *c, const FileProbe *probe);
 

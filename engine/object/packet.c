@@ -175,7 +175,8 @@ static void check_packet(Collector *c, const FileProbe *probe, const PacketSockE
     collector_block(c, probe, "packet socket", "a program distributes its packets (PACKET_FANOUT_CBPF, EBPF), which cannot be read back",
         "use another way of distribution, or close it before the dump");
   if (ioctl(probe->local, FIONREAD, &unread) == 0 && unread > 0)
-    job_log(collector_job(c), 3, "pid %d fd %d: packets that a packet socket has received and not read are dropped", (int)probe->pid, probe->fd);
+    job_log(collector_job(c), 3, "pid %d fd %d: packets that a packet socket has received and not read (%u bytes of memory) are dropped",
+        (int)probe->pid, probe->fd, socket_memory(probe->local));
   if (e->rx_ring || e->tx_ring)
     job_log(collector_job(c), 3, "pid %d fd %d: the rings of a packet socket come back empty", (int)probe->pid, probe->fd);
 }

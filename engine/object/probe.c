@@ -243,3 +243,9 @@ int bind_patiently(int fd, const void *address, guint32 size) {
   errno = EADDRINUSE;
   return -1;
 }
+
+guint32 socket_memory(int fd) {
+  guint32 info[9] = {0}; /* SK_MEMINFO_VARS, of which newer kernels may have more */
+  socklen_t size = sizeof info;
+  return getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &size) == 0 ? info[0] : 0;
+}
