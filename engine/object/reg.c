@@ -13,8 +13,10 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stdio.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #define DELETED " (deleted)"
 
@@ -340,6 +342,10 @@ static bool is_place(Restorer *r, const RegFileEntry *reg) {
   return reg->has_mode && S_ISDIR(reg->mode) && !restorer_holder_of(r, reg->id);
 }
 
+#define RIGHTS_CURE                                                                                                    \
+  "have its owner let you open it, give an open descriptor of it with the option inherit, or have root restore the checkpoint " \
+  "(checkpoint restore --owner)"
+
 static int fail_open(const Job *job, const char *path, int reason, GError **error) {
   const char *hint = "";
   if (reason == ENOENT || reason == ENOTDIR)
@@ -349,7 +355,7 @@ static int fail_open(const Job *job, const char *path, int reason, GError **erro
   else if (reason == ETXTBSY)
     hint = " (it was open for writing, and somebody runs it as a program now)";
   else if (reason == EACCES && caller_is_limited(job))
-    hint = " (files are opened with your rights, not with those of whoever opened them first)";
+    hint = " (files are opened with your rights, not with those of whoever opened them first: " RIGHTS_CURE ")";
   g_autofree char *why = g_strdup_printf("%s%s", g_strerror(reason), hint);
   engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "Cannot open %s: %s", path, why);
   return -1;
@@ -515,11 +521,55 @@ static void reg_end(Collector *c, bool killed) {
   link_collect_end(c);
 }
 
+/* --- what its own user could not open again --- */
+
+/* Under the rights of whose restore it would be. */
+static bool is_closed_to_us(const RegFileEntry *reg) {
+  guint access = reg->flags & O_ACCMODE;
+  int mode = access == O_RDONLY ? R_OK : access == O_WRONLY ? W_OK : R_OK | W_OK;
+  return !(reg->flags & O_PATH) && reg->name[0] == '/' && !proc_file_pid(reg->name) &&
+         syscall(SYS_faccessat2, AT_FDCWD, reg->name, mode, AT_EACCESS) < 0 && errno == EACCES;
+}
+
+static GPtrArray *find_closed(Collector *c) {
+  const Checkpoint *checkpoint = collector_checkpoint(c);
+  GPtrArray *closed = g_ptr_array_new();
+  for (guint i = 0; i < checkpoint->files->len; i++) {
+    const FileEntry *e = checkpoint->files->pdata[i];
+    if (e->type == FD_TYPES__REG && e->reg && is_closed_to_us(e->reg))
+      g_ptr_array_add(closed, e->reg);
+  }
+  return closed;
+}
+
+/* A descriptor may come from somebody with more rights: the dump says so, while the program still runs. */
+static bool reg_collect_finish(Collector *c, GError **error) {
+  const Job *job = collector_job(c);
+  const Checkpoint *checkpoint = collector_checkpoint(c);
+  CallerRights rights;
+  if (!caller_is_limited(job))
+    return true;
+  g_autoptr(GPtrArray) closed = caller_rights_begin(job, &rights, error) ? find_closed(c) : NULL;
+  caller_rights_end(&rights);
+  for (guint t = 0; closed && closed->len && t < checkpoint->tasks->len; t++) {
+    const Task *task = checkpoint->tasks->pdata[t];
+    for (guint i = 0; i < task->fds->len; i++) {
+      const FdinfoEntry *fd = task->fds->pdata[i];
+      const FileEntry *e = checkpoint_find_file(checkpoint, fd->id);
+      if (e && e->reg && g_ptr_array_remove(closed, e->reg) && access(e->reg->name, F_OK) == 0)
+        job_log(collector_job(c), 4, "pid %d fd %u: you may not open %s yourself, and your restore will open files with your rights: %s",
+            (int)task_pid(task), fd->fd, e->reg->name, RIGHTS_CURE);
+    }
+  }
+  return closed != NULL;
+}
+
 const ObjectOps reg_ops = {
     .name = "file",
     .type = FD_TYPES__REG,
     .claims = reg_claims,
     .collect = reg_collect,
+    .collect_finish = reg_collect_finish,
     .open = reg_open_first,
     .is_late = reg_is_late,
     .open_late = reg_open_late,

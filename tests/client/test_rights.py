@@ -31,6 +31,18 @@ class Rights(Client):
         self.works("Dump", dbus_u(process.pid), name, {}, uid=NOBODY)
         self.gone(process.pid)
 
+    def log_of_dump(self, process, name):
+        """What the engine has to say to a subscriber meanwhile."""
+        watcher = subprocess.Popen(["dbus-monitor", "--system", "type='signal',interface='org.criu.Checkpoint.Job'"],
+                                   stdout=subprocess.PIPE, text=True)
+        for line in watcher.stdout:
+            if "NameLost" in line:  # it listens now
+                break
+        self.dump(process, name)
+        time.sleep(0.3)
+        watcher.terminate()
+        return watcher.communicate()[0]
+
     def secret(self):
         path = os.path.join(self.folder("root"), "secret")
         with open(path, "w", encoding="ascii") as f:
@@ -50,6 +62,20 @@ class Rights(Client):
         os.unlink(path)
         os.rename(path + ".old", path)
         process = self.works("Restore", "linked", {}, uid=NOBODY)
+        open(path + ".done", "w").close()
+        wait_for(lambda: os.path.exists(path + ".seen") and os.path.getsize(path + ".seen") == 4, "what was read")
+        self.end(process)
+
+    def test_file_that_was_open_before(self):
+        """A descriptor from times with more rights: the dump warns, a user's restore names the cures, and root's is one."""
+        home = self.folder("home", NOBODY)
+        path = os.path.join(home, "file")
+        process = self.holder(path, "keep")
+        os.chown(path, 0, 0)
+        self.assertIn("you may not open " + path, self.log_of_dump(process, "closed-since"))
+        self.refused(E + "ImageIncompatible", f"Cannot open {path}: Permission denied .*root restore the checkpoint", "Restore",
+                     "closed-since", {}, uid=NOBODY)
+        process = self.works("Restore", "closed-since", {"owner": dbus_u(NOBODY)})
         open(path + ".done", "w").close()
         wait_for(lambda: os.path.exists(path + ".seen") and os.path.getsize(path + ".seen") == 4, "what was read")
         self.end(process)
