@@ -76,7 +76,8 @@ static bool answers_stops(guint64 nr) {
 void undo_spurious_eintr(FrozenThread *t, bool signal_pending) {
   struct user_regs_struct *r = &t->state.regs;
   bool ia32 = frame_is_ia32(r), time32;
-  guint64 nr = r->orig_rax, call = ia32 ? ia32_native_call(nr, (guint32)r->rbx, &time32) : nr, msec = (guint64)(MAX(t->sleep_remaining_nsec, 0) + 999999) / 1000000;
+  guint64 nr = r->orig_rax, call = ia32 ? ia32_native_call(nr, (guint32)r->rbx, &time32) : nr;
+  guint64 msec = (guint64)(MAX(t->sleep_remaining_nsec, 0) + 999999) / 1000000;
   if (signal_pending || (int64_t)r->rax != -EINTR || (int64_t)nr < 0 || !answers_stops(call))
     return;
   bool waits = call == SYS_epoll_wait || call == SYS_epoll_pwait || call == SYS_epoll_pwait2;

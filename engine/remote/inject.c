@@ -159,7 +159,8 @@ static bool find_frame_top(const StoppedThread *leader, size_t size, const Injec
 
 /* Of frame_size() bytes; *ret_at: where it belongs. */
 static void *make_leader_frame(
-    const StoppedThread *leader, uint64_t sigreturn, unsigned pops, const InjectMap *maps, size_t n, uint64_t *ret_at, size_t *ret_size, GError **error) {
+    const StoppedThread *leader, uint64_t sigreturn, unsigned pops, const InjectMap *maps, size_t n, uint64_t *ret_at, size_t *ret_size,
+    GError **error) {
   size_t size = frame_size(leader->xstate_size);
   uint64_t top = 0;
   if (!find_frame_top(leader, size + 128, maps, n, &top, error))

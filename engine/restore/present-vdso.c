@@ -111,7 +111,10 @@ bool present_vdso_find_ia32(PresentVdso *ret, GError **error) {
 }
 
 void present_vdso_build(bool ia32, guint64 at, Program *p) {
-  PROGRAM_CALL(p, ia32 ? "arch_prctl MAP_VDSO_32" : "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ia32 ? ARCH_MAP_VDSO_32 : ARCH_MAP_VDSO_64), ARG(at));
+  if (ia32)
+    PROGRAM_CALL(p, "arch_prctl MAP_VDSO_32", SYS_arch_prctl, ARG(ARCH_MAP_VDSO_32), ARG(at));
+  else
+    PROGRAM_CALL(p, "arch_prctl MAP_VDSO_64", SYS_arch_prctl, ARG(ARCH_MAP_VDSO_64), ARG(at));
 }
 
 void present_vdso_clear(PresentVdso *p) {
