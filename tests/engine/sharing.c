@@ -37,6 +37,10 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#ifndef SYS_semop /* for 32 bits: with a time-out */
+#define SYS_semop SYS_semtimedop_time64
+#endif
+
 #define MAX_TASKS 64
 #define FD 200
 
@@ -139,7 +143,7 @@ static void obey(Slot *me) {
     break;
   case USE_UNDO:
     for (short by = 1; by >= -1; by -= 2)
-      check_call(syscall(SYS_semop, me->token, &(struct sembuf){0, by, SEM_UNDO}, 1) == 0);
+      check_call(syscall(SYS_semop, me->token, &(struct sembuf){0, by, SEM_UNDO}, 1, NULL) == 0);
     break;
   case REAP:
     check_call(syscall(SYS_wait4, me->slot, NULL, 0, NULL) == me->slot);
