@@ -8,7 +8,7 @@
 #
 # Bochs is built from Debian's source package (trixie's) with bochs.patch, and kept in $CHECKPOINTD_CACHE with the kernel. In the
 # environment: AMX_SECONDS until it is switched off, AMX_LOG for a copy of the console, AMX_IMAGES for one of the images that
-# tests/engine/tiles-elsewhere reads.
+# tests/engine/tiles-elsewhere reads, AMX_KERNEL for a directory with another kernel (boot/vmlinuz-…).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -152,7 +152,7 @@ main() {
   exec 9>"$debian_cache/lock"
   flock 9
   key=$({ cat "$here/bochs.patch"; echo "$source_sha256 ${configuration[*]}"; } | sha256sum | cut -c1-12)
-  emulator=$debian_cache/bochs-$key kernel=$debian_cache/kernel-cloud
+  emulator=$debian_cache/bochs-$key kernel=${AMX_KERNEL:-$debian_cache/kernel-cloud}
   [[ -x $emulator/bochs ]] || build_bochs "$emulator" || fail "no Bochs: it is built from $source_path of Debian's mirror"
   debian_kernel "$kernel" >/dev/null || fail "no kernel"
   flock --unlock 9
