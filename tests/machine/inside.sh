@@ -104,6 +104,49 @@ refused() {
   [[ $status == "$wanted" ]] && grep -q "$name" "$work/refusal"
 }
 
+# What a service prints: "PID NUMBER" five times a second, into the journal.
+cat >/usr/local/bin/talker <<'PYTHON'
+#!/usr/bin/python3 -I
+import os, time
+number = 0
+while True:
+    number += 1
+    print(os.getpid(), number, flush=True)
+    time.sleep(0.2)
+PYTHON
+chmod 755 /usr/local/bin/talker
+
+# said: its last words.
+said() {
+  journalctl --sync
+  journalctl --no-pager --quiet -t chatter -o cat | tail -n 1
+}
+
+# talks_on NUMBER: it says a greater one, under the name that it had.
+talks_on() {
+  local last
+  for _ in {1..50}; do
+    last=$(said)
+    ((${last##* } <= $1)) || return 0
+    sleep 0.1
+  done
+  return 1
+}
+
+# The shipped rules, the shipped plugin, and journald itself.
+keeps_its_journal() {
+  local last
+  checkpoint plugins | grep -E '^syslog .*on-demand' || return 1
+  systemd-run --quiet --collect -p User=alice -p SyslogIdentifier=chatter -p SendSIGKILL=no -p KillMode=none \
+    /usr/local/bin/talker
+  talks_on 0 || return 1
+  last=$(said)
+  checkpoint dump "${last%% *}" talker || return 1
+  gone "${last%% *}" || return 1
+  last=$(said)
+  checkpoint restore talker && talks_on "${last##* }" && [[ $(said) == "${last%% *} "* ]]
+}
+
 # cycle AS FILE NAME: dump, gone, restore, same pid, goes on from where it was.
 cycle() {
   local file=$2 name=$3 pid count
@@ -308,6 +351,7 @@ check "root: explain finds nothing in the way of redis" checkpoint explain "$(ca
 check "root: redis, by busctl alone" busctl_redis
 check "root: a process of one's own" cycle "" /srv/counters/root root-1
 check "root: another user's process" cycle "" /srv/counters/bob bob-by-root
+check "root: a service of systemd's, with its journal" keeps_its_journal
 check "root: what is restored is not in the service's cgroup" not_in_service_cgroup /srv/counters/root
 check "root: what is restored has nothing of the service's restrictions" not_hardened /srv/counters/root
 check "root: an unknown process" refused 5 NoSuchProcess checkpoint dump --json 4000000 nobody
