@@ -71,7 +71,7 @@ static bool block_listed(const Look *l) {
   if (in_flight(l) == (gint32)l->in.n_listed)
     reason = g_strdup_printf("%u requests of a ring with a submitting thread (IORING_SETUP_SQPOLL) are in flight", l->in.n_listed);
   else if (l->in.in_flight >= 0)
-    reason = g_strdup_printf("%d requests are in flight that a worker or a device is busy with", in_flight(l) - (gint32)l->in.n_listed);
+    reason = g_strdup_printf("%d requests are in flight that a worker or a device is busy with, or that wait for others (IOSQE_IO_DRAIN)", in_flight(l) - (gint32)l->in.n_listed);
   if (reason)
     uring_look_block(l, reason, CURE);
   return reason != NULL;

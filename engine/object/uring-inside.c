@@ -60,12 +60,16 @@ static bool read_half(UringReader *r, guint64 at, guint32 *ret) {
   return kernel_read(r->kernel, at, ret, 4);
 }
 
+static bool own_table(UringReader *r, guint64 *ret_table, guint32 *ret_size) {
+  guint64 files, fdt;
+  return read_word(r, kernel_reader_self(r->kernel) + (guint64)r->l.files, &files) && read_word(r, files + (guint64)r->l.fdt, &fdt) &&
+         read_half(r, fdt + (guint64)r->l.max_fds, ret_size) && read_word(r, fdt + (guint64)r->l.fd_table, ret_table);
+}
+
 guint64 uring_reader_file(UringReader *r, int fd) {
-  guint64 files, fdt, table, file = 0;
+  guint64 table, file = 0;
   guint32 most;
-  if (fd < 0 || !read_word(r, kernel_reader_self(r->kernel) + (guint64)r->l.files, &files) || !read_word(r, files + (guint64)r->l.fdt, &fdt) ||
-      !read_half(r, fdt + (guint64)r->l.max_fds, &most) || (guint32)fd >= most || !read_word(r, fdt + (guint64)r->l.fd_table, &table) ||
-      !read_word(r, table + (guint64)fd * 8, &file))
+  if (fd < 0 || !own_table(r, &table, &most) || (guint32)fd >= most || !read_word(r, table + (guint64)fd * 8, &file))
     return 0;
   return file;
 }
@@ -83,6 +87,22 @@ gint64 uring_reader_refs(UringReader *r, int fd) {
   guint64 file = r && fd >= 0 ? uring_reader_file(r, fd) : 0, n;
   int at = !r ? -1 : r->l.file_refs >= 0 ? r->l.file_refs : r->l.file_count;
   return file && at >= 0 && read_word(r, file + (guint64)at, &n) ? (gint64)n + (at == r->l.file_refs) : 0;
+}
+
+bool uring_reader_is_ours(UringReader *r, int fd) {
+  guint64 table, file = r ? uring_reader_file(r, fd) : 0, part[KERNEL_READ_MAX / 8];
+  guint32 most;
+  gint64 own = 0;
+  if (!file || !own_table(r, &table, &most))
+    return true;
+  for (guint32 at = 0, n; at < most; at += n) {
+    n = MIN(most - at, G_N_ELEMENTS(part));
+    if (!kernel_read(r->kernel, table + (guint64)at * 8, part, (size_t)n * 8))
+      return true;
+    for (guint32 k = 0; k < n; k++)
+      own += part[k] == file;
+  }
+  return uring_reader_refs(r, fd) <= own;
 }
 
 /* Its number in the innermost pid namespace that it is in: the engine's own. */
@@ -129,10 +149,12 @@ static bool add_list(UringReader *r, UringInside *i, guint32 tail, guint64 first
   return true;
 }
 
-static bool add_hashed(UringReader *r, UringInside *i, guint32 tail, guint64 ctx) {
+static bool add_hashed(UringReader *r, UringInside *i, guint32 tail, guint64 ctx, int table, int size) {
   guint64 buckets, first;
   guint32 bits;
-  if (!read_word(r, ctx + (guint64)r->l.hbs, &buckets) || !read_half(r, ctx + (guint64)r->l.hash_bits, &bits) || bits > 16)
+  if (table < 0 || size < 0)
+    return true;
+  if (!read_word(r, ctx + (guint64)table, &buckets) || !read_half(r, ctx + (guint64)size, &bits) || bits > 16)
     return false;
   for (guint32 k = 0; buckets && k < 1u << bits; k++)
     if (!read_word(r, buckets + (guint64)k * r->l.bucket_size + (guint64)r->l.bucket_list, &first) || !add_list(r, i, tail, first, 0, r->l.hash))
@@ -173,7 +195,7 @@ static bool read_requests(UringReader *r, UringInside *i, guint64 ctx) {
   if (!read_half(r, ctx + (guint64)l->cq_tail, &tail) || !read_half(r, ctx + (guint64)l->n_timeouts, &timeouts) || !count(r, i, ctx))
     return false;
   guint32 so_far = tail - timeouts, after;
-  if (!add_hashed(r, i, so_far, ctx) || !add_circle(r, i, so_far, ctx + (guint64)l->timeouts, l->timeout_list) ||
+  if (!add_hashed(r, i, so_far, ctx, l->hbs, l->hash_bits) || !add_hashed(r, i, so_far, ctx, l->locked_hbs, l->locked_bits) || !add_circle(r, i, so_far, ctx + (guint64)l->timeouts, l->timeout_list) ||
       !add_circle(r, i, so_far, ctx + (guint64)l->link_timeouts, l->timeout_list) || !add_optional(r, i, so_far, ctx, l->futexes) ||
       !add_optional(r, i, so_far, ctx, l->waitids) || !add_optional(r, i, so_far, ctx, l->commands))
     return false;
@@ -264,14 +286,14 @@ static bool read_groups(UringReader *r, UringInside *i, guint64 ctx) {
 static bool read_all(UringReader *r, guint64 ctx, UringInside *i) {
   guint64 personalities;
   unsigned char restricted;
-  *i = (UringInside){.requests = g_array_new(FALSE, FALSE, sizeof(UringRequest)), .idle_jiffies = -1};
+  *i = (UringInside){.requests = g_array_new(FALSE, FALSE, sizeof(UringRequest))};
   if (!read_half(r, ctx + (guint64)r->l.ctx_flags, &i->setup_flags) || !read_eventfd(r, i, ctx) || !read_requests(r, i, ctx) || !read_files(r, i, ctx) ||
       !read_groups(r, i, ctx) || !read_word(r, ctx + (guint64)r->l.personalities, &personalities) ||
       !kernel_read(r->kernel, ctx + (guint64)r->l.restricted, &restricted, 1))
     return false;
   i->personalities = personalities != 0;
   i->restricted = restricted != 0;
-  return r->l.idle < 0 || read_half(r, ctx + (guint64)r->l.idle, (guint32 *)&i->idle_jiffies);
+  return true;
 }
 
 bool uring_inside_read(UringReader *r, int fd, UringInside *ret) {

@@ -43,7 +43,6 @@ typedef struct UringInside {
   GArray *groups;       /* UringGroup; NULL: cannot be read */
   guint64 *files;       /* registered ones: where the kernel has them; NULL: cannot be read */
   guint32 n_files;
-  gint32 idle_jiffies;  /* of its submitting thread, -1: not known */
 } UringInside;
 
 void uring_inside_clear(UringInside *i);
@@ -58,6 +57,8 @@ guint64 uring_reader_file(UringReader *r, int fd);
 guint64 uring_reader_private(UringReader *r, guint64 file);
 /* How many hold the file behind our descriptor @fd (descriptors, requests); 0: cannot be read. */
 gint64 uring_reader_refs(UringReader *r, int fd);
+/* Whether nobody but our own descriptors holds it. */
+bool uring_reader_is_ours(UringReader *r, int fd);
 /* sizeof(struct page). */
 guint64 uring_reader_page_size(const UringReader *r);
 /* Reads all of the ring behind our descriptor @fd. False if it changes too fast, or cannot be read. */
@@ -68,8 +69,8 @@ bool uring_inside_read(UringReader *r, int fd, UringInside *ret);
 /* Where things are on this kernel. -1: not there. */
 typedef struct UringLayout {
   int file_private, file_refs, file_count, files, fdt, fd_table, max_fds, thread_pid, level, numbers;
-  int ctx_flags, requests, free_list, hbs, hash_bits, bucket_list, timeouts, link_timeouts, futexes, waitids, commands, deferred, polled, n_timeouts, cq_tail,
-      evfd, groups, personalities, restricted, n_file_nodes, file_nodes, idle;
+  int ctx_flags, requests, free_list, hbs, hash_bits, locked_hbs, locked_bits, bucket_list, timeouts, link_timeouts, futexes, waitids, commands, n_timeouts, cq_tail,
+      evfd, groups, personalities, restricted, n_file_nodes, file_nodes;
   int evfd_ctx, evfd_async;
   int opcode, flags, user_data, fd, tctx, task, link, hash, data, creds, buf_index, poll_refs;
   int tctx_task;

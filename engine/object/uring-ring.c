@@ -47,6 +47,7 @@ static int map_part(int fd, off_t offset, size_t most, size_t least, unsigned ch
       return -errno;
     if (m == MAP_FAILED)
       continue;
+    (void)madvise(m, size, MADV_DONTFORK); /* processes that outlive us would keep the ring */
     *ret = m;
     *ret_size = pages_behind(m, size);
     if (*ret_size < size)

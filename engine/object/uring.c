@@ -602,7 +602,7 @@ static void uring_end(Collector *c, bool killed) {
     const size_t n = ring->files ? ring->n_files : 0;
     g_autofree gint64 *before = g_new0(gint64, n + 1);
     for (size_t k = 0; k < n; k++)
-      before[k] = uring_reader_refs(reader_of(c), ring->files[k]);
+      before[k] = uring_reader_is_ours(reader_of(c), ring->files[k]) ? 0 : uring_reader_refs(reader_of(c), ring->files[k]);
     uring_unmap(&ring->map);
     if (n)
       collector_drop_local(c, ring->u->file_id);

@@ -291,20 +291,28 @@ static void things(void) {
 
 static void shared(void) {
   Ring r = ring_new(8, 0);
-  int file = make_file("file", "hello");
+  int file = make_file("file", "hello"), ends[2], told[2];
+  char byte = 0;
+  check_call(pipe2(ends, O_CLOEXEC) == 0 && pipe2(told, O_CLOEXEC) == 0);
   nops(&r, 5);
   pid_t child = fork();
   if (child == 0) {
+    next(&r, IORING_OP_POLL_ADD, ends[0], NULL, 0, 55)->poll32_events = POLLIN; /* it is the child that is told */
+    publish(&r);
+    check(enter(&r, 1, 0) == 1 && write(told[1], "x", 1) == 1, "the poll was not taken");
     while (!subject_checking())
       subject_tick();
+    check_call(write(ends[1], "x", 1) == 1);
+    expect(&r, 55, POLLIN);
     use(&r, file);
     _exit(0);
   }
   int status = -1;
+  check_call(read(told[0], &byte, 1) == 1);
   wait_for_check();
   check_call(waitpid(child, &status, 0) == child);
   check(status == 0, "the child could not use it");
-  r.submitted++, r.reaped++; /* the child's */
+  r.submitted += 2, r.reaped += 2; /* the child's */
   nops(&r, 20);
 }
 
