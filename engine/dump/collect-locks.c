@@ -40,6 +40,7 @@ typedef struct LockScan {
   GHashTable *orphans; /* inode numbers of locks of descriptions, and of takers that are gone */
   GHashTable *done;    /* guint64 of file id and kind: descriptions whose lock is known */
   bool unlisted;       /* every descriptor is looked at */
+  bool anonymous;      /* some orphan is in a file system without a device */
 } LockScan;
 
 /* Reading /proc/locks waits until all processors have passed through the scheduler (rcu_sync of the locks' semaphore), many
@@ -169,26 +170,28 @@ static bool scan_fd(const LockScan *s, const FrozenTask *task, int fd, GError **
 }
 
 /* Which descriptors could have one: those of a process that took some, and of files whose locks belong to nobody alive. File
- * systems without a device (overlayfs, btrfs) show other inode numbers, so all their files are looked at. */
+ * systems without a device (overlayfs, btrfs) show other inode numbers, so all their files are looked at if any lock is in one. */
 static bool may_have_lock(const LockScan *s, const FrozenTask *task, int fd) {
   if (s->unlisted || g_hash_table_contains(s->takers, GINT_TO_POINTER(task->pid)))
     return true;
-  char path[64];
-  struct stat st;
-  g_snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)task->pid, fd);
-  return g_hash_table_size(s->orphans) && stat(path, &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) &&
-         (major(st.st_dev) == 0 || g_hash_table_contains(s->orphans, GUINT_TO_POINTER((guint)st.st_ino)));
+  if (!g_hash_table_size(s->orphans))
+    return false;
+  const FileHolder *h = collector_holder_of(s->collector, collector_file_id_of(s->collector, task->view, fd));
+  return !h || !h->ino || (major(h->dev) == 0 && s->anonymous && (S_ISREG(h->mode) || S_ISDIR(h->mode))) ||
+         g_hash_table_contains(s->orphans, GUINT_TO_POINTER((guint)h->ino));
 }
 
-static void sort_line(const LockScan *s, const Lock *lock) {
+static void sort_line(LockScan *s, const Lock *lock) {
   const FrozenTask *task = lock->pid > 0 ? frozen_tree_find(s->tree, lock->pid) : NULL;
   if (task) {
     g_hash_table_add(s->takers, GINT_TO_POINTER(task->owner[SHARE_FILES]->pid));
     g_array_append_val(s->lines, *lock);
   }
   /* whoever took it: it stays with the description, or with those that share a table with somebody who is dead */
-  if (lock->flag != LOCK_POSIX || (s->tree->shares && (!task || task->zombie)))
+  if (lock->flag != LOCK_POSIX || (s->tree->shares && (!task || task->zombie))) {
     g_hash_table_add(s->orphans, GUINT_TO_POINTER((guint)lock->inode));
+    s->anonymous |= lock->major == 0;
+  }
 }
 
 static bool scan_task(const LockScan *s, const FrozenTask *task, GError **error) {

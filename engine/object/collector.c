@@ -363,7 +363,8 @@ static void group_insert(DescGroup *g, guint at, Desc *d) {
 static Desc *desc_new(Collector *c, const FileProbe *probe) {
   Desc *d = g_new0(Desc, 1);
   d->kept = -1;
-  d->holder = (FileHolder){.pid = probe->pid, .fd = probe->fd, .file_id = collector_new_file_id(c)};
+  d->holder = (FileHolder){.pid = probe->pid, .fd = probe->fd, .file_id = collector_new_file_id(c), .dev = probe->st.st_dev, .ino = probe->st.st_ino,
+      .mode = probe->st.st_mode};
   d->comm = probe->comm;
   d->pidfd = probe->pidfd;
   d->carrier = probe->carrier;

@@ -52,6 +52,8 @@ typedef struct FileHolder {
   pid_t pid;
   int fd;
   guint32 file_id;
+  guint64 dev, ino; /* of stat(2); 0: not known */
+  mode_t mode;
 } FileHolder;
 
 typedef struct Collector Collector;
