@@ -228,12 +228,18 @@ static void collect_zombie(FrozenTask *task) {
   g_ptr_array_add(task->model->threads, thread_new(task->pid, core));
 }
 
+/* Can one tracer do everything for it? */
+static bool is_on_its_own(const FrozenTree *tree, const FrozenTask *task) {
+  return !task->split && !tree->shares;
+}
+
 /* What each tracer does to its own. */
 typedef struct TracersShare {
   const FrozenTree *tree;
   FrozenTask *task; /* NULL: all of the tree */
   bool leaders;     /* threads that speak for their processes, or the others */
   guint first;      /* thread of the task */
+  const ThreadProgram *program;
   GError *errors[2]; /* of each tracer */
 } TracersShare;
 
@@ -351,14 +357,23 @@ static size_t signals_room(const FrozenTask *task) {
   return n ? MIN((n + most) * 400, SIGNALS_ROOM) : 0;
 }
 
+/* An agent with its program, which begins at once, and sleeps only when that is done. */
+static bool inject_one_thread(const FrozenTask *task, FrozenThread *t, const Program *program, GError **error) {
+  const FrozenTask *owner = task->owner[SHARE_MEMORY];
+  Region *region = injection_region(task->injection);
+  t->lane = inject_add_lane(task->injection, &t->state, error);
+  if (!t->lane || !region_load(region, program, g_array_index(owner->threads, FrozenThread, 0).loaded.ops, &t->loaded, error))
+    return false;
+  region_prepare(region, t->lane, &t->loaded);
+  t->in_agent = inject_thread(task->injection, &t->state, t->lane, error);
+  return t->in_agent;
+}
+
 static void inject_share(void *data, unsigned which) {
   TracersShare *w = data;
   for (guint k = w->first; k < w->task->threads->len; k++) {
     FrozenThread *t = &g_array_index(w->task->threads, FrozenThread, k);
-    if (tracers_owner(t->state.tid) != which)
-      continue;
-    t->in_agent = inject_thread(w->task->injection, &t->state, t->lane, &w->errors[which]);
-    if (!t->in_agent)
+    if (tracers_owner(t->state.tid) == which && !inject_one_thread(w->task, t, thread_program_get(w->program), &w->errors[which]))
       return;
   }
 }
@@ -400,22 +415,19 @@ static bool inject_leader(const FrozenTree *tree, FrozenTask *task, const Progra
 
 /* An agent in every thread, each with its program prepared before it starts. Where memory is shared there is one region, and
  * all threads but its owner's leader are alike. */
-static bool inject_task(const FrozenTree *tree, FrozenTask *task, const Program *thread_program, ProcessProgram *const *pps, GadgetCache *cache,
+static bool inject_task(const FrozenTree *tree, FrozenTask *task, const ThreadProgram *tp, ProcessProgram *const *pps, GadgetCache *cache,
     GError **error) {
   FrozenTask *owner = task->owner[SHARE_MEMORY];
   guint first = owner == task;
-  if (first && !inject_leader(tree, task, thread_program, pps, cache, error))
+  if (first && !inject_leader(tree, task, thread_program_get(tp), pps, cache, error))
     return false;
   task->injection = owner->injection;
-  Region *region = injection_region(task->injection);
-  for (guint k = first; k < task->threads->len; k++) {
-    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-    t->lane = inject_add_lane(task->injection, &t->state, error);
-    if (!t->lane || !region_load(region, thread_program, g_array_index(owner->threads, FrozenThread, 0).loaded.ops, &t->loaded, error))
+  if (!is_on_its_own(tree, task))
+    return run_by_tracers((TracersShare){.task = task, .first = first, .program = tp}, inject_share, error);
+  for (guint k = first; k < task->threads->len; k++)
+    if (!inject_one_thread(task, &g_array_index(task->threads, FrozenThread, k), thread_program_get(tp), error))
       return false;
-    region_prepare(region, t->lane, &t->loaded); /* it begins at once, and sleeps only when it is done */
-  }
-  return task->threads->len == first || run_by_tracers((TracersShare){.task = task, .first = first}, inject_share, error);
+  return true;
 }
 
 static bool ask_ambient(Region *region, const ThreadProgram *tp, FrozenThread *t, GError **error) {
@@ -434,17 +446,6 @@ static bool ask_ambient(Region *region, const ThreadProgram *tp, FrozenThread *t
   return true;
 }
 
-static bool wait_task(FrozenTask *task, const ThreadProgram *tp, GError **error) {
-  Region *region = injection_region(task->injection);
-  for (guint k = 0; k < task->threads->len; k++) {
-    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-    if (!region_wait(region, t->lane, t->state.tid, error) || !thread_program_decode(tp, t, k == 0 && !task->headless, error) ||
-        !ask_ambient(region, tp, t, error))
-      return false;
-  }
-  return true;
-}
-
 /* The leader's second program, after its thread program: signal actions, timers, limits. */
 static bool start_process_program(FrozenTask *task, const ProcessProgram *pp, GError **error) {
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
@@ -454,6 +455,35 @@ static bool start_process_program(FrozenTask *task, const ProcessProgram *pp, GE
     return false;
   region_start(region, leader->lane, &task->leader_loaded);
   return true;
+}
+
+static bool wait_thread(const FrozenTask *task, guint k, const ThreadProgram *tp, GError **error) {
+  FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+  return region_wait(injection_region(task->injection), t->lane, t->state.tid, error) &&
+         thread_program_decode(tp, t, k == 0 && !task->headless, error);
+}
+
+static void wait_share(void *data, unsigned which) {
+  TracersShare *w = data;
+  for (guint k = which; k < w->task->threads->len; k += tracers_count())
+    if (!wait_thread(w->task, k, w->program, &w->errors[which]))
+      return;
+}
+
+/* The answers of its threads; then its process is asked. */
+static bool wait_task(const FrozenTree *tree, FrozenTask *task, const ThreadProgram *tp, ProcessProgram *pp, GError **error) {
+  if (!is_on_its_own(tree, task)) {
+    if (!run_by_tracers((TracersShare){.task = task, .program = tp}, wait_share, error))
+      return false;
+  } else {
+    for (guint k = 0; k < task->threads->len; k++)
+      if (!wait_thread(task, k, tp, error))
+        return false;
+  }
+  for (guint k = 0; k < task->threads->len; k++)
+    if (!ask_ambient(injection_region(task->injection), tp, &g_array_index(task->threads, FrozenThread, k), error))
+      return false;
+  return start_process_program(task, pp, error);
 }
 
 /* The main thread that has ended calls exit(2) as soon as it is there again, with the credentials of those that go on
@@ -541,12 +571,7 @@ typedef struct Injections {
 
 static bool inject_one(Injections *w, guint i, unsigned which) {
   FrozenTask *task = w->tree->tasks->pdata[i];
-  return inject_task(w->tree, task, thread_program_get(w->tps[task->ia32]), w->pps, w->caches[which], &w->errors[which]);
-}
-
-/* Can a tracer do it alone? */
-static bool is_on_its_own(const FrozenTree *tree, const FrozenTask *task) {
-  return !task->split && !tree->shares;
+  return inject_task(w->tree, task, w->tps[task->ia32], w->pps, w->caches[which], &w->errors[which]);
 }
 
 static void inject_tasks_share(void *data, unsigned which) {
@@ -584,7 +609,7 @@ static bool inject_all(FrozenTree *tree, ThreadProgram *const tps[2], ProcessPro
       const ThreadProgram *tp = tps[task->ia32];
       if (task->zombie || task->no_agent)
         continue;
-      ok = step == 0 ? wait_task(task, tp, error) && start_process_program(task, pps[i], error) : wait_process_program(task, pps[i], error);
+      ok = step == 0 ? wait_task(tree, task, tp, pps[i], error) : wait_process_program(task, pps[i], error);
     }
   return ok;
 }

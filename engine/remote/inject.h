@@ -38,7 +38,7 @@ Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_
     GadgetCache *cache, GError **error);
 /* Bytes of the region that one more thread takes, without programs. */
 size_t inject_thread_room(size_t xstate_size);
-/* A lane with a way home for a further thread; NULL with error. */
+/* A lane with a way home for a further thread; NULL with error. By any thread of this process. */
 Lane *inject_add_lane(Injection *injection, const StoppedThread *thread, GError **error);
 /* The agent in that thread. It runs what region_prepare() has put into the lane at once. On failure the thread is as it
  * was. */

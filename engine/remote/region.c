@@ -18,7 +18,8 @@
 struct Region {
   unsigned char *local;
   uint64_t remote;
-  size_t size, used;
+  size_t size;
+  _Atomic size_t used; /* several tracers prepare their agents at a time */
   void *alive; /* in the region */
   bool owned;  /* the alive word is this process's, not the warden's */
 };
@@ -80,11 +81,11 @@ uint64_t region_agent(const Region *r) {
 
 void *region_alloc(Region *r, size_t size) {
   size = (size + 63) & ~(size_t)63;
-  if (size > r->size - r->used)
-    return NULL;
-  void *p = r->local + r->used;
-  r->used += size;
-  return p;
+  size_t at = atomic_fetch_add(&r->used, size);
+  if (at <= r->size && size <= r->size - at)
+    return r->local + at;
+  (void)atomic_fetch_sub(&r->used, size);
+  return NULL;
 }
 
 uint64_t region_to_remote(const Region *r, const void *local) {
