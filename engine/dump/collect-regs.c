@@ -184,6 +184,27 @@ static void add_thread(FrozenTask *task, FrozenThread *t, bool leader) {
     task->model->core = core;
 }
 
+/* In the task's own block, made for as many threads of the size of the first one's: single ones would be thousands of
+ * growths of a tracer's heap. */
+static const void *keep_xstate(FrozenTask *task, const FrozenThread *t, const void *xstate, size_t size) {
+  guint k = (guint)(t - (const FrozenThread *)(const void *)task->threads->data);
+  if (!k) {
+    task->xstates = g_malloc(size * task->threads->len);
+    task->xstate_room = size;
+  }
+  return size > task->xstate_room ? g_memdup2(xstate, size) : memcpy(task->xstates + k * task->xstate_room, xstate, size);
+}
+
+static void drop_xstates(FrozenTask *task) {
+  for (guint k = 0; k < task->threads->len; k++) {
+    StoppedThread *s = &g_array_index(task->threads, FrozenThread, k).state;
+    if (s->xstate && s->xstate_size > task->xstate_room)
+      g_free((void *)(uintptr_t)s->xstate);
+    s->xstate = NULL;
+  }
+  g_clear_pointer(&task->xstates, g_free);
+}
+
 /* By its tracer. */
 static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void *xstate, GError **error) {
   bool leader = speaks && !task->headless;
@@ -198,7 +219,7 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void 
   if ((e = tracee_get_sigmask(t->state.tid, &t->state.sigmask)) < 0)
     return fail_thread(e, t, "signal mask", error);
   t->state.xstate_size = (size_t)size;
-  t->state.xstate = g_memdup2(xstate, (size_t)size);
+  t->state.xstate = keep_xstate(task, t, xstate, (size_t)size);
   ThreadCoreEntry *tc = core->thread_core;
   tc->signals_p = collect_signals(t->state.tid, false);
   if (speaks)
@@ -617,7 +638,7 @@ static bool inject_all(FrozenTree *tree, ThreadProgram *const tps[2], ProcessPro
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   if (!stranger_wait(tree->stranger, error))
     return false;
-  bool keys = traits_may_have_keys(tree);
+  bool keys = traits_have_session_keys(tree);
   ThreadProgram *tps[2] = {thread_program_new(stranger_pid(tree->stranger), keys, false)};
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
@@ -635,11 +656,7 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     process_program_free(pps[i]);
-    for (guint k = 0; k < task->threads->len; k++) {
-      StoppedThread *s = &g_array_index(task->threads, FrozenThread, k).state;
-      g_free((void *)(uintptr_t)s->xstate);
-      s->xstate = NULL;
-    }
+    drop_xstates(task);
   }
   if (ok)
     traits_check(job, tree);

@@ -91,7 +91,7 @@ static void add_ia32(ThreadProgram *t, Program *p) {
   }
 }
 
-ThreadProgram *thread_program_new(pid_t stranger, bool keys, bool ia32) {
+ThreadProgram *thread_program_new(pid_t stranger, bool session_keys, bool ia32) {
   ThreadProgram *t = g_new0(ThreadProgram, 1);
   Program *p = t->program = program_new();
   t->sas = program_data(p, NULL, 24);
@@ -111,7 +111,7 @@ ThreadProgram *thread_program_new(pid_t stranger, bool keys, bool ia32) {
   }
   add_identity(t, p);
   add_scheduling(t, p);
-  trait_ops_add(&t->traits, p, keys);
+  trait_ops_add(&t->traits, p, session_keys);
   if (stranger) {
     size_t ignored = program_data(p, NULL, 16);
     t->op_stranger = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(stranger), ARG_DATA(ignored), ARG_DATA(ignored + 8));

@@ -9,9 +9,8 @@
 /* What every task is asked by its own agents, in one program per thread; the same ops for all, data and results in each
  * lane. */
 typedef struct ThreadProgram ThreadProgram;
-/* @stranger: a process to look at (landlock.h), 0: none. @keys: asks for those of its keyrings (traits.h). @ia32: for 32-bit
- * programs. */
-ThreadProgram *thread_program_new(pid_t stranger, bool keys, bool ia32);
+/* @stranger: a process to look at (landlock.h), 0: none. @session_keys: see traits.h. @ia32: for 32-bit programs. */
+ThreadProgram *thread_program_new(pid_t stranger, bool session_keys, bool ia32);
 void thread_program_free(ThreadProgram *p);
 const Program *thread_program_get(const ThreadProgram *p);
 /* Fills the thread's core entry and extra from what came back. */

@@ -33,6 +33,7 @@ static void frozen_task_free(void *p) {
     (void)close(t->pidfd);
   facts_clear(&t->facts);
   g_clear_pointer(&t->fds, g_array_unref);
+  g_free(t->xstates);
   g_array_unref(t->threads);
   g_clear_pointer(&t->provided, g_hash_table_unref);
   g_clear_pointer(&t->overruns, g_array_unref);

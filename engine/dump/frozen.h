@@ -58,6 +58,8 @@ typedef struct FrozenTask {
   guint index; /* in the tree */
   struct FrozenTask *owner[SHARE_KINDS]; /* the first of the tree that has the same memory, …; itself where it shares with nobody */
   GArray *threads; /* FrozenThread that live; [0] is the leader, or speaks for it */
+  unsigned char *xstates; /* of all of them, while injecting */
+  size_t xstate_room;     /* of each */
   TaskFacts facts; /* once collected */
   GArray *fds;     /* CollectedFd, ascending */
   uint64_t lowest_sp; /* of all threads that share its memory; 0: it shares it with nobody */

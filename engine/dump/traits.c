@@ -20,42 +20,45 @@
 #define N_SPECULATION 3
 #define N_KEYS 16 /* of a ring; more are more than one, the user's, that could be ignored */
 
-enum { THREAD_RING, PROCESS_RING, SESSION_RING, USER_RING, USER_SESSION_RING };
-static const int keyrings[] = {KEY_SPEC_THREAD_KEYRING, KEY_SPEC_PROCESS_KEYRING, KEY_SPEC_SESSION_KEYRING, KEY_SPEC_USER_KEYRING,
+enum { THREAD_RING, PROCESS_RING, USER_RING, SESSION_RING, USER_SESSION_RING };
+static const int keyrings[] = {KEY_SPEC_THREAD_KEYRING, KEY_SPEC_PROCESS_KEYRING, KEY_SPEC_USER_KEYRING, KEY_SPEC_SESSION_KEYRING,
     KEY_SPEC_USER_SESSION_KEYRING};
 
-static void add_key_ops(TraitOps *t, Program *p) {
-  t->keys = true;
-  t->op_ring_ids = program_n_ops(p);
-  for (size_t i = 0; i < G_N_ELEMENTS(keyrings); i++) {
-    PROGRAM_CALL(p, "keyctl GET_KEYRING_ID", SYS_keyctl, ARG(KEYCTL_GET_KEYRING_ID), ARG((gint64)keyrings[i]), ARG(0));
-    program_expect(p, EXPECT_ANY, 0);
-  }
-  t->ring_data = program_data(p, NULL, (size_t)USER_RING * N_KEYS * 4);
-  t->op_ring_reads = program_n_ops(p);
-  for (size_t i = 0; i < USER_RING; i++) {
-    PROGRAM_CALL(p, "keyctl READ", SYS_keyctl, ARG(KEYCTL_READ), ARG((gint64)keyrings[i]), ARG_DATA(t->ring_data + i * N_KEYS * 4), ARG(N_KEYS * 4));
-    program_expect(p, EXPECT_ANY, 0);
-  }
+static void add_ring(TraitOps *t, Program *p, size_t ring) {
+  t->op_ring_ids[ring] = PROGRAM_CALL(p, "keyctl GET_KEYRING_ID", SYS_keyctl, ARG(KEYCTL_GET_KEYRING_ID), ARG((gint64)keyrings[ring]), ARG(0));
+  program_expect(p, EXPECT_ANY, 0);
+  if (ring != THREAD_RING && ring != PROCESS_RING && ring != SESSION_RING)
+    return;
+  t->ring_data[ring] = program_data(p, NULL, (size_t)N_KEYS * 4);
+  t->op_ring_reads[ring] =
+      PROGRAM_CALL(p, "keyctl READ", SYS_keyctl, ARG(KEYCTL_READ), ARG((gint64)keyrings[ring]), ARG_DATA(t->ring_data[ring]), ARG(N_KEYS * 4));
+  program_expect(p, EXPECT_ANY, 0);
+}
+
+/* Asking for a session's keyring gives a thread one that has none: only where there is something to be found. */
+static void add_key_ops(TraitOps *t, Program *p, bool session) {
+  t->session = session;
+  for (size_t ring = 0; ring < (session ? G_N_ELEMENTS(keyrings) : SESSION_RING); ring++)
+    add_ring(t, p, ring);
 }
 
 /* The user's own keyring is linked from every login session, and is no loss. */
 static bool ring_has_keys(const TraitOps *o, const LoadedProgram *l, size_t ring) {
-  gint64 id = l->results[o->op_ring_ids + ring], size = l->results[o->op_ring_reads + ring];
-  if (id <= 0 || (ring == SESSION_RING && id == l->results[o->op_ring_ids + USER_SESSION_RING]))
+  gint64 id = l->results[o->op_ring_ids[ring]], size = l->results[o->op_ring_reads[ring]];
+  if (id <= 0 || (ring == SESSION_RING && id == l->results[o->op_ring_ids[USER_SESSION_RING]]))
     return false;
   if (size < 0 || size / 4 > N_KEYS)
     return true; /* nobody may look; or more than there was room for */
   for (gint64 i = 0; i < size / 4; i++) {
     gint32 key;
-    memcpy(&key, l->data + o->ring_data + (ring * N_KEYS + (size_t)i) * 4, sizeof key);
-    if (key != l->results[o->op_ring_ids + USER_RING])
+    memcpy(&key, l->data + o->ring_data[ring] + (size_t)i * 4, sizeof key);
+    if (key != l->results[o->op_ring_ids[USER_RING]])
       return true;
   }
   return false;
 }
 
-void trait_ops_add(TraitOps *t, Program *p, bool keys) {
+void trait_ops_add(TraitOps *t, Program *p, bool session_keys) {
   t->op_mce = PROGRAM_CALL(p, "prctl MCE_KILL_GET", SYS_prctl, ARG(PR_MCE_KILL_GET), ARG(0), ARG(0), ARG(0), ARG(0));
   program_expect(p, EXPECT_ANY, 0);
   t->tsc = program_data(p, NULL, 8);
@@ -73,8 +76,7 @@ void trait_ops_add(TraitOps *t, Program *p, bool keys) {
   t->cookie = program_data(p, NULL, 8);
   t->op_cookie = PROGRAM_CALL(p, "prctl SCHED_CORE_GET", SYS_prctl, ARG(PR_SCHED_CORE), ARG(0), ARG(0), ARG(0), ARG_DATA(t->cookie));
   program_expect(p, EXPECT_ANY, 0);
-  if (keys)
-    add_key_ops(t, p);
+  add_key_ops(t, p, session_keys);
 }
 
 /* What prctl(2) rules and somebody has ruled. */
@@ -107,8 +109,8 @@ void trait_ops_decode(const TraitOps *o, FrozenThread *t) {
   memcpy(&t->core_cookie, t->loaded.data + o->cookie, sizeof t->core_cookie);
   if (results[o->op_cookie] < 0)
     t->core_cookie = 0;
-  for (size_t ring = 0; o->keys && ring < USER_RING; ring++)
-    if (ring_has_keys(o, &t->loaded, ring))
+  for (size_t ring = 0; ring <= SESSION_RING; ring++)
+    if (ring != USER_RING && (ring != SESSION_RING || o->session) && ring_has_keys(o, &t->loaded, ring))
       t->own_keys |= (guint8)(1u << ring);
 }
 
@@ -138,36 +140,21 @@ static void block(Job *job, const FrozenTask *task, const FrozenThread *t, const
   job_block(job, "task", task->pid, -1, object, reason, cure);
 }
 
-/* Root sees its own keyrings; of others' it sees how many keys they have, two of which everybody may have. */
-static bool may_have_keys(uid_t uid) {
+/* /proc tells how many keys a user has, two of which everybody may have. Root has some on every machine. */
+static bool has_session_keys(uid_t uid) {
   g_autofree char *text = NULL;
-  if (uid != 0) {
-    g_autofree char *key = g_strdup_printf("\n%5u:", uid);
-    if (!g_file_get_contents("/proc/key-users", &text, NULL, NULL))
-      return false;
-    g_autofree char *lines = g_strconcat("\n", text, NULL);
-    const char *line = strstr(lines, key);
-    unsigned usage = 0, n = 0;
-    return line && sscanf(line + strlen(key), "%u %u", &usage, &n) == 2 && n > 2;
-  }
-  if (!g_file_get_contents("/proc/keys", &text, NULL, NULL))
+  g_autofree char *key = g_strdup_printf("\n%5u:", uid);
+  if (uid == 0 || !g_file_get_contents("/proc/key-users", &text, NULL, NULL))
     return false;
-  unsigned long own = (unsigned long)syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING, 0); /* see sleep-note.c */
-  g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-  for (char **l = lines; *l; l++) {
-    const char *at = strtoul(*l, NULL, 16) == own ? NULL : strstr(*l, " keyring ");
-    const char *name = at ? at + strlen(" keyring ") : NULL;
-    while (name && *name == ' ')
-      name++;
-    if (name && (g_str_has_prefix(name, "_tid") || g_str_has_prefix(name, "_pid")))
-      return true; /* as the kernel calls those of threads and processes */
-  }
-  return false;
+  g_autofree char *lines = g_strconcat("\n", text, NULL);
+  const char *line = strstr(lines, key);
+  unsigned usage = 0, n = 0;
+  return line && sscanf(line + strlen(key), "%u %u", &usage, &n) == 2 && n > 2;
 }
 
 static void check_keys(Job *job, const FrozenTask *task, const FrozenThread *t) {
   static const char *const names[] = {"thread", "process"};
-  for (size_t ring = 0; ring < SESSION_RING; ring++) {
+  for (size_t ring = 0; ring < G_N_ELEMENTS(names); ring++) {
     if (!(t->own_keys & 1u << ring))
       continue;
     g_autofree char *reason = g_strdup_printf("it has keys in a %s keyring of its own (keyrings(7)), which cannot be taken along", names[ring]);
@@ -191,12 +178,12 @@ static void check_thread(Job *job, const FrozenTask *task, const FrozenThread *t
     check_keys(job, task, t);
 }
 
-bool traits_may_have_keys(const FrozenTree *tree) {
+bool traits_have_session_keys(const FrozenTree *tree) {
   uid_t asked = (uid_t)-1; /* the kernel's list can be long */
   for (guint i = 0; i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
     uid_t uid = task->zombie ? asked : task->facts.status.uid[3];
-    if (uid != asked && may_have_keys(uid))
+    if (uid != asked && has_session_keys(uid))
       return true;
     asked = uid;
   }

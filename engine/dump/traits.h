@@ -7,12 +7,12 @@
 
 typedef struct TraitOps {
   size_t op_mce, tsc, op_cpuid, op_flusher, op_speculation, op_cookie, cookie;
-  bool keys; /* are asked for */
-  size_t op_ring_ids, op_ring_reads, ring_data;
+  bool session; /* its keys are asked for, too */
+  size_t op_ring_ids[5], op_ring_reads[5], ring_data[5];
 } TraitOps;
 
-/* Asked in the thread program; what is in the keyrings (keyrings(7)) only with @keys. */
-void trait_ops_add(TraitOps *t, Program *p, bool keys);
+/* Asked in the thread program; what is in session keyrings (keyrings(7)) only with @session_keys. */
+void trait_ops_add(TraitOps *t, Program *p, bool session_keys);
 void trait_ops_decode(const TraitOps *t, FrozenThread *thread);
 
 /* Threads that an agent would kill, by what ptrace tells: they dispatch their own system calls, or have a shadow stack. True
@@ -23,7 +23,7 @@ void traits_look(FrozenThread *thread);
 
 /* What /proc tells of a task: the niceness of its autogroup. */
 void traits_collect(FrozenTask *task);
-/* Whether some thread of the tree may have a keyring of its own with keys in it, by what /proc tells of their users. */
-bool traits_may_have_keys(const FrozenTree *tree);
+/* Whether some task of the tree may have keys in a session keyring, by what /proc tells of their users. */
+bool traits_have_session_keys(const FrozenTree *tree);
 /* Blocks what cannot be kept. */
 void traits_check(Job *job, const FrozenTree *tree);

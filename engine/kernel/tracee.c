@@ -106,7 +106,7 @@ static int run(const TraceCall *c) {
     e = result(ptrace(PTRACE_SETSIGMASK, c->tid, number(sizeof all), &all));
   for (uint64_t stop = 0; e == 0 && stop < c->a; stop++)
     e = resume_to_syscall(c->tid);
-  if (e == 0)
+  if (e == 0 && c->a)
     e = result(ptrace(PTRACE_GETREGS, c->tid, NULL, c->data));
   return e < 0 || !c->b ? e : result(ptrace(PTRACE_CONT, c->tid, NULL, NULL));
 }
