@@ -14,6 +14,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 typedef struct Loader {
   const ImageSource *source;
@@ -88,25 +90,99 @@ static bool load_fds(Loader *l, Task *t, GError **error) {
   return false;
 }
 
-/* The leader's core is read first: it says whether there is anything else. */
-static bool load_task(Loader *l, Task *t, GError **error) {
+/* Files of tasks and threads, of which there may be thousands. */
+typedef struct LoadPart {
+  Task *task;
+  CoreEntry **core; /* where it belongs; NULL: all other files of the task */
+  guint64 tid;
+} LoadPart;
+
+typedef struct LoadParts {
+  const GArray *list; /* LoadPart */
+  _Atomic guint next;
+} LoadParts;
+
+/* A loader, and the thread that uses it. */
+typedef struct PartLoader {
+  LoadParts *parts;
+  Loader *loader;
+  GError *error;
+} PartLoader;
+
+#define MANY_PARTS 32
+
+static bool load_part(Loader *l, const LoadPart *p, GError **error) {
+  Task *t = p->task;
   guint64 pid = t->pstree->pid;
-  t->core = loader_single(l, IMAGE_CORE, pid, error);
-  if (!t->core)
-    return false;
-  g_ptr_array_add(t->threads, thread_new((pid_t)pid, t->core));
-  if (task_is_zombie(t))
-    return true;
-  for (size_t i = 1; i < t->pstree->n_threads; i++) {
-    guint32 tid = t->pstree->threads[i];
-    CoreEntry *core = loader_single(l, IMAGE_CORE, tid, error);
-    if (!core)
-      return false;
-    g_ptr_array_add(t->threads, thread_new((pid_t)tid, core));
-  }
+  if (p->core)
+    return (*p->core = loader_single(l, IMAGE_CORE, p->tid, error)) != NULL;
   return (t->ids = loader_single(l, IMAGE_IDS, pid, error)) && (t->mm = loader_single(l, IMAGE_MM, pid, error)) &&
-         (t->fs = loader_single(l, IMAGE_FS, pid, error)) && (t->pages = load_pages(l, IMAGE_PAGEMAP, pid, error)) &&
-         load_fds(l, t, error);
+         (t->fs = loader_single(l, IMAGE_FS, pid, error)) && (t->pages = load_pages(l, IMAGE_PAGEMAP, pid, error));
+}
+
+static void *load_share(void *data) {
+  PartLoader *p = data;
+  for (guint i; !p->error && (i = atomic_fetch_add(&p->parts->next, 1)) < p->parts->list->len;)
+    (void)load_part(p->loader, &g_array_index(p->parts->list, LoadPart, i), &p->error);
+  return NULL;
+}
+
+static bool load_parts(Loader *l, const GArray *list, GError **error) {
+  LoadParts parts = {.list = list};
+  Loader other = {.source = l->source, .checkpoint = l->checkpoint, .manifest = l->manifest};
+  PartLoader first = {&parts, l, NULL}, second = {&parts, &other, NULL};
+  pthread_t thread;
+  bool helped = list->len >= MANY_PARTS && pthread_create(&thread, NULL, load_share, &second) == 0;
+  (void)load_share(&first);
+  if (helped)
+    (void)pthread_join(thread, NULL);
+  image_reader_deinit(&other.reader);
+  g_autoptr(GError) why = second.error;
+  if (!first.error && !why)
+    return true;
+  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&why));
+  return false;
+}
+
+static void add_threads(Task *t, CoreEntry **cores) {
+  for (size_t i = 1; i < t->pstree->n_threads; i++)
+    if (cores[i])
+      g_ptr_array_add(t->threads, thread_new((pid_t)t->pstree->threads[i], cores[i]));
+}
+
+/* Leaders' cores are read first: they say whether there is anything else. */
+static bool load_tasks(Loader *l, GError **error) {
+  GPtrArray *tasks = l->checkpoint->tasks;
+  g_autoptr(GArray) list = g_array_new(FALSE, FALSE, sizeof(LoadPart));
+  g_autoptr(GPtrArray) cores = g_ptr_array_new_with_free_func(g_free);
+  for (guint i = 0; i < tasks->len; i++) {
+    Task *t = tasks->pdata[i];
+    LoadPart p = {t, &t->core, t->pstree->pid};
+    g_array_append_val(list, p);
+  }
+  bool ok = load_parts(l, list, error);
+  g_array_set_size(list, 0);
+  for (guint i = 0; i < tasks->len; i++) {
+    Task *t = tasks->pdata[i];
+    size_t n = ok && !task_is_zombie(t) ? t->pstree->n_threads : 0;
+    CoreEntry **own = g_new0(CoreEntry *, MAX(n, 1));
+    g_ptr_array_add(cores, own);
+    if (t->core)
+      g_ptr_array_add(t->threads, thread_new((pid_t)t->pstree->pid, t->core));
+    for (size_t k = 0; k < n; k++) {
+      LoadPart p = {t, k ? &own[k] : NULL, t->pstree->threads[k]};
+      g_array_append_val(list, p);
+    }
+  }
+  ok = ok && load_parts(l, list, error);
+  for (guint i = 0; i < tasks->len; i++) {
+    Task *t = tasks->pdata[i];
+    if (t->core && !task_is_zombie(t) && list->len)
+      add_threads(t, cores->pdata[i]);
+  }
+  for (guint i = 0; ok && i < tasks->len; i++)
+    ok = task_is_zombie(tasks->pdata[i]) || load_fds(l, tasks->pdata[i], error);
+  return ok;
 }
 
 static bool load_tree(Loader *l, GError **error) {
@@ -369,10 +445,7 @@ static bool load_all(Loader *l, GError **error) {
   l->checkpoint->inventory = loader_single(l, IMAGE_INVENTORY, 0, error);
   if (!l->checkpoint->inventory || !verify_inventory(l->checkpoint, error) || !load_tree(l, error))
     return false;
-  for (guint i = 0; i < l->checkpoint->tasks->len; i++)
-    if (!load_task(l, l->checkpoint->tasks->pdata[i], error))
-      return false;
-  if (!load_files(l, error))
+  if (!load_tasks(l, error) || !load_files(l, error))
     return false;
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
