@@ -71,9 +71,9 @@ static PageSet *load_pages(Loader *l, ImageKindId id, guint64 number, GError **e
 }
 
 static bool load_fds(Loader *l, Task *t, GError **error) {
-  for (guint i = 0; i < l->checkpoint->tasks->len; i++) {
+  for (guint i = 0; l->checkpoint->tasks->pdata[i] != t; i++) { /* those before it have theirs */
     const Task *other = l->checkpoint->tasks->pdata[i];
-    if (other != t && other->ids && other->ids->files_id == t->ids->files_id) {
+    if (other->ids && other->ids->files_id == t->ids->files_id) {
       g_ptr_array_unref(t->fds);
       t->fds = g_ptr_array_ref(other->fds);
       return true;
