@@ -14,12 +14,13 @@ typedef struct Groups {
   GHashTable *sets;   /* text of /proc/PID/cgroup -> id */
   GHashTable *dirs;   /* "controllers\npath" */
   GHashTable *mounts; /* controllers -> path, "" for nowhere */
+  const char *mountinfo;
 } Groups;
 
 static const char *mount_of(Groups *g, const char *controllers) {
   char *known = g_hash_table_lookup(g->mounts, controllers);
   if (!known) {
-    char *mount = cgroup_fs_mount(controllers);
+    char *mount = cgroup_fs_mount(g->mountinfo, controllers);
     known = mount ? mount : g_strdup("");
     g_hash_table_insert(g->mounts, g_strdup(controllers), known);
   }
@@ -183,7 +184,8 @@ void collect_cgroups(Job *job, FrozenTree *tree, Checkpoint *checkpoint) {
   g_autoptr(GHashTable) sets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   g_autoptr(GHashTable) dirs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   g_autoptr(GHashTable) mounts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-  Groups g = {entry, sets, dirs, mounts};
+  g_autofree char *mountinfo = cgroup_fs_mounts();
+  Groups g = {entry, sets, dirs, mounts, mountinfo};
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     if (task->zombie || !task->facts.cgroup || (mode && strcmp(mode, "ignore") == 0))

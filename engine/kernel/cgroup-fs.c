@@ -47,11 +47,13 @@ static bool is_mount_of(char *const *tail, const char *controllers) {
   return strcmp(tail[0], "cgroup") == 0 && *controllers && g_strv_contains((const char *const *)options, wanted[0]);
 }
 
-char *cgroup_fs_mount(const char *controllers) {
-  g_autofree char *mountinfo = NULL;
-  if (!g_file_get_contents("/proc/self/mountinfo", &mountinfo, NULL, NULL))
-    return NULL;
-  g_auto(GStrv) lines = g_strsplit(mountinfo, "\n", -1);
+char *cgroup_fs_mounts(void) {
+  char *text = NULL;
+  return g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL) ? text : g_strdup("");
+}
+
+char *cgroup_fs_mount(const char *mounts, const char *controllers) {
+  g_auto(GStrv) lines = g_strsplit(mounts, "\n", -1);
   for (char **l = lines; *l; l++) {
     char *dash = strstr(*l, " - ");
     g_auto(GStrv) head = dash ? g_strsplit(*l, " ", 6) : NULL;

@@ -6,9 +6,11 @@
 #include <glib.h>
 #include <stdbool.h>
 
+/* What is mounted where, for the next. Newly allocated. */
+char *cgroup_fs_mounts(void);
 /* Where the hierarchy with these controllers is mounted, newly allocated; "" is the unified one, "name=systemd" a named one.
  * NULL: nowhere. */
-char *cgroup_fs_mount(const char *controllers);
+char *cgroup_fs_mount(const char *mounts, const char *controllers);
 /* Is it a path of a group that may be used: absolute, and without ".."? */
 bool cgroup_fs_is_path(const char *path);
 

@@ -128,6 +128,7 @@ typedef struct Groups {
   const CgroupEntry *entry;
   GHashTable *done;   /* directories that are set up */
   GHashTable *mounts; /* controllers -> directory, "" for nowhere */
+  char *mountinfo;    /* once somebody has asked */
 } Groups;
 
 static bool fail(const Groups *g, GError **error, const char *format, ...) G_GNUC_PRINTF(3, 4);
@@ -221,7 +222,9 @@ static char *new_path(const Groups *g, const char *controllers, const char *path
 static const char *mount_of(const Groups *g, const char *controllers) {
   char *known = g_hash_table_lookup(g->mounts, controllers);
   if (!known) {
-    char *mount = cgroup_fs_mount(controllers);
+    if (!g->mountinfo)
+      g->mountinfo = cgroup_fs_mounts();
+    char *mount = cgroup_fs_mount(g->mountinfo, controllers);
     known = mount ? mount : g_strdup("");
     g_hash_table_insert(g->mounts, g_strdup(controllers), known);
   }
@@ -285,6 +288,7 @@ static bool groups_init(Groups *g, Restore *r) {
 static void groups_clear(Groups *g) {
   g_hash_table_unref(g->done);
   g_hash_table_unref(g->mounts);
+  g_free(g->mountinfo);
 }
 
 bool cgroup_move_tasks(Restore *r, GError **error) {
@@ -358,7 +362,7 @@ void cgroup_remove_made(Restore *r) {
 }
 
 int cgroup_enter(pid_t pid, const char *controllers, const char *path) {
-  g_autofree char *mount = cgroup_fs_mount(controllers);
+  g_autofree char *mounts = cgroup_fs_mounts(), *mount = cgroup_fs_mount(mounts, controllers);
   if (!mount || !cgroup_fs_is_path(path))
     return -ENOENT;
   g_autofree char *directory = g_strconcat(mount, path, NULL);
