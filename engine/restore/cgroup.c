@@ -219,7 +219,7 @@ static char *new_path(const Groups *g, const char *controllers, const char *path
   return g_strdup(path);
 }
 
-static const char *mount_of(const Groups *g, const char *controllers) {
+static const char *mount_of(Groups *g, const char *controllers) {
   char *known = g_hash_table_lookup(g->mounts, controllers);
   if (!known) {
     if (!g->mountinfo)
