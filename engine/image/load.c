@@ -164,13 +164,13 @@ static bool load_tasks(Loader *l, GError **error) {
   g_array_set_size(list, 0);
   for (guint i = 0; i < tasks->len; i++) {
     Task *t = tasks->pdata[i];
-    size_t n = ok && !task_is_zombie(t) ? t->pstree->n_threads : 0;
+    size_t n = ok && !task_is_zombie(t) ? MAX(t->pstree->n_threads, 1) : 0; /* none: it is refused later */
     CoreEntry **own = g_new0(CoreEntry *, MAX(n, 1));
     g_ptr_array_add(cores, own);
     if (t->core)
       g_ptr_array_add(t->threads, thread_new((pid_t)t->pstree->pid, t->core));
     for (size_t k = 0; k < n; k++) {
-      LoadPart p = {t, k ? &own[k] : NULL, t->pstree->threads[k]};
+      LoadPart p = {t, k ? &own[k] : NULL, k ? t->pstree->threads[k] : t->pstree->pid};
       g_array_append_val(list, p);
     }
   }
