@@ -26,6 +26,9 @@ typedef struct FrozenThread {
   LoadedProgram loaded;
   guint64 sleep_nr;             /* the system call it slept in when frozen, 0: none to keep the time of */
   gint64 sleep_remaining_nsec;  /* what was left of it */
+  gint64 sleep_began_nsec, sleep_duration_nsec; /* by the clock of sleep_cpu (run-clock.h) */
+  int sleep_cpu;
+  bool sleep_later; /* that clock is not known yet */
   gint64 sleep_seen_nsec;       /* then, by CLOCK_MONOTONIC; 0: it can be asked each time */
   Thread *model;                /* borrowed */
 } FrozenThread;

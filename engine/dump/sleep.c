@@ -2,6 +2,7 @@
 #include "sleep.h"
 #include "frame.h"
 #include "ia32.h"
+#include "run-clock.h"
 #include "sleep-note.h"
 #include "tracee.h"
 #include <errno.h>
@@ -55,20 +56,6 @@ static guint64 restarted_by_code(pid_t pid, guint64 ip, guint64 sp, bool ia32) {
         return nr;
     }
   return 0;
-}
-
-/* se.exec_start, milliseconds with six decimals: the run queue's clock when the thread last ran. */
-static bool read_exec_start(const char *path_tail, pid_t pid, gint64 *ret_nsec) {
-  g_autofree char *text = proc_read(pid, path_tail, NULL, NULL);
-  const char *p = text ? strstr(text, "se.exec_start") : NULL;
-  p = p ? strchr(p, ':') : NULL;
-  if (!p)
-    return false;
-  char *end;
-  gint64 msec = strtoll(p + 1, &end, 10);
-  gint64 rest = *end == '.' ? strtoll(end + 1, NULL, 10) : 0;
-  *ret_nsec = msec * 1000000 + rest;
-  return *ret_nsec > 0; /* the scheduler forgets it when the thread goes to another processor */
 }
 
 /* A call and what it is in 64-bit numbers (G_MAXUINT64: nothing of interest). */
@@ -144,53 +131,30 @@ static guint64 remaining_address(const SleepCall *c) {
   return c->native == SYS_nanosleep ? c->args[1] : c->native == SYS_clock_nanosleep ? c->args[3] : 0;
 }
 
-/* Run queues have clocks of their own, which leave out interrupts and stolen time. The difference between that of @cpu
- * and CLOCK_MONOTONIC, seen by standing there for a moment. */
-static bool clock_offset(int cpu, gint64 *ret) {
-  static GHashTable *known;
-  static GMutex mutex; /* both tracers ask */
-  G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mutex);
-  if (!known)
-    known = g_hash_table_new_full(NULL, NULL, NULL, g_free);
-  gint64 *offset = g_hash_table_lookup(known, GINT_TO_POINTER(cpu + 1));
-  if (!offset) {
-    cpu_set_t before, there;
-    struct timespec now;
-    gint64 start;
-    CPU_ZERO(&there);
-    CPU_SET(cpu, &there);
-    if (sched_getaffinity(0, sizeof before, &before) < 0 || sched_setaffinity(0, sizeof there, &there) < 0)
-      return false;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    char name[64];
-    g_snprintf(name, sizeof name, "task/%d/sched", (int)gettid());
-    bool ok = read_exec_start(name, getpid(), &start);
-    (void)sched_setaffinity(0, sizeof before, &before);
-    if (!ok)
-      return false;
-    offset = g_new(gint64, 1);
-    *offset = now.tv_sec * NSEC + now.tv_nsec - start;
-    g_hash_table_insert(known, GINT_TO_POINTER(cpu + 1), offset);
-  }
-  *ret = *offset;
-  return true;
-}
-
 /* With few processors it is cheaper to take the one whose clock makes the sleep longest than to ask where each thread
  * ran. */
 #define FEW_CPUS 8
 #define CLOCKS_APART 2000000 /* nanoseconds; a virtual machine's, from which time is stolen, may be seconds apart */
+/* A busy processor lets nobody stand there for a while, and the tree stands still meanwhile: while it is being stopped, others can be;
+ * later, that is all that is waited for. */
+#define HURRY_USEC 2000
+#define PATIENCE_USEC 500000
 
-static bool any_clock_offset(gint64 *ret) {
+/* -EAGAIN: one of them is not known yet; -ENOENT: they are many, or too far apart. */
+static int any_clock_offset(gint64 patience_usec, gint64 *ret) {
   static long n;
   if (!n)
     n = sysconf(_SC_NPROCESSORS_CONF);
   gint64 offset, most = G_MININT64, least = G_MAXINT64;
-  for (int cpu = 0; cpu < n && n <= FEW_CPUS; cpu++)
-    if (clock_offset(cpu, &offset))
+  for (int cpu = 0; cpu < n && n <= FEW_CPUS; cpu++) {
+    int e = run_clock_offset(cpu, patience_usec, &offset);
+    if (e == -EAGAIN)
+      return e;
+    if (e == 0)
       most = MAX(most, offset), least = MIN(least, offset);
+  }
   *ret = most;
-  return most != G_MININT64 && most - least < CLOCKS_APART;
+  return most != G_MININT64 && most - least < CLOCKS_APART ? 0 : -ENOENT;
 }
 
 static int last_cpu(pid_t pid, pid_t tid) {
@@ -203,19 +167,34 @@ static int last_cpu(pid_t pid, pid_t tid) {
   return p ? atoi(p) : -1;
 }
 
-/* How long it sleeps already; 0 when nobody knows: then the whole time is slept again, never too short. */
-static gint64 time_asleep(pid_t pid, pid_t tid) {
-  char name[64];
-  gint64 began, offset;
-  struct timespec now;
-  g_snprintf(name, sizeof name, "task/%d/sched", (int)tid);
-  int cpu = -1;
-  if (!any_clock_offset(&offset) && ((cpu = last_cpu(pid, tid)) < 0 || !clock_offset(cpu, &offset)))
-    return 0;
-  if (!read_exec_start(name, pid, &began))
-    return 0;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return MAX(now.tv_sec * NSEC + now.tv_nsec - offset - began, 0);
+/* What is left of a sleep that began at a moment of its processor's clock. Where nobody knows that, the whole time is slept again,
+ * never too short. */
+static gint64 remaining_of(const FrozenThread *t, gint64 offset) {
+  return MAX(t->sleep_duration_nsec - MAX(t->sleep_seen_nsec - offset - t->sleep_began_nsec, 0), 0);
+}
+
+/* How long it sleeps already, or what is needed to know that later. */
+static void look_at_clock(pid_t pid, FrozenThread *t, gint64 duration) {
+  gint64 offset;
+  t->sleep_duration_nsec = t->sleep_remaining_nsec = duration;
+  if (!run_clock_last(pid, t->state.tid, &t->sleep_began_nsec))
+    return;
+  int e = any_clock_offset(HURRY_USEC, &offset), cpu = e ? last_cpu(pid, t->state.tid) : -1;
+  if (e == -ENOENT && cpu >= 0)
+    e = run_clock_offset(cpu, HURRY_USEC, &offset);
+  t->sleep_cpu = cpu;
+  t->sleep_later = e == -EAGAIN;
+  if (e == 0)
+    t->sleep_remaining_nsec = remaining_of(t, offset);
+}
+
+static void settle(FrozenThread *t) {
+  gint64 offset;
+  if (!t->sleep_later)
+    return;
+  t->sleep_later = false;
+  if (any_clock_offset(PATIENCE_USEC, &offset) == 0 || (t->sleep_cpu >= 0 && run_clock_offset(t->sleep_cpu, PATIENCE_USEC, &offset) == 0))
+    t->sleep_remaining_nsec = remaining_of(t, offset);
 }
 
 /* These keep their end in a restart block, too, though their arguments tell it as well: poll(2) without one, and a
@@ -297,11 +276,12 @@ bool sleep_observe(FrozenTask *task, FrozenThread *thread) {
   if (note)
     thread->sleep_remaining_nsec = MAX(note->end_nsec - thread->sleep_seen_nsec, 0);
   else
-    thread->sleep_remaining_nsec = MAX(duration - time_asleep(pid, thread->state.tid), 0);
+    look_at_clock(pid, thread, duration);
   return true;
 }
 
 void sleep_measure(FrozenThread *thread) {
+  settle(thread);
   struct user_regs_struct *r = &thread->state.regs;
   guint64 seen = thread->sleep_nr, nr = r->orig_rax;
   if ((gint64)nr >= 0 && (gint64)r->rax == -EINTR && nr == seen)
