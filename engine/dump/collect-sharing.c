@@ -4,13 +4,17 @@
 #include "sharing.h"
 #include "collect.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/sem.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define PIDFD_THREAD_ O_EXCL
 
 static const int kcmp_kinds[SHARE_KINDS] = {
     [SHARE_MEMORY] = KCMP_VM, [SHARE_SIGHAND] = KCMP_SIGHAND, [SHARE_FILES] = KCMP_FILES, [SHARE_FS] = KCMP_FS, [SHARE_SYSVSEM] = KCMP_SYSVSEM};
@@ -167,37 +171,49 @@ static void block_thread(Job *job, const FrozenTask *task, pid_t tid, const char
   job_block(job, "task", task->pid, -1, name, reason, "start the program without it (unshare(2) or clone(2) in one of its threads)");
 }
 
+static guint *own_of(FrozenThread *t, ShareKind kind) {
+  return kind == SHARE_FS ? &t->own_fs : &t->own_files;
+}
+
 /* Another process may have what a thread has apart, when that thread has made it. */
-static const FrozenTask *find_outside(const FrozenTree *tree, const FrozenTask *task, pid_t tid) {
+static const FrozenTask *find_outside(const FrozenTree *tree, const FrozenTask *task, pid_t tid, ShareKind kind) {
   for (guint i = 0; i < tree->tasks->len; i++) {
     const FrozenTask *other = tree->tasks->pdata[i];
     for (guint k = 0; !other->zombie && other != task && k < other->threads->len; k++)
-      if ((k == 0 || g_array_index(other->threads, FrozenThread, k).own_fs) &&
-          shares(tid, g_array_index(other->threads, FrozenThread, k).state.tid, SHARE_FS))
+      if ((k == 0 || *own_of(&g_array_index(other->threads, FrozenThread, k), kind)) &&
+          shares(tid, g_array_index(other->threads, FrozenThread, k).state.tid, kind))
         return other;
   }
   return NULL;
 }
 
-/* @k: of a thread that has another directory than its process. */
-static void number_fs(Job *job, const FrozenTree *tree, const FrozenTask *task, guint k) {
-  FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
-  guint last = 0;
-  for (guint i = 1; i < k && !t->own_fs; i++) {
-    const FrozenThread *other = &g_array_index(task->threads, FrozenThread, i);
-    last = MAX(last, other->own_fs);
-    if (other->own_fs && shares(other->state.tid, t->state.tid, SHARE_FS))
-      t->own_fs = other->own_fs;
-  }
-  bool alone = !t->own_fs;
-  t->own_fs = alone ? last + 1 : t->own_fs;
-  const FrozenTask *other = alone ? find_outside(tree, task, t->state.tid) : NULL;
-  g_autofree char *reason = other ? g_strdup_printf("its process has another working directory, which it shares with pid %d (%s)", (int)other->pid,
-                                        other->stat.comm) : NULL;
+/* What is not made again of threads that have something apart from their process. @alone: no other thread has it. */
+static void check_apart(Job *job, const FrozenTree *tree, const FrozenTask *task, pid_t tid, ShareKind kind, bool alone) {
+  const FrozenTask *other = alone ? find_outside(tree, task, tid, kind) : NULL;
+  g_autofree char *reason = NULL;
+  if (other)
+    reason = g_strdup_printf("its process has another %s, which it shares with pid %d (%s)", share_name(kind), (int)other->pid, other->stat.comm);
+  else if (!alone && (kind == SHARE_FILES || task->owner[kind] != task || task->lends_fs))
+    reason = g_strdup_printf("it shares a %s with another thread apart from its process%s", share_name(kind),
+        kind == SHARE_FILES ? "" : ", which shares its own with another process");
   if (reason)
-    block_thread(job, task, t->state.tid, reason);
-  else if (!alone && (task->owner[SHARE_FS] != task || task->lends_fs))
-    block_thread(job, task, t->state.tid, "it shares a working directory with another thread apart from its process, which shares its own with another process");
+    block_thread(job, task, tid, reason);
+}
+
+/* @k: of a thread that has another one than its process. */
+static void number_apart(Job *job, const FrozenTree *tree, const FrozenTask *task, guint k, ShareKind kind) {
+  FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+  guint *own = own_of(t, kind), last = 0;
+  for (guint i = 1; i < k && !*own; i++) {
+    FrozenThread *other = &g_array_index(task->threads, FrozenThread, i);
+    guint theirs = *own_of(other, kind);
+    last = MAX(last, theirs);
+    if (theirs && shares(other->state.tid, t->state.tid, kind))
+      *own = theirs;
+  }
+  bool alone = !*own;
+  *own = alone ? last + 1 : *own;
+  check_apart(job, tree, task, t->state.tid, kind, alone);
 }
 
 /* Threads that have left what their process shares: unshare(2), or clone(2) without CLONE_FS or CLONE_FILES. */
@@ -205,9 +221,9 @@ static void check_threads(Job *job, const FrozenTree *tree, const FrozenTask *ta
   for (guint k = 1; k < task->threads->len; k++) {
     pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
     if (!shares(task->view, tid, SHARE_FILES))
-      block_thread(job, task, tid, "it has a descriptor table of its own, apart from its process");
+      number_apart(job, tree, task, k, SHARE_FILES);
     if (!shares(task->view, tid, SHARE_FS))
-      number_fs(job, tree, task, k);
+      number_apart(job, tree, task, k, SHARE_FS);
   }
 }
 
@@ -254,6 +270,99 @@ void sharing_take_files(FrozenTask *task, Collector *collector) {
   collector_alias_task(collector, task->pid, owner->view);
   g_ptr_array_unref(task->model->fds);
   task->model->fds = g_ptr_array_ref(owner->model->fds);
+}
+
+void sharing_free_table(FrozenThread *t) {
+  if (t->table_pidfd)
+    (void)close(t->table_pidfd - 1);
+  task_free(t->table);
+}
+
+static bool visit_table(Job *job, const FrozenTask *task, FrozenThread *t, Collector *collector, GError **error) {
+  t->table_pidfd = (int)syscall(SYS_pidfd_open, t->state.tid, PIDFD_THREAD_) + 1;
+  if (!t->table_pidfd) {
+    block_thread(job, task, t->state.tid, "it has a descriptor table of its own, and such threads can be checkpointed since Linux 6.9 only");
+    return true;
+  }
+  t->table = task_new();
+  if (!collector_visit_task(collector, t->state.tid, task->stat.comm, t->table_pidfd - 1, NULL, 0, t->table, error))
+    return false;
+  CkptThreadTable *table = t->model->extra->table = malloc(sizeof *table);
+  ckpt_thread_table__init(table);
+  table->fds = calloc(t->table->fds->len + 1, sizeof *table->fds);
+  for (guint i = 0; i < t->table->fds->len; i++) {
+    const FdinfoEntry *fd = t->table->fds->pdata[i];
+    CkptThreadFd *e = table->fds[table->n_fds++] = malloc(sizeof *e);
+    ckpt_thread_fd__init(e);
+    e->fd = fd->fd, e->file_id = fd->id;
+    e->has_cloexec = e->cloexec = fd->flags != 0;
+  }
+  return true;
+}
+
+bool sharing_visit_tables(Job *job, const FrozenTask *task, Collector *collector, GError **error) {
+  for (guint k = 1; k < task->threads->len; k++) {
+    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (t->own_files && !visit_table(job, task, t, collector, error))
+      return false;
+  }
+  return true;
+}
+
+static bool is_in_process(const Checkpoint *c, guint32 file_id) {
+  for (guint i = 0; i < c->tasks->len; i++) {
+    const GPtrArray *fds = ((const Task *)c->tasks->pdata[i])->fds;
+    for (guint k = 0; k < fds->len; k++)
+      if (((const FdinfoEntry *)fds->pdata[k])->id == file_id)
+        return true;
+  }
+  return false;
+}
+
+/* What a process would have to make, or to do with its own numbers. */
+static bool needs_process(const Checkpoint *c, guint32 file_id) {
+  const FileEntry *entry = checkpoint_find_file(c, file_id);
+  const ObjectOps *ops = entry ? object_of_entry(c, entry) : NULL;
+  const FownEntry *fown = ops && ops->fown ? ops->fown(entry) : NULL;
+  if (!ops)
+    return false; /* blocked, or a plugin's */
+  return (ops->is_late && ops->is_late(entry)) || checkpoint_find_uring(c, file_id) ||
+         ((ops->program || (fown && (fown->pid || fown->signum))) && !is_in_process(c, file_id));
+}
+
+/* What is looked for in the tables of processes only (collect-locks.c). */
+static bool has_lock(pid_t tid, guint32 fd) {
+  char name[32];
+  g_snprintf(name, sizeof name, "fdinfo/%u", fd);
+  g_autofree char *text = proc_read(tid, name, NULL, NULL);
+  return text && strstr(text, "\nlock:");
+}
+
+static void check_table(Job *job, const FrozenTask *task, const FrozenThread *t, const Checkpoint *c) {
+  const TaskRlimitsEntry *limits = task->model->core->tc->rlimits;
+  guint64 limit = limits && limits->n_rlimits > RLIMIT_NOFILE ? limits->rlimits[RLIMIT_NOFILE]->cur : G_MAXUINT64;
+  for (guint n = 0; n < t->table->fds->len; n++) {
+    const FdinfoEntry *fd = t->table->fds->pdata[n];
+    const char *what = NULL;
+    if (fd->fd >= limit || t->table->fds->len + 2 > limit) /* two are needed while they come back */
+      what = "there is no room for under its limit (RLIMIT_NOFILE)";
+    else if (needs_process(c, fd->id))
+      what = "only a process can have back";
+    else if (has_lock(t->state.tid, fd->fd) && !is_in_process(c, fd->id))
+      what = "has a file lock";
+    g_autofree char *reason = what ? g_strdup_printf("it has a descriptor table of its own, with one (%u) that %s", fd->fd, what) : NULL;
+    if (reason)
+      block_thread(job, task, t->state.tid, reason);
+  }
+}
+
+void sharing_check_tables(Job *job, const FrozenTree *tree, const Checkpoint *c) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    for (guint k = 1; k < task->threads->len; k++)
+      if (g_array_index(task->threads, FrozenThread, k).table)
+        check_table(job, task, &g_array_index(task->threads, FrozenThread, k), c);
+  }
 }
 
 static void *copy_message(const void *message) {

@@ -94,7 +94,7 @@ static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
     sharing_take_files(task, d->collector);
   return (!table || collector_visit_task(d->collector, task->view, task->stat.comm, task->view_pidfd,
              fds ? (const CollectedFd *)(const void *)fds->data : NULL, fds ? fds->len : 0, task->model, error)) &&
-         collect_fs(d->job, task, d->collector, error) && (!memory || collect_mappings(d->job, task, d->collector, error));
+         sharing_visit_tables(d->job, task, d->collector, error) && collect_fs(d->job, task, d->collector, error) && (!memory || collect_mappings(d->job, task, d->collector, error));
 }
 
 /* Registers by ptrace while other threads read /proc. */
@@ -155,7 +155,10 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
       return false;
   }
   collect_undo(d->job, d->tree);
-  return collector_finish(d->collector, error) && plugins_finish(d->plugins, error) && collect_locks(d->job, d->tree, d->collector, d->locks, error);
+  if (!collector_finish(d->collector, error))
+    return false;
+  sharing_check_tables(d->job, d->tree, d->checkpoint);
+  return plugins_finish(d->plugins, error) && collect_locks(d->job, d->tree, d->collector, d->locks, error);
 }
 
 static void add_timens(Checkpoint *c) {

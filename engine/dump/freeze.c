@@ -4,6 +4,7 @@
 #include "frozen.h"
 #include "landlock.h"
 #include "overruns.h"
+#include "sharing.h"
 #include "sleep.h"
 #include "sweeper.h"
 #include "tracee.h"
@@ -34,6 +35,8 @@ static void frozen_task_free(void *p) {
   facts_clear(&t->facts);
   g_clear_pointer(&t->fds, g_array_unref);
   g_free(t->xstates);
+  for (guint k = 0; k < t->threads->len; k++)
+    sharing_free_table(&g_array_index(t->threads, FrozenThread, k));
   g_array_unref(t->threads);
   g_clear_pointer(&t->provided, g_hash_table_unref);
   g_clear_pointer(&t->overruns, g_array_unref);

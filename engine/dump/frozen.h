@@ -16,6 +16,9 @@ typedef struct FrozenThread {
   bool in_agent;
   bool has_regs; /* they are known already */
   bool seccomp_strict;
+  guint own_files; /* the same of its descriptor table */
+  int table_pidfd; /* for pidfd_getfd(2) from there, plus 1; 0: none */
+  Task *table;     /* what the collector fills */
   guint own_fs; /* it has a directory apart from its process: a number, the same for those of it that share it; 0: it has not */
   bool own_dispatch, shadow_stack; /* no agent may run in it (traits.h) */
   guint8 own_keys; /* in which of its keyrings (traits.c) */

@@ -15,5 +15,10 @@ guint32 sharing_undo_id(const FrozenTask *task);
 void sharing_check(Job *job, FrozenTree *tree);
 /* A task has the descriptors of the owner of its table, which was visited. */
 void sharing_take_files(FrozenTask *task, Collector *collector);
+/* Descriptors of threads that have a table apart from their process. */
+bool sharing_visit_tables(Job *job, const FrozenTask *task, Collector *collector, GError **error);
+/* Blocks what cannot be there. When all is collected. */
+void sharing_check_tables(Job *job, const FrozenTree *tree, const Checkpoint *checkpoint);
+void sharing_free_table(FrozenThread *thread);
 /* Of those that share memory each gets the owner's, in the same pages file. After the memory was written. */
 void sharing_copy_memory(const FrozenTree *tree);

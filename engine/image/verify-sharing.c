@@ -28,12 +28,26 @@ static const Task *first_of(GHashTable *seen, guint32 id, const Task *t) {
   return first;
 }
 
+static bool verify_table(const Checkpoint *c, const Thread *th, GError **error) {
+  const CkptThreadTable *table = th->extra ? th->extra->table : NULL;
+  for (size_t i = 0; table && i < table->n_fds; i++) {
+    const CkptThreadFd *fd = table->fds[i];
+    if (fd->fd > G_MAXINT32 || (i && fd->fd <= table->fds[i - 1]->fd) || verify_file_type(c, fd->file_id) == FD_TYPES__UND)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "thread %d: fd %u is out of order, or file id %u is not in files.img", th->tid, fd->fd, fd->file_id);
+  }
+  return true;
+}
+
 /* Directories that threads have apart from their process. @lends: that shares its own with another. */
 static bool verify_threads_apart(const Checkpoint *c, const Task *t, bool lends, GError **error) {
   g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
   for (guint i = 0; i < t->threads->len; i++) {
     const Thread *th = t->threads->pdata[i];
     const CkptThreadFs *fs = th->extra ? th->extra->fs : NULL;
+    if (!verify_table(c, th, error))
+      return false;
+    if (!i && th->extra && th->extra->table)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "the main thread %d has a table apart from its process", th->tid);
     if (!fs)
       continue;
     if (!i || !fs->id || fs->umask > 0777 || verify_file_type(c, fs->cwd_id) != FD_TYPES__REG || verify_file_type(c, fs->root_id) != FD_TYPES__REG)

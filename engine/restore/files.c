@@ -192,6 +192,61 @@ bool files_build_thread_fs(Restore *r, const PlanTask *t, const PlanThread *th, 
   return true;
 }
 
+static bool is_number_of(const CkptThreadTable *table, int fd) {
+  for (size_t i = 0; i < table->n_fds; i++)
+    if (table->fds[i]->fd == (guint32)fd)
+      return true;
+  return false;
+}
+
+static int lowest_free(const bool *used) {
+  int fd = 0;
+  while (used[fd])
+    fd++;
+  return fd;
+}
+
+/* Each comes from this process under the lowest number that is free then, which is known beforehand: nothing else is open. */
+static bool build_fetch(Restore *r, size_t engine, const CkptThreadFd *fd, bool *used, size_t n_used, Program *p, GError **error) {
+  int local = restore_fd(r, fd->file_id, error), at = lowest_free(used);
+  if (local < 0)
+    return false;
+  PROGRAM_CALL(p, "pidfd_getfd", SYS_pidfd_getfd, ARG_RESULT(engine), ARG(local), ARG(0));
+  program_expect(p, EXPECT_EQUAL, at);
+  if (at == (int)fd->fd) {
+    PROGRAM_CALL(p, "fcntl F_SETFD", SYS_fcntl, ARG(at), ARG(F_SETFD), ARG(fd->cloexec ? FD_CLOEXEC : 0));
+  } else {
+    PROGRAM_CALL(p, "dup3", SYS_dup3, ARG(at), ARG(fd->fd), ARG(fd->cloexec ? O_CLOEXEC : 0));
+    PROGRAM_CALL(p, "close", SYS_close, ARG(at));
+  }
+  if (fd->fd < n_used)
+    used[fd->fd] = true;
+  return true;
+}
+
+bool files_build_thread_table(Restore *r, const PlanThread *th, Program *p, GError **error) {
+  const CkptThreadTable *table = th->thread->extra ? th->thread->extra->table : NULL;
+  if (!table)
+    return true;
+  size_t n_used = table->n_fds + 3;
+  g_autofree bool *used = g_new0(bool, n_used);
+  int door = 0; /* the number of this process's pidfd, until all are there */
+  while (is_number_of(table, door))
+    door++;
+  PROGRAM_CALL(p, "close_range", SYS_close_range, ARG(0), ARG(~0u), ARG(0));
+  size_t engine = PROGRAM_CALL(p, "pidfd_open of the engine", SYS_pidfd_open, ARG(getpid()), ARG(0));
+  if (door) {
+    engine = PROGRAM_CALL(p, "dup3", SYS_dup3, ARG(0), ARG(door), ARG(O_CLOEXEC));
+    PROGRAM_CALL(p, "close", SYS_close, ARG(0));
+  }
+  used[door] = true;
+  for (size_t i = 0; i < table->n_fds; i++)
+    if (!build_fetch(r, engine, table->fds[i], used, n_used, p, error))
+      return false;
+  PROGRAM_CALL(p, "close", SYS_close, ARG(door));
+  return true;
+}
+
 /* Those of tasks that share a descriptor table: when one of them moves the descriptors, the others may not need them any more. */
 static bool is_early(const PlanTask *t) {
   return t->owner[SHARE_FILES]->has_sharers & 1u << SHARE_FILES;

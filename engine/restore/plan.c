@@ -262,6 +262,7 @@ static uint64_t estimate_region(const Plan *plan) {
     for (guint k = 0; k < t->task->threads->len; k++) {
       const Thread *th = t->task->threads->pdata[k];
       const SignalQueueEntry *q = th->core->thread_core ? th->core->thread_core->signals_p : NULL;
+      size += th->extra && th->extra->table ? th->extra->table->n_fds * 768 : 0;
       size += (16 << 10) + seccomp_room(plan->checkpoint, th) + (q ? q->n_signals * 384 : 0);
       q = th->core->tc ? th->core->tc->signals_s : NULL;
       size += q ? q->n_signals * 384 : 0;

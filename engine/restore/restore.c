@@ -157,6 +157,9 @@ static bool open_for_task(Restore *r, const Task *t, GError **error) {
   }
   for (guint i = 0; i < t->threads->len; i++) {
     const CkptThread *x = ((const Thread *)t->threads->pdata[i])->extra;
+    for (size_t k = 0; x && x->table && k < x->table->n_fds; k++)
+      if (restore_fd(r, x->table->fds[k]->file_id, error) < 0)
+        return false;
     if (x && x->fs && (restore_fd(r, x->fs->cwd_id, error) < 0 || restore_fd(r, x->fs->root_id, error) < 0))
       return false;
   }

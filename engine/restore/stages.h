@@ -103,7 +103,9 @@ void details_build_thread(const Restore *r, const Thread *thread, Program *p);
 /* --- files.c --- */
 /* Working directory, root and umask: here where a descriptor table is shared, else with the descriptors. */
 bool files_build_directories(Restore *r, PlanTask *task, Program *p, GError **error);
-/* The same of a thread that has them apart from its process. */
+/* The descriptors of a thread that has a table apart from its process. */
+bool files_build_thread_table(Restore *r, const PlanThread *thread, Program *p, GError **error);
+/* Directories of a thread that has them apart from its process. */
 bool files_build_thread_fs(Restore *r, const PlanTask *task, const PlanThread *thread, Program *p, GError **error);
 bool files_build(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Locks of tasks that share a descriptor table, when the descriptors are there. */

@@ -40,7 +40,9 @@ static void build_membarriers(const PlanTask *t, Program *p) {
 }
 
 static void build_clone(const Restore *r, const PlanThread *th, uint64_t more, Program *p) {
-  struct clone_args args = {.flags = CLONE_VM | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | more, .set_tid_size = 1};
+  const CkptThread *x = th->thread->extra;
+  more |= x && x->table ? 0 : CLONE_FILES;
+  struct clone_args args = {.flags = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | more, .set_tid_size = 1};
   uint64_t tid = (uint64_t)th->thread->tid;
   size_t data = program_data(p, &args, sizeof args), set_tid = program_data(p, &tid, sizeof tid);
   program_data_pointer(p, data + offsetof(struct clone_args, set_tid), set_tid);
@@ -215,7 +217,7 @@ static bool build_thread(Restore *r, PlanTask *t, PlanThread *th, bool leader, P
   size_t name = program_string(p, comm);
   PROGRAM_CALL(p, "prctl SET_NAME", SYS_prctl, ARG(PR_SET_NAME), ARG_DATA(name));
   build_tiles(th->thread->extra, p);
-  if (!files_build_thread_fs(r, t, th, p, error))
+  if (!files_build_thread_table(r, th, p, error) || !files_build_thread_fs(r, t, th, p, error))
     return false;
   build_areas(core, tc, p);
   build_scheduling(tc, th->thread->extra, p);

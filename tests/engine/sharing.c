@@ -17,7 +17,8 @@
  *   between    one that has called execve(2) stands between those that share memory: refused
  *   locks      POSIX locks of two that share descriptors
  *   places     threads with directories apart from their process, alone, together, with another root
- *   thread     a thread that has a descriptor table of its own: refused
+ *   tables     threads with descriptor tables of their own
+ *   thread     the same with an epoll in it: refused
  * argv[4] is "threads" (the first task has some), "user" (not root) or "seccomp" (a filter that allows everything).
  *   vfork, exec: without execve(2) after vfork(2), and after it */
 
@@ -30,6 +31,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
@@ -337,8 +339,89 @@ static void *wait_here(void *arg) {
 
 /* --- the others --- */
 
-static void *apart(void *flags) {
-  check_call(unshare((int)(intptr_t)flags) == 0);
+/* Descriptors apart: which numbers, and what is behind them. */
+typedef struct Table {
+  bool all; /* it keeps its process's, and opens more */
+  int fds[4], positions[4];
+  bool cloexec[4];
+  pthread_t thread;
+} Table;
+
+static pthread_barrier_t steps;
+static int common = -1, pipe_ends[2];
+static Table tables[] = {{.fds = {0, 3, 7, 900}, .positions = {1, 2, 3, 4}, .cloexec = {true, false, true, false}},
+    {.fds = {5, 6, 8, 2}, .positions = {11, 12, 13, 14}, .all = true}, {.fds = {1, 0, 2, 3}, .positions = {21, 22, 23, 24}}};
+#define N_TABLES (sizeof tables / sizeof *tables)
+
+static void open_table(const Table *t) {
+  int spare = open("/proc/self/exe", O_RDONLY), kept = t->all ? common : -1;
+  check_call(unshare(CLONE_FILES) == 0 && spare >= 0 && dup3(spare, 1000, O_CLOEXEC) == 1000);
+  if (!t->all)
+    check_call(syscall(SYS_close_range, 0, 999, 0) == 0);
+  for (int i = 0; i < 4; i++) {
+    int fd = open("/proc/self/exe", O_RDONLY);
+    check_call(fd >= 0 && lseek(fd, t->positions[i], SEEK_SET) == t->positions[i]);
+    if (fd != t->fds[i]) {
+      check(fd != kept && (t->all || i == 3 || fd < 1000), "numbers");
+      check_call(dup3(fd, 1001 + i, 0) == 1001 + i && close(fd) == 0);
+    } else {
+      check_call(dup3(fd, 1001 + i, 0) == 1001 + i && close(fd) == 0);
+    }
+  }
+  for (int i = 0; i < 4; i++)
+    check_call(dup3(1001 + i, t->fds[i], t->cloexec[i] ? O_CLOEXEC : 0) == t->fds[i] && close(1001 + i) == 0);
+  check_call(close(1000) == 0);
+}
+
+static void check_table(const Table *t) {
+  for (int i = 0; i < 4; i++) {
+    check(lseek(t->fds[i], 0, SEEK_CUR) == t->positions[i], "fd %d of a thread stands at %ld", t->fds[i], (long)lseek(t->fds[i], 0, SEEK_CUR));
+    check(!(fcntl(t->fds[i], F_GETFD) & FD_CLOEXEC) == !t->cloexec[i], "fd %d and FD_CLOEXEC", t->fds[i]);
+  }
+  check((fcntl(common, F_GETFD) >= 0) == t->all, "a thread %s its process's descriptor", t->all ? "has lost" : "has");
+  check(!t->all || (write(pipe_ends[1], "x", 1) == 1), "a thread cannot write to its process's pipe");
+}
+
+static void *live_with_table(void *arg) {
+  Table *t = arg;
+  open_table(t);
+  for (int i = 0; i < 2; i++) {
+    pthread_barrier_wait(&steps);
+    pthread_barrier_wait(&steps);
+    check_table(t);
+  }
+  (void)close(t->fds[0]);
+  pthread_barrier_wait(&steps);
+  return NULL;
+}
+
+static int run_tables(void) {
+  char c;
+  common = open("/dev/null", O_RDWR | O_CLOEXEC);
+  check_call(common >= 0 && dup3(common, 50, O_CLOEXEC) == 50 && pipe2(pipe_ends, O_CLOEXEC) == 0 && pthread_barrier_init(&steps, NULL, N_TABLES + 1) == 0);
+  (void)close(common);
+  common = 50;
+  for (int i = 0; i < 2; i++) /* out of the way of what a thread opens */
+    check_call(dup3(pipe_ends[i], 60 + i, O_CLOEXEC) == 60 + i && close(pipe_ends[i]) == 0 && (pipe_ends[i] = 60 + i));
+  for (size_t i = 0; i < N_TABLES; i++)
+    check_call(pthread_create(&tables[i].thread, NULL, live_with_table, &tables[i]) == 0);
+  pthread_barrier_wait(&steps);
+  pthread_barrier_wait(&steps);
+  check(read(60, &c, 1) == 1 && c == 'x', "the pipe");
+  pthread_barrier_wait(&steps);
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  pthread_barrier_wait(&steps);
+  check(read(60, &c, 1) == 1 && c == 'x', "the pipe, restored");
+  pthread_barrier_wait(&steps);
+  check(fcntl(common, F_GETFD) == FD_CLOEXEC && fcntl(900, F_GETFD) < 0 && fcntl(0, F_GETFD) == 0, "its own descriptors");
+  return subject_pass();
+}
+
+/* One that no thread can have back. */
+static void *hold_alone(void *arg) {
+  check_call(unshare(CLONE_FILES) == 0 && epoll_create1(EPOLL_CLOEXEC) >= 0);
   atomic_store(&settled, 1);
   return wait_here(NULL);
 }
@@ -352,7 +435,6 @@ typedef struct Place {
   pthread_t thread;
 } Place;
 
-static pthread_barrier_t steps;
 static Place places[] = {
     {.cwd = "/usr/lib", .mask = 027}, {.cwd = "/var", .mask = 07}, {.cwd = "/var", .mask = 07, .with = &places[1]}, {.cwd = "/lib", .mask = 01, .in_usr = true}};
 #define N_PLACES (sizeof places / sizeof *places)
@@ -479,11 +561,11 @@ static pid_t start_vfork(bool execs) {
   return pid;
 }
 
-static int run_others(const char *what, int flags) {
+static int run_others(const char *what) {
   pthread_t thread;
   pid_t child = 0;
   if (!strcmp(what, "thread")) {
-    check_call(pthread_create(&thread, NULL, apart, (void *)(intptr_t)flags) == 0);
+    check_call(pthread_create(&thread, NULL, hold_alone, NULL) == 0);
     while (!settled)
       subject_tick();
   } else {
@@ -559,10 +641,12 @@ int main(int argc, char **argv) {
   const char *what = argc > 2 ? argv[2] : "child", *letters = argc > 3 ? argv[3] : "all";
   if (!strcmp(what, "locks"))
     return run_locks();
+  if (!strcmp(what, "tables"))
+    return run_tables();
   if (!strcmp(what, "places"))
     return run_places();
   if (!strcmp(what, "thread") || !strcmp(what, "vfork") || !strcmp(what, "exec"))
-    return run_others(what, flags_from(letters));
+    return run_others(what);
   prepare();
   if (argc > 4 && strcmp(what, "random") != 0)
     restrain(argv[4]);
