@@ -5,6 +5,7 @@
 #include "refused.h"
 #include <mqueue.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/fanotify.h>
@@ -12,6 +13,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -145,6 +147,28 @@ static void lease(void) {
   outside(open_leased, NULL, 0);
 }
 
+/* --- a thread's own table --- */
+
+static void *lock_apart(void *ready) {
+  check_call(unshare(CLONE_FILES) == 0);
+  check_call(flock(make_file("apart"), LOCK_EX) == 0 && dup2(0, 90) == 90);
+  *(volatile bool *)ready = true;
+  for (;;)
+    (void)pause();
+  return NULL;
+}
+
+/* With a lock that the process has not, and a number above the limit. */
+static void table(void) {
+  static volatile bool ready;
+  const struct rlimit limit = {50, 4096};
+  pthread_t thread;
+  check_call(pthread_create(&thread, NULL, lock_apart, (void *)&ready) == 0);
+  while (!ready)
+    subject_tick();
+  check_call(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
 /* --- a thread's pidfd that several have --- */
 
 static void *wait_for_ever(void *data) {
@@ -173,6 +197,7 @@ static const RefusedCase cases[] = {
     {"watches", watches, NULL},
     {"locks", locks, NULL},
     {"lease", lease, NULL},
+    {"table", table, NULL},
     {"thread-pidfd", thread_pidfd, NULL},
     {0},
 };
