@@ -32,7 +32,7 @@
 #define OP_SIZE 64
 
 #define OP_FLAG_IGNORE 1 /* go on after an error */
-#define OP_FLAG_CLONE 2  /* the child (result 0) goes on at the lane in OP_EXTRA */
+#define OP_FLAG_CLONE 2  /* the child (result 0) goes on at the lane in OP_EXTRA; tried for a while where its number is taken */
 #define OP_FLAG_TILES 4  /* when the call has answered 0, use AMX: the third argument is the address of a tile configuration */
 #define OP_FLAG_IA32 8   /* a 32-bit system call (int $0x80), by its 32-bit number */
 
