@@ -585,13 +585,15 @@ bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *resu
 typedef struct Injections {
   const FrozenTree *tree;
   ThreadProgram *const *tps; /* of 64-bit programs and of 32-bit ones */
-  ProcessProgram *const *pps;
+  ProcessProgram **pps;
   GadgetCache *caches[2]; /* of each tracer */
   GError *errors[2];
 } Injections;
 
 static bool inject_one(Injections *w, guint i, unsigned which) {
   FrozenTask *task = w->tree->tasks->pdata[i];
+  if (!w->pps[i])
+    w->pps[i] = process_program_new(task);
   return inject_task(w->tree, task, w->tps[task->ia32], w->pps, w->caches[which], &w->errors[which]);
 }
 
@@ -604,7 +606,7 @@ static void inject_tasks_share(void *data, unsigned which) {
   }
 }
 
-static bool inject_tasks(FrozenTree *tree, ThreadProgram *const tps[2], ProcessProgram *const *pps, GError **error) {
+static bool inject_tasks(FrozenTree *tree, ThreadProgram *const tps[2], ProcessProgram **pps, GError **error) {
   Injections w = {.tree = tree, .tps = tps, .pps = pps, .caches = {gadget_cache_new(), gadget_cache_new()}};
   tracers_run(inject_tasks_share, &w);
   for (guint i = 0; !w.errors[0] && i < tree->tasks->len; i++) {
@@ -645,7 +647,8 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
     FrozenTask *task = tree->tasks->pdata[i];
     if (task->zombie || task->no_agent)
       continue;
-    pps[i] = process_program_new(task);
+    if (tree->shares) /* room is made for all that share the memory */
+      pps[i] = process_program_new(task);
     if (task->owner[SHARE_MEMORY] == task)
       task->region_at = choose_region(tree, task);
     if (task->ia32 && !tps[1])

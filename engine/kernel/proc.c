@@ -14,10 +14,7 @@ static bool proc_gone(GError **error, pid_t pid, const char *name, int err) {
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, err, "Cannot read /proc/%d/%s", (int)pid, name);
 }
 
-char *proc_read(pid_t pid, const char *name, size_t *ret_size, GError **error) {
-  char path[128];
-  g_snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+static char *read_all(int fd, pid_t pid, const char *name, size_t *ret_size, GError **error) {
   if (fd < 0) {
     proc_gone(error, pid, name, errno);
     return NULL;
@@ -44,6 +41,16 @@ char *proc_read(pid_t pid, const char *name, size_t *ret_size, GError **error) {
   if (ret_size)
     *ret_size = used;
   return buffer;
+}
+
+char *proc_read(pid_t pid, const char *name, size_t *ret_size, GError **error) {
+  char path[128];
+  g_snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
+  return read_all(open(path, O_RDONLY | O_CLOEXEC), pid, name, ret_size, error);
+}
+
+char *proc_read_at(int folder, pid_t pid, const char *name, size_t *ret_size, GError **error) {
+  return read_all(openat(folder, name, O_RDONLY | O_CLOEXEC), pid, name, ret_size, error);
 }
 
 char *proc_readlink(pid_t pid, const char *name, GError **error) {

@@ -11,6 +11,8 @@
 /* Reads a whole file of /proc/PID ("stat", "task/12/status", …), NUL-terminated. @ret_size (may be NULL) gets its length.
  * NULL with NO_SUCH_PROCESS when the process is gone. g_free() it. */
 char *proc_read(pid_t pid, const char *name, size_t *ret_size, GError **error);
+/* The same in @folder, which is /proc/PID: for many files of one process. */
+char *proc_read_at(int folder, pid_t pid, const char *name, size_t *ret_size, GError **error);
 /* readlink(2) of /proc/PID/NAME; NULL with error. g_free() it. */
 char *proc_readlink(pid_t pid, const char *name, GError **error);
 
