@@ -104,6 +104,18 @@ static bool verify_mqueue(const Checkpoint *c, const CkptMqueue *q, GError **err
   return true;
 }
 
+/* A signalfd or pidfd belongs to who registers it. */
+static bool verify_away(const Checkpoint *c, const CkptEpoll *e, GError **error) {
+  const FileEntry *file = checkpoint_find_file(c, e->file_id);
+  for (size_t i = 0; i < e->n_away; i++) {
+    FdTypes type = verify_file_type(c, e->away[i]->file_id);
+    if (!file || !file->epfd || e->away[i]->index >= file->epfd->n_tfd || type == FD_TYPES__UND || type == FD_TYPES__SIGNALFD ||
+        type == FD_TYPES__PIDFD || e->away[i]->file_id == e->file_id)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u is no epoll that could wait for file id %u so", e->file_id, e->away[i]->file_id);
+  }
+  return true;
+}
+
 static bool verify_others(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->pidfds->len; i++) {
     const CkptPidfd *p = c->pidfds->pdata[i];
@@ -114,6 +126,8 @@ static bool verify_others(const Checkpoint *c, GError **error) {
     const CkptEpoll *e = c->epolls->pdata[i];
     if (verify_file_type(c, e->file_id) != FD_TYPES__EVENTPOLL || e->busy_poll_budget > G_MAXUINT16 || e->prefer_busy_poll > 1)
       return image_invalid(error, IMAGE_CHECKPOINT, 0, "file id %u is no epoll that polls so", e->file_id);
+    if (!verify_away(c, e, error))
+      return false;
   }
   return true;
 }

@@ -75,7 +75,8 @@ static bool restore_busy_poll(Restorer *r, int fd, guint32 id, GError **error) {
   for (guint i = 0; i < all->len; i++) {
     const CkptEpoll *e = all->pdata[i];
     const BusyPoll params = {.usecs = e->busy_poll_usecs, .budget = (guint16)e->busy_poll_budget, .prefer = (guint8)e->prefer_busy_poll};
-    if (e->file_id == id && ioctl(fd, SET_PARAMS, &params) < 0)
+    bool busy = params.usecs || params.budget || params.prefer;
+    if (e->file_id == id && busy && ioctl(fd, SET_PARAMS, &params) < 0)
       return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make an epoll poll busily (since Linux 6.9)");
   }
   return true;
@@ -225,6 +226,53 @@ static bool is_same_socket(const Checkpoint *checkpoint, const FdinfoEntry *e, c
   return (file->usk && file->usk->ino == tfd->inode) || (file->isk && file->isk->ino == tfd->inode);
 }
 
+/* A file that no holder of the epoll has: another task of the tree may. What belongs to who registers it is none of these. */
+static guint32 file_elsewhere(const Checkpoint *checkpoint, const Registration *reg) {
+  g_autoptr(GHashTable) compared = g_hash_table_new(NULL, NULL);
+  for (guint t = 0; t < checkpoint->tasks->len; t++) {
+    const Task *task = checkpoint->tasks->pdata[t];
+    for (guint i = 0; i < task->fds->len; i++) {
+      const FdinfoEntry *e = task->fds->pdata[i];
+      if (e->type == FD_TYPES__SIGNALFD || e->type == FD_TYPES__PIDFD || is_made_last(checkpoint, e->id) ||
+          !g_hash_table_add(compared, GUINT_TO_POINTER(e->id)))
+        continue;
+      if (is_registered_file(reg, task_pid(task), (int)e->fd))
+        return e->id;
+    }
+  }
+  return 0;
+}
+
+static CkptEpoll *extra_of(Checkpoint *checkpoint, guint32 id) {
+  for (guint i = 0; i < checkpoint->epolls->len; i++)
+    if (((CkptEpoll *)checkpoint->epolls->pdata[i])->file_id == id)
+      return checkpoint->epolls->pdata[i];
+  CkptEpoll *e = MESSAGE_NEW(CkptEpoll, ckpt_epoll__init);
+  e->file_id = id;
+  g_ptr_array_add(checkpoint->epolls, e);
+  return e;
+}
+
+static guint32 index_of(const EventpollFileEntry *epfd, const EventpollTfdEntry *tfd) {
+  guint32 i = 0;
+  while (epfd->tfd[i] != tfd)
+    i++;
+  return i;
+}
+
+static bool resolve_elsewhere(Collector *c, const EventpollFileEntry *epfd, const EventpollTfdEntry *tfd, const Registration *reg) {
+  guint32 id = file_elsewhere(collector_checkpoint(c), reg);
+  if (!id)
+    return false;
+  CkptEpoll *x = extra_of(collector_checkpoint(c), reg->epoll_id);
+  CkptEpollFile *f = MESSAGE_NEW(CkptEpollFile, ckpt_epoll_file__init);
+  f->index = index_of(epfd, tfd);
+  f->file_id = id;
+  x->away = realloc(x->away, (x->n_away + 1) * sizeof *x->away);
+  x->away[x->n_away++] = f;
+  return true;
+}
+
 static void resolve(
     Collector *c, Numbers *n, const EventpollFileEntry *epfd, EventpollTfdEntry *tfd, const Registration *reg) {
   const Task *task = NULL;
@@ -238,6 +286,8 @@ static void resolve(
     tfd->tfd = (guint32)number;
     return;
   }
+  if (resolve_elsewhere(c, epfd, tfd, reg))
+    return;
   FileProbe probe;
   if (!collector_probe_of(c, reg->epoll_id, &probe))
     return;
@@ -338,13 +388,28 @@ static bool is_bound(Restorer *r, const FdinfoEntry *e) {
   return e->type == FD_TYPES__SIGNALFD || e->type == FD_TYPES__PIDFD || is_made_last(restorer_checkpoint(r), e->id);
 }
 
+/* The file of a registration that the images name by its id; 0: by a number of a holder. */
+static guint32 id_elsewhere(Restorer *r, const FileEntry *entry, const EventpollTfdEntry *tfd) {
+  const GPtrArray *all = restorer_checkpoint(r)->epolls;
+  for (guint i = 0; i < all->len; i++) {
+    const CkptEpoll *e = all->pdata[i];
+    for (size_t k = 0; e->file_id == entry->id && k < e->n_away; k++)
+      if (entry->epfd->tfd[e->away[k]->index] == tfd)
+        return e->away[k]->file_id;
+  }
+  return 0;
+}
+
 /* Before all others. */
 static bool add_disarmed(Restorer *r, const FileEntry *entry, GError **error) {
   Numbers *n = restorer_state(r, &numbers_key, numbers_new, numbers_free);
   numbers_fill(n, restorer_checkpoint(r));
   for (size_t i = 0; i < entry->epfd->n_tfd; i++) {
     const EventpollTfdEntry *tfd = entry->epfd->tfd[i];
-    const FdinfoEntry *e = is_disarmed(tfd) ? meaning_of(n, entry->id, tfd->tfd, NULL) : NULL;
+    guint32 id = is_disarmed(tfd) ? id_elsewhere(r, entry, tfd) : 0;
+    if (id && !add_here(r, entry, tfd, id, error))
+      return false;
+    const FdinfoEntry *e = is_disarmed(tfd) && !id ? meaning_of(n, entry->id, tfd->tfd, NULL) : NULL;
     if (e && !is_bound(r, e) && !add_here(r, entry, tfd, e->id, error))
       return false;
   }
@@ -354,6 +419,9 @@ static bool add_disarmed(Restorer *r, const FileEntry *entry, GError **error) {
 static bool add_one(Restorer *r, const FileEntry *entry, const EventpollTfdEntry *tfd, const Task *holder, int fd,
     bool late, Program *p, GError **error) {
   const Task *task = NULL;
+  guint32 id = id_elsewhere(r, entry, tfd);
+  if (id) /* once; those that are disarmed are done */
+    return late || is_disarmed(tfd) || add_here(r, entry, tfd, id, error);
   Numbers *n = restorer_state(r, &numbers_key, numbers_new, numbers_free);
   numbers_fill(n, restorer_checkpoint(r));
   const FdinfoEntry *e = meaning_of(n, entry->id, tfd->tfd, &task);
