@@ -110,17 +110,19 @@ static void epolls(void) {
     subject_tick();
   int of_thread = thread_pidfd(tids[0]);
   add(epoll, of_thread, EPOLLIN, 20);
-  int away = epoll_new(), only[2];
-  check_call(pipe2(only, O_CLOEXEC | O_NONBLOCK) == 0);
+  int away = epoll_new(), only[2], stay[2];
+  check_call(pipe2(only, O_CLOEXEC | O_NONBLOCK) == 0 && pipe2(stay, O_CLOEXEC) == 0);
   add(away, only[0], EPOLLIN, 30);
   pid_t child = fork();
   if (child == 0) {
     (void)close(away); /* only this process has the other end then, and not the epoll */
     (void)close(pipes[1][0]); /* registered, but not in this table */
     (void)close(of_thread);
+    (void)close(stay[1]);
     while (!subject_checking())
       subject_tick();
-    _exit(0);
+    char told;
+    _exit(read(stay[0], &told, 1) < 0); /* until then it is the only reader of that pipe */
   }
   check_call(dup2(copy, only[0]) == only[0]); /* its number means another file now */
   wait_for_check();
@@ -128,6 +130,7 @@ static void epolls(void) {
   expect_nothing(away, "away");
   check_call(write(only[1], "x", 1) == 1);
   expect(away, EPOLLIN, 30);
+  check_call(write(stay[1], "x", 1) == 1);
   check_call(write(pipes[0][1], "x", 1) == 1);
   expect(epoll, EPOLLIN, 1);
   check_call(read(copy, &got, 1) == 1 && write(pipes[1][1], "x", 1) == 1);
