@@ -4,11 +4,13 @@
  * the kernel can be read (uring-inside.h). Else only a ring is taken in which nothing is in flight, which the counters tell: each
  * request ends with one completion, unless requests with several completions (or none) were ever used. */
 
+#include "proc.h"
 #include "uring-look.h"
 #include <linux/io_uring.h>
 #include <sys/mman.h>
 
 #define PATIENCE_USEC (1000 * 1000)
+#define DISK_PATIENCE_USEC (60 * 1000 * 1000)
 #define PAUSE_USEC 2000
 #define CURE "let the program cancel it, or use epoll instead (UV_USE_IO_URING=0 for node and libuv)"
 
@@ -40,14 +42,32 @@ bool uring_is_settled(const Look *l) {
          (!known || l->facts.sq_thread < 0);
 }
 
-/* Completions are made by the thread that asked for them. */
-bool uring_settle(Look *l, GError **error) {
-  gint64 until = g_get_monotonic_time() + PATIENCE_USEC;
-  for (;;) {
-    if (!uring_look_again(l, error))
-      return false;
-    if (uring_is_settled(l) || (!l->has_inside && l->facts.n_polls) || g_get_monotonic_time() > until)
+/* Whether a worker runs or waits for a device: that ends, however slow the disk is. Who waits for data or a peer sleeps. */
+static bool is_worked_on(const Look *l) {
+  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  ProcStat stat;
+  if (!proc_threads(l->pid, tids, NULL))
+    return false;
+  for (guint k = 0; k < tids->len; k++) {
+    pid_t tid = g_array_index(tids, pid_t, k);
+    if (tid != (pid_t)l->facts.sq_thread && proc_is_kernel_worker(l->pid, tid) && proc_thread_stat(l->pid, tid, &stat, NULL) &&
+        (stat.state == 'D' || stat.state == 'R'))
       return true;
+  }
+  return false;
+}
+
+/* Completions are made by the thread that asked for them, and may begin what waited for them: patience begins anew with each look
+ * at which something was being done. */
+bool uring_settle(Look *l, GError **error) {
+  gint64 now = g_get_monotonic_time(), until = now + PATIENCE_USEC;
+  for (gint64 last = now + DISK_PATIENCE_USEC;; now = g_get_monotonic_time()) {
+    if (!uring_look_again(l, error) || !job_poll(collector_job(l->c), error))
+      return false;
+    if (uring_is_settled(l) || (!l->has_inside && l->facts.n_polls) || now > until)
+      return true;
+    if (is_worked_on(l))
+      until = MIN(now + PATIENCE_USEC, last);
     (void)uring_look_enter(l);
     g_usleep(PAUSE_USEC);
   }

@@ -38,7 +38,7 @@ void uring_look_block(const Look *l, const char *reason, const char *cure);
 
 /* --- uring-flight.c --- */
 
-/* Gives what is nearly done the time to end, a second at most. False with error. */
+/* Gives what is nearly done the time to end: a second, and a minute as long as a worker runs or waits for a disk. False with error. */
 bool uring_settle(Look *l, GError **error);
 /* Whether nothing is in flight but what can be made again. */
 bool uring_is_settled(const Look *l);
