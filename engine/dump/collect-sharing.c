@@ -122,10 +122,7 @@ TaskKobjIdsEntry *sharing_ids(const FrozenTask *task) {
   ids->sighand_id = task->owner[SHARE_SIGHAND]->index + 2;
   ids->files_id = task->owner[SHARE_FILES]->index + 2;
   ids->fs_id = task->owner[SHARE_FS]->index + 2;
-  ids->has_pid_ns_id = ids->has_net_ns_id = ids->has_ipc_ns_id = ids->has_uts_ns_id = true;
-  ids->has_time_ns_id = ids->has_mnt_ns_id = ids->has_user_ns_id = ids->has_cgroup_ns_id = true;
-  ids->pid_ns_id = 1, ids->net_ns_id = 2, ids->ipc_ns_id = 3, ids->uts_ns_id = 4;
-  ids->time_ns_id = 5, ids->mnt_ns_id = 6, ids->user_ns_id = 7, ids->cgroup_ns_id = 8;
+  ns_set_own_ids(ids);
   return ids;
 }
 

@@ -12,21 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* In the order of facts_namespace_name(). */
-static const struct {
-  const char *text, *cure;
-} namespaces[FACTS_NAMESPACES] = {
-    {"mount", "run the engine inside that mount namespace"},
-    {"pid", "run the engine inside that pid namespace"},
-    {"pid (for its children)", "checkpoint it before it calls unshare(CLONE_NEWPID)"},
-    {"network", "run the engine inside that network namespace"},
-    {"ipc", "run the engine inside that ipc namespace"},
-    {"uts", "run the engine inside that uts namespace"},
-    {"user", "containers with user namespaces are not supported yet"},
-    {"cgroup", "run the engine inside that cgroup namespace"},
-    {"time", "run the engine inside that time namespace"},
-};
-
 static char *task_name(const FrozenTask *task) {
   return g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm);
 }
@@ -34,27 +19,6 @@ static char *task_name(const FrozenTask *task) {
 static void block_task(Job *job, const FrozenTask *task, const char *kind, const char *reason, const char *cure) {
   g_autofree char *name = task_name(task);
   job_block(job, kind, task->pid, -1, name, reason, cure);
-}
-
-/* Our own, which never change; 0 for kinds that this kernel has not. */
-static ino_t own_namespace(size_t i) {
-  static ino_t known[G_N_ELEMENTS(namespaces)];
-  struct stat st;
-  if (!known[i]) {
-    g_autofree char *path = g_strconcat("/proc/self/ns/", facts_namespace_name(i), NULL);
-    known[i] = stat(path, &st) == 0 ? st.st_ino : 0;
-  }
-  return known[i];
-}
-
-static void check_namespaces(Job *job, const FrozenTask *task) {
-  for (size_t i = 0; i < G_N_ELEMENTS(namespaces); i++) {
-    ino_t theirs = task->facts.ns[i];
-    if (!own_namespace(i) || !theirs || theirs == own_namespace(i))
-      continue;
-    g_autofree char *reason = g_strdup_printf("it has a %s namespace of its own", namespaces[i].text);
-    block_task(job, task, "namespace", reason, namespaces[i].cure);
-  }
 }
 
 /* A session comes from its leader by fork. */
@@ -171,7 +135,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error) 
   mm_entry__init(m->mm);
   m->fs = malloc(sizeof *m->fs);
   fs_entry__init(m->fs);
-  check_namespaces(job, task);
+  collect_task_namespaces(job, tree, task);
   check_session(job, tree, task);
   m->fs->has_umask = true;
   m->fs->umask = facts->status.umask;

@@ -63,6 +63,11 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error);
 bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *results, unsigned char *out, size_t size, GError **error);
 /* From what /proc told about a task (its facts): ids, sessions, memory layout, cgroups, limits. Blockers go to the job. */
 bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
+/* Which namespaces a task is in: those of the tree's own become its set, what cannot be brought back is blocked. When its ids are
+ * there. */
+void collect_task_namespaces(Job *job, FrozenTree *tree, const FrozenTask *task);
+/* What is in the tree's own namespaces. */
+bool collect_namespaces(Job *job, FrozenTree *tree, Collector *collector, GError **error);
 /* Control groups and their properties, into cgroup.img. */
 void collect_cgroups(Job *job, FrozenTree *tree, Checkpoint *checkpoint);
 /* Mappings of a task; files behind them go through the collector. */

@@ -149,6 +149,8 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
   collector_set_ask(d->collector, ask_thread, d->tree);
   if (!plugins_begin(d->plugins, 0, error))
     return false;
+  if (!collect_namespaces(d->job, d->tree, d->collector, error))
+    return false;
   for (guint i = 0; i < d->tree->tasks->len; i++) {
     FrozenTask *task = d->tree->tasks->pdata[i];
     if (!task->zombie && !collect_files(d, task, error))
@@ -189,6 +191,7 @@ static InventoryEntry *inventory_new(const Checkpoint *c, const EngineOptions *o
   TaskKobjIdsEntry *ids = i->root_ids = malloc(sizeof *ids);
   *ids = *root;
   ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = 1;
+  ns_set_own_ids(ids);
   return i;
 }
 

@@ -68,6 +68,7 @@ void frozen_tree_free(FrozenTree *tree) {
     return;
   frozen_tree_send_home(tree);
   g_ptr_array_unref(tree->tasks);
+  ns_set_free(tree->namespaces);
   g_free(tree);
 }
 

@@ -8,6 +8,7 @@
 #include "inject.h"
 #include "job.h"
 #include "kinship.h"
+#include "ns-set.h"
 #include "object.h"
 #include "proc.h"
 
@@ -88,6 +89,7 @@ typedef struct FrozenTree {
   gint64 thawed_at;
   struct Sweeper *sweeper; /* from the first injection on (sweeper.h) */
   struct Stranger *stranger; /* landlock.h */
+  NsSet *namespaces; /* of its own; NULL: none */
 } FrozenTree;
 
 /* Stops every task and thread of the tree of @root (ptrace(2): SEIZE, INTERRUPT) and looks again until nothing new turns

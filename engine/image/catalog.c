@@ -84,6 +84,9 @@ static const ImageKind kinds[IMAGE_N_KINDS] = {
         .extra = ipc_shm_extra, .limit = 512 * MIB},
     [IMAGE_TCP_STREAM] = {"tcp-stream-", 'x', IMAGE_FRAME_COMMON, 0x51465506, NULL, &tcp_stream_entry__descriptor,
         .extra = tcp_stream_extra, .limit = 1024 * MIB},
+    [IMAGE_MOUNTS] = {"mountpoints-", 'u', IMAGE_FRAME_COMMON, 0x55563928, NULL, &mnt_entry__descriptor,
+        .limit = 64 * MIB},
+    [IMAGE_UTSNS] = {"utsns-", 'u', IMAGE_FRAME_COMMON, 0x54473203, NULL, &utsns_entry__descriptor, true, .limit = MIB},
     /* larger ones are read piecewise only, and have no digest */
     [IMAGE_GHOST] = {"ghost-file-", 'x', IMAGE_FRAME_COMMON, 0x52583605, &ghost_file_entry__descriptor,
         &ghost_chunk_entry__descriptor, .limit = 16 * MIB},

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 typedef struct Loader {
@@ -235,6 +236,40 @@ static bool load_records(Loader *l, RecordKind kind, GError **error) {
   return true;
 }
 
+/* The files of one namespace of the tree's own. */
+static bool load_namespace(Loader *l, NsImage *ns, GError **error) {
+  ProtobufCMessage *m;
+  if (ns->kind == CLONE_NEWUTS)
+    return (ns->uts = loader_single(l, IMAGE_UTSNS, ns->id, error)) != NULL;
+  if (ns->kind != CLONE_NEWNS)
+    return true;
+  if (!loader_require(l, IMAGE_MOUNTS, ns->id, error))
+    return false;
+  while (image_reader_next(&l->reader, &m, NULL, error)) {
+    if (!m)
+      return true;
+    g_ptr_array_add(ns->mounts, m);
+  }
+  return false;
+}
+
+/* Which there are say the ids of the tasks, held against those of whoever made the dump. */
+static bool load_namespaces(Loader *l, GError **error) {
+  static const guint32 kinds[] = {CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWNS};
+  Checkpoint *c = l->checkpoint;
+  const TaskKobjIdsEntry *outside = c->inventory->root_ids;
+  for (guint i = 0; outside && i < c->tasks->len; i++) {
+    const TaskKobjIdsEntry *ids = ((const Task *)c->tasks->pdata[i])->ids;
+    for (size_t k = 0; ids && k < G_N_ELEMENTS(kinds); k++) {
+      guint32 id = ns_id_of(ids, kinds[k]), theirs = ns_id_of(outside, kinds[k]);
+      if (id && theirs && id != theirs && !checkpoint_find_namespace(c, kinds[k], id) &&
+          !load_namespace(l, checkpoint_add_namespace(c, kinds[k], id), error))
+        return false;
+    }
+  }
+  return true;
+}
+
 /* Every socket may have one; which of them must is for the restore to say. */
 static bool load_tcp_streams(Loader *l, GError **error) {
   for (guint i = 0; i < l->checkpoint->files->len; i++) {
@@ -445,7 +480,7 @@ static bool load_all(Loader *l, GError **error) {
   l->checkpoint->inventory = loader_single(l, IMAGE_INVENTORY, 0, error);
   if (!l->checkpoint->inventory || !verify_inventory(l->checkpoint, error) || !load_tree(l, error))
     return false;
-  if (!load_tasks(l, error) || !load_files(l, error))
+  if (!load_tasks(l, error) || !load_namespaces(l, error) || !load_files(l, error))
     return false;
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))

@@ -177,8 +177,18 @@ static bool store_tcp_streams(ImageWriter *w, const Checkpoint *c, GError **erro
   return true;
 }
 
+static bool store_namespaces(ImageWriter *w, const Checkpoint *c, GError **error) {
+  for (guint i = 0; i < c->namespaces->len; i++) {
+    const NsImage *ns = c->namespaces->pdata[i];
+    if ((ns->uts && !image_writer_single(w, IMAGE_UTSNS, ns->id, &ns->uts->base, error)) ||
+        (ns->mounts->len && !store_list(w, IMAGE_MOUNTS, ns->id, ns->mounts, error)))
+      return false;
+  }
+  return true;
+}
+
 static bool store_all(ImageWriter *w, const Checkpoint *c, GError **error) {
-  return store_tree(w, c, error) && store_tasks(w, c, error) && store_fds(w, c, error) && store_list(w, IMAGE_FILES, 0, c->files, error) && store_records(w, c, error) &&
+  return store_tree(w, c, error) && store_tasks(w, c, error) && store_fds(w, c, error) && store_list(w, IMAGE_FILES, 0, c->files, error) && store_records(w, c, error) && store_namespaces(w, c, error) &&
          store_shmem(w, c, error) && store_tcp_streams(w, c, error);
 }
 

@@ -22,6 +22,8 @@ bool verify_events(const Checkpoint *checkpoint, GError **error);
 bool verify_ttys(const Checkpoint *checkpoint, GError **error);
 /* Tasks that share memory have the same of it, and signal actions only they share. */
 bool verify_sharing(const Checkpoint *checkpoint, GError **error);
+/* Mounts and names of namespaces of the tree's own. */
+bool verify_namespaces(const Checkpoint *c, GError **error);
 bool verify_shmem(const Checkpoint *checkpoint, GError **error);
 /* One that is not in the checkpoint yet. */
 bool verify_socket(const Checkpoint *checkpoint, const CkptSocket *socket, GError **error);

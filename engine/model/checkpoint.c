@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "checkpoint.h"
+#include <sched.h>
 #include <stdlib.h>
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
 
 static void message_free(void *p) {
   if (p)
@@ -119,6 +124,13 @@ bool task_is_ia32(const Task *t) {
   return info && info->gpregs->has_mode && info->gpregs->mode == USER_X86_REGS_MODE__COMPAT;
 }
 
+static void ns_image_free(void *p) {
+  NsImage *ns = p;
+  g_ptr_array_unref(ns->mounts);
+  message_free(ns->uts);
+  g_free(ns);
+}
+
 Checkpoint *checkpoint_new(void) {
   Checkpoint *c = g_new0(Checkpoint, 1);
   c->tasks = g_ptr_array_new_with_free_func((GDestroyNotify)task_free);
@@ -144,6 +156,7 @@ Checkpoint *checkpoint_new(void) {
   c->pidfds = g_ptr_array_new_with_free_func(message_free);
   c->fs_marks = g_ptr_array_new_with_free_func(message_free);
   c->watches = g_ptr_array_new_with_free_func(message_free);
+  c->namespaces = g_ptr_array_new_with_free_func(ns_image_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
   return c;
 }
@@ -155,6 +168,7 @@ void checkpoint_free(Checkpoint *c) {
   message_free(c->creator);
   g_ptr_array_unref(c->tasks);
   g_hash_table_unref(c->tasks_by_pid);
+  g_ptr_array_unref(c->namespaces);
   g_ptr_array_unref(c->files);
   g_hash_table_unref(c->files_by_id);
   for (int i = 0; i < RECORD_N_KINDS; i++)
@@ -284,6 +298,57 @@ CkptMqueue *checkpoint_find_mqueue(const Checkpoint *c, guint32 file_id) {
     CkptMqueue *q = c->mqueues->pdata[i];
     if (q->file_id == file_id)
       return q;
+  }
+  return NULL;
+}
+
+guint32 ns_id_of(const TaskKobjIdsEntry *ids, guint32 kind) {
+  switch (kind) {
+  case CLONE_NEWNS:
+    return ids->mnt_ns_id;
+  case CLONE_NEWUTS:
+    return ids->uts_ns_id;
+  case CLONE_NEWNET:
+    return ids->net_ns_id;
+  case CLONE_NEWIPC:
+    return ids->ipc_ns_id;
+  case CLONE_NEWPID:
+    return ids->pid_ns_id;
+  case CLONE_NEWUSER:
+    return ids->user_ns_id;
+  case CLONE_NEWCGROUP:
+    return ids->cgroup_ns_id;
+  case CLONE_NEWTIME:
+    return ids->time_ns_id;
+  default:
+    return 0;
+  }
+}
+
+NsImage *checkpoint_add_namespace(Checkpoint *c, guint32 kind, guint32 id) {
+  NsImage *ns = g_new0(NsImage, 1);
+  ns->kind = kind;
+  ns->id = id;
+  ns->mounts = g_ptr_array_new_with_free_func(message_free);
+  g_ptr_array_add(c->namespaces, ns);
+  return ns;
+}
+
+NsImage *checkpoint_find_namespace(const Checkpoint *c, guint32 kind, guint32 id) {
+  for (guint i = 0; i < c->namespaces->len; i++) {
+    NsImage *ns = c->namespaces->pdata[i];
+    if (ns->kind == kind && ns->id == id)
+      return ns;
+  }
+  return NULL;
+}
+
+const NsImage *checkpoint_namespace_of_mount(const Checkpoint *c, gint32 mnt_id) {
+  for (guint i = 0; mnt_id > 0 && i < c->namespaces->len; i++) {
+    const NsImage *ns = c->namespaces->pdata[i];
+    for (guint k = 0; k < ns->mounts->len; k++)
+      if (((const MntEntry *)ns->mounts->pdata[k])->mnt_id == (guint32)mnt_id)
+        return ns;
   }
   return NULL;
 }

@@ -11,9 +11,11 @@
 #include "fs.pb-c.h"
 #include "inventory.pb-c.h"
 #include "mm.pb-c.h"
+#include "mnt.pb-c.h"
 #include "pagemap.pb-c.h"
 #include "pstree.pb-c.h"
 #include "tty.pb-c.h"
+#include "utsns.pb-c.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <sys/types.h>
@@ -120,6 +122,14 @@ typedef enum RecordKind {
   RECORD_N_KINDS
 } RecordKind;
 
+/* A namespace that the tree has and whoever dumped it had not. */
+typedef struct NsImage {
+  guint32 kind;      /* CLONE_NEWNS, CLONE_NEWUTS, … */
+  guint32 id;        /* as ids-PID.img has it, and the number of its files */
+  GPtrArray *mounts; /* CLONE_NEWNS: MntEntry, parents before what is mounted on them; the first is the root */
+  UtsnsEntry *uts;   /* CLONE_NEWUTS */
+} NsImage;
+
 /* The content of a deleted file: ghost-file-<id>.img. Small ones are held here as chunks; the content is read from the
  * file again at restore. */
 typedef struct Checkpoint {
@@ -149,6 +159,7 @@ typedef struct Checkpoint {
   GPtrArray *pidfds; /* CkptPidfd */
   GPtrArray *fs_marks; /* CkptFsMark */
   GPtrArray *watches; /* CkptWatch */
+  GPtrArray *namespaces; /* NsImage; empty for trees in the namespaces of whoever dumped them */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);
@@ -185,3 +196,10 @@ TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *checkpoint, guint32 id)
 void checkpoint_add_tcp_stream(Checkpoint *checkpoint, guint32 ino, ProtobufCMessage *message, GBytes *extra);
 const Record *checkpoint_find_tcp_stream(const Checkpoint *checkpoint, guint32 ino);
 PageSet *checkpoint_find_shmem(const Checkpoint *checkpoint, guint64 shmid);
+/* Of CLONE_NEW… kinds; 0: not known. */
+guint32 ns_id_of(const TaskKobjIdsEntry *ids, guint32 kind);
+/* A new one, which is the checkpoint's; or the one that is there with that kind and id; NULL if there is none. */
+NsImage *checkpoint_add_namespace(Checkpoint *checkpoint, guint32 kind, guint32 id);
+NsImage *checkpoint_find_namespace(const Checkpoint *checkpoint, guint32 kind, guint32 id);
+/* The mount namespace of the tree's own that has a mount with that id (mnt_entry.mnt_id); NULL: none. */
+const NsImage *checkpoint_namespace_of_mount(const Checkpoint *checkpoint, gint32 mnt_id);

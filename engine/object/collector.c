@@ -74,6 +74,7 @@ struct Collector {
   Checkpoint *checkpoint;
   int images_fd;
   Looker *looker;
+  const NsSet *namespaces; /* may be NULL */
   guint32 last_ghost_id;
   guint64 last_shmid;
   GPtrArray *descs;      /* [file id - 1]: Desc, or NULL for a file nobody has open */
@@ -182,6 +183,15 @@ void collector_free(Collector *c) {
   looker_free(c->looker);
   g_clear_pointer(&c->alive, g_ptr_array_unref);
   g_free(c);
+}
+
+void collector_set_namespaces(Collector *c, const NsSet *set) {
+  c->namespaces = set;
+  looker_set_namespaces(c->looker, set);
+}
+
+const NsSet *collector_namespaces(const Collector *c) {
+  return c->namespaces;
 }
 
 Job *collector_job(const Collector *c) {

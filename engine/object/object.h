@@ -22,6 +22,7 @@
 
 #include "checkpoint.h"
 #include "job.h"
+#include "ns-set.h"
 #include "program.h"
 #include <sys/stat.h>
 
@@ -85,6 +86,10 @@ bool collector_seal(Collector *c, bool kill, GError **error);
 /* Undoes what is left of it: when the tree is dead (@killed), or before it is let go; also when collector_seal() failed
  * or was never called. */
 void collector_end(Collector *c, bool killed);
+
+/* The namespaces of the tree's own, borrowed; NULL: none. */
+void collector_set_namespaces(Collector *c, const NsSet *set);
+const NsSet *collector_namespaces(const Collector *c);
 
 Job *collector_job(const Collector *c);
 Checkpoint *collector_checkpoint(const Collector *c); /* being filled */
@@ -228,6 +233,9 @@ bool restorer_thread_pidfds(Restorer *r, const Task *task, Program *p);
 /* Registrations in a task's epolls of what it has made itself, at last: rings (io_uring), pidfds of threads. */
 bool restorer_epoll_rings(Restorer *r, const Task *task, Program *p, GError **error);
 
+/* The namespaces of the tree's own, borrowed; NULL: none. */
+void restorer_set_namespaces(Restorer *r, const NsSet *set);
+const NsSet *restorer_namespaces(const Restorer *r);
 Job *restorer_job(const Restorer *r);
 const Checkpoint *restorer_checkpoint(const Restorer *r);
 int restorer_images_fd(const Restorer *r);

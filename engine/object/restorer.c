@@ -28,6 +28,7 @@ struct Restorer {
   Job *job;
   const Checkpoint *checkpoint;
   int images_fd;
+  const NsSet *namespaces; /* may be NULL */
   GHashTable *fds;    /* file id -> descriptor + 3, or FD_OPENING + 3 */
   GHashTable *shared; /* SharedKey -> descriptor */
   GHashTable *states; /* key -> KindState */
@@ -81,6 +82,14 @@ void restorer_free(Restorer *r) {
   g_hash_table_unref(r->shared);
   g_hash_table_unref(r->states);
   g_free(r);
+}
+
+void restorer_set_namespaces(Restorer *r, const NsSet *set) {
+  r->namespaces = set;
+}
+
+const NsSet *restorer_namespaces(const Restorer *r) {
+  return r->namespaces;
 }
 
 Job *restorer_job(const Restorer *r) {

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 
@@ -10,6 +11,8 @@ struct Looker {
   int self_fd;     /* /proc/self/fd */
   char *directory; /* the last one, with its final slash, open: files that are open together often lie together */
   int directory_fd;
+  const NsSet *namespaces;
+  const NsEntry *directory_in; /* the mount namespace it is in; NULL: ours */
   guint64 mnt_id, dev, ino; /* of the last path */
   char *last_link;
   bool last_checked;
@@ -34,15 +37,25 @@ void looker_free(Looker *l) {
   g_free(l);
 }
 
+void looker_set_namespaces(Looker *l, const NsSet *set) {
+  l->namespaces = set;
+}
+
+static int open_directory(const NsEntry *in, const char *path) {
+  struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
+  return in ? (int)syscall(SYS_openat2, in->root, path, &how, sizeof how) : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
 /* fstatat(2) of an absolute path, with the directory kept open. */
-static bool stat_path(Looker *l, const char *path, struct stat *st, int flags) {
+static bool stat_path(Looker *l, const NsEntry *in, const char *path, struct stat *st, int flags) {
   const char *slash = strrchr(path, '/');
   size_t length = (size_t)(slash - path) + 1;
-  if (!l->directory || strncmp(l->directory, path, length) != 0 || l->directory[length]) {
+  if (!l->directory || l->directory_in != in || strncmp(l->directory, path, length) != 0 || l->directory[length]) {
     g_free(l->directory);
     l->directory = g_strndup(path, length);
+    l->directory_in = in;
     fd_cleanup(&l->directory_fd);
-    l->directory_fd = open(l->directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    l->directory_fd = open_directory(in, l->directory);
   }
   return fstatat(l->directory_fd, slash[1] ? slash + 1 : ".", st, flags) == 0;
 }
@@ -50,7 +63,8 @@ static bool stat_path(Looker *l, const char *path, struct stat *st, int flags) {
 static bool leads_there(Looker *l, const FileProbe *probe, const char *link) {
   struct stat st;
   int flags = S_ISLNK(probe->st.st_mode) ? AT_SYMLINK_NOFOLLOW : 0;
-  return link[0] == '/' && probe->st.st_dev != kernel_devs()->shmem && stat_path(l, link, &st, flags) &&
+  const NsEntry *in = ns_set_of_mount(l->namespaces, probe->mnt_id);
+  return link[0] == '/' && probe->st.st_dev != kernel_devs()->shmem && stat_path(l, in, link, &st, flags) &&
          st.st_dev == probe->st.st_dev && st.st_ino == probe->st.st_ino;
 }
 

@@ -12,6 +12,8 @@
 typedef struct Looker Looker;
 Looker *looker_new(void);
 void looker_free(Looker *l);
+/* May be NULL; borrowed. Files are looked for where they are mounted. */
+void looker_set_namespaces(Looker *l, const NsSet *set);
 /* Fills everything of a probe whose pid, comm, fd, pidfd, local are set. The link is allocated and the caller's. Flags
  * and position are not touched when @keep_flags. */
 bool looker_look(Looker *l, FileProbe *probe, bool keep_flags, char **ret_link, GError **error);

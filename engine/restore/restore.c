@@ -31,6 +31,7 @@ static void restore_clear(Restore *r) {
     (void)close(r->null_fd - 1);
   plan_free(r->plan);
   restorer_free(r->restorer);
+  namespaces_clear(r);
   external_return_free(r->external);
   plugin_return_free(r->plugin_return);
   close_all(r->pages_fds);
@@ -171,6 +172,8 @@ static bool restore_files(Restore *r, GError **error) {
   job_phase(r->job, "restore-files");
   job_set_total(r->job, total_bytes(r->plan));
   r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
+  if (!namespaces_make(r, error))
+    return false;
   r->external = external_return_new(r->job, r->restorer, error);
   if (!r->external)
     return false;

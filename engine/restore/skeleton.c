@@ -191,6 +191,7 @@ bool skeleton_build_early(Restore *r, PlanTask *t, Program *p, GError **error) {
   if (!t->parent)
     build_reset(r, p);
   traits_build_early(r, t, p);
+  namespaces_build(r, t, p);
   for (guint i = 0; i < t->children->len; i++) {
     PlanTask *c = t->children->pdata[i];
     if (t->setsid && !c->setsid && c->sid != t->sid)

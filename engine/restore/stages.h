@@ -4,6 +4,7 @@
 /* What the stages of a restore hand to each other. */
 
 #include "external-restore.h"
+#include "ns-set.h"
 #include "plan.h"
 
 typedef struct ForeignVdso ForeignVdso;
@@ -25,6 +26,8 @@ typedef struct Restore {
   struct Guardian *guardian;
   struct Verifier *verifier;
   ForeignVdso *foreign_vdso;
+  NsSet *namespaces; /* of the tree's own; NULL: none */
+  GArray *home;      /* int: the engine's own, if there are others; see namespaces.c */
   int null_fd; /* /dev/null for writing, plus 1; 0: nobody needs it */
 } Restore;
 
@@ -56,6 +59,13 @@ bool skeleton_pass_on(Restore *r, PlanTask *helper, GError **error);
 bool skeleton_end_dead(Restore *r, GError **error);
 /* Kills whatever was made. */
 void skeleton_kill_all(Restore *r);
+
+/* --- namespaces.c --- */
+/* Before files are opened. NOT_SUPPORTED for kinds that cannot be made again. */
+bool namespaces_make(Restore *r, GError **error);
+/* A task leaves those of its maker, before it makes anybody. */
+void namespaces_build(const Restore *r, const PlanTask *task, Program *p);
+void namespaces_clear(Restore *r);
 
 /* --- terminals.c --- */
 /* A session leader takes its terminal. */

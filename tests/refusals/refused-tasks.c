@@ -250,6 +250,13 @@ static void not_dumpable(void) {
       setgroups(0, NULL) == 0 && setresgid(NOBODY, NOBODY, NOBODY) == 0 && setresuid(NOBODY, NOBODY, NOBODY) == 0);
 }
 
+/* Somebody gave it one. */
+static void in_namespaces(void) {
+  check_call(unshare(CLONE_NEWUTS) == 0);
+  not_dumpable();
+  check_call(prctl(PR_SET_DUMPABLE, 1) == 0);
+}
+
 static void with_capability(void) {
   struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
   struct __user_cap_data_struct data[2] = {{.permitted = 1u << CAP_NET_BIND_SERVICE}};
@@ -270,6 +277,7 @@ static const RefusedCase cases[] = {
     {"of-root", of_root, NULL},
     {"of-group", of_group, NULL},
     {"not-dumpable", not_dumpable, NULL},
+    {"in-namespaces", in_namespaces, NULL},
     {"with-capability", with_capability, NULL},
     {0},
 };
