@@ -52,7 +52,7 @@ static void expect(int group, uint64_t mask, int file) {
   struct fanotify_event_metadata e;
   struct stat seen, wanted;
   ssize_t n = read(group, &e, sizeof e);
-  for (int i = 0; n < 0 && i < 200; i++, n = read(group, &e, sizeof e))
+  for (int i = 0; n < 0 && i < SUBJECT_PATIENCE; i++, n = read(group, &e, sizeof e))
     subject_tick();
   check(n == sizeof e && e.mask == mask, "no event %x, but %x (%d)", (unsigned)mask, n > 0 ? (unsigned)e.mask : 0, (int)n);
   check_call(fstat(e.fd, &seen) == 0 && fstat(file, &wanted) == 0);

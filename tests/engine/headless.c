@@ -33,7 +33,7 @@ static char state_of(pid_t pid) {
 
 static void wait_dead(pid_t pid) {
   for (int patience = 0; state_of(pid) != 'Z'; patience++) {
-    check(patience < 1000, "the main thread of %d lives", (int)pid);
+    check(patience < SUBJECT_PATIENCE, "the main thread of %d lives", (int)pid);
     subject_tick();
   }
 }

@@ -181,7 +181,7 @@ static void ping(int fd, uint16_t id) {
   echo.checksum = sum(&echo, sizeof echo);
   check_call(sendto(fd, &echo, sizeof echo, 0, (struct sockaddr *)&to, sizeof to) == sizeof echo);
   struct pollfd p = {.fd = fd, .events = POLLIN};
-  check(poll(&p, 1, 5000) == 1, "no answer to a ping");
+  check(poll(&p, 1, 30000) == 1, "no answer to a ping");
   while (recv(fd, answer, sizeof answer, MSG_DONTWAIT) > 0)
     ;
 }
@@ -219,10 +219,10 @@ static void run_raw(void) {
   struct sockaddr_in to = at("127.0.0.2", 0);
   check_call(bind(other, (struct sockaddr *)&there, sizeof there) == 0 && sendto(other, "x", 1, 0, (struct sockaddr *)&to, sizeof to) == 1);
   struct pollfd p = {.fd = far, .events = POLLIN};
-  check(poll(&p, 1, 2000) == 1, "the raw socket hears nothing of its peer");
+  check(poll(&p, 1, 30000) == 1, "the raw socket hears nothing of its peer");
   check_call(send(far, "y", 1, 0) == 1);
   p.fd = other;
-  check(poll(&p, 1, 2000) == 1, "the raw socket is not connected any more");
+  check(poll(&p, 1, 30000) == 1, "the raw socket is not connected any more");
   check_call(send(six, "z", 1, 0) == 1 && getpeername(six, (struct sockaddr *)&six_peer, &size) <= 0);
   size = sizeof got;
   check(getsockname(echo, (struct sockaddr *)&got, &size) == 0 && ntohs(got.sin_port) == 4242, "the ping socket has another number");

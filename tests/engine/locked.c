@@ -134,9 +134,7 @@ int main(int argc, char **argv) {
   verify(child);
   check(*got == 1, "the child has a lock that its parent has");
   check_call(flock(fds[WAITED], LOCK_UN) == 0);
-  for (int i = 0; i < 400 && *got != 2; i++)
-    subject_tick();
-  check(*got == 2, "the child waits for a lock that is free");
+  check(subject_await(*got == 2), "the child waits for a lock that is free");
   check_call(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
   expect(POSIX, F_WRLCK, 100, 0, 0, F_UNLCK);
   check(munmap(mapped, 4096) == 0 && flock_works(MAPPED, LOCK_EX), "the flock outlives the mapping");

@@ -47,7 +47,7 @@ static void ask(int fd, uint16_t type, size_t size) {
   check_call(send(fd, &message, message.header.nlmsg_len, 0) > 0);
   struct pollfd p = {.fd = fd, .events = POLLIN};
   char answer[8192];
-  check(poll(&p, 1, 3000) == 1 && recv(fd, answer, sizeof answer, 0) >= (ssize_t)sizeof(struct nlmsghdr), "no answer to type %u", type);
+  check(poll(&p, 1, 30000) == 1 && recv(fd, answer, sizeof answer, 0) >= (ssize_t)sizeof(struct nlmsghdr), "no answer to type %u", type);
   check(((struct nlmsghdr *)(void *)answer)->nlmsg_seq == 7, "the answer is to another question");
 }
 
@@ -76,7 +76,7 @@ static void run_sockets(void) {
   char text[8];
   check_call(send(friend, "hello", 5, 0) == 5);
   struct pollfd p = {.fd = user, .events = POLLIN};
-  check(poll(&p, 1, 3000) == 1 && recv(user, text, sizeof text, 0) == 5, "the peer hears nothing");
+  check(poll(&p, 1, 30000) == 1 && recv(user, text, sizeof text, 0) == 5, "the peer hears nothing");
 }
 
 static void run_pending(void) {

@@ -31,7 +31,7 @@ static bool same(const Orphan *a, const Orphan *b) {
 
 /* Until the root ends it: says where it is, and that it stays there. */
 __attribute__((noreturn)) static void live(pid_t parent) {
-  for (int patience = 0; getppid() != parent && patience < 2000; patience++)
+  for (int patience = 0; getppid() != parent && patience < SUBJECT_PATIENCE; patience++)
     subject_tick();
   check(getppid() == parent, "an orphan came to %d instead of %d", (int)getppid(), (int)parent);
   Orphan mine = look();

@@ -88,7 +88,7 @@ static void plain_check(int fd) {
   send_frame("A letter");
   struct pollfd p = {.fd = fd, .events = POLLIN};
   memset(frame, 0, sizeof frame);
-  check(poll(&p, 1, 5000) == 1 && recv(fd, frame, sizeof frame, 0) == 20 && strcmp(frame + 14, "A lett") == 0, "heard \"%s\"", frame + 14);
+  check(poll(&p, 1, 30000) == 1 && recv(fd, frame, sizeof frame, 0) == 20 && strcmp(frame + 14, "A lett") == 0, "heard \"%s\"", frame + 14);
 }
 
 static char *ring_map(int fd, size_t size) {
@@ -116,7 +116,7 @@ static void ring_check(int fd, char *ring) {
   size_t half = (size_t)BLOCK * BLOCKS;
   send_frame("Into the ring");
   struct pollfd p = {.fd = fd, .events = POLLIN};
-  check(poll(&p, 1, 5000) == 1 && in_ring(ring, half, "Into the ring"), "nothing comes into the ring");
+  check(poll(&p, 1, 30000) == 1 && in_ring(ring, half, "Into the ring"), "nothing comes into the ring");
   struct tpacket2_hdr *frame = (struct tpacket2_hdr *)(void *)(ring + half);
   const char text[] = "Out of the ring";
   struct sockaddr_ll a = {.sll_family = AF_PACKET, .sll_protocol = htons(kind), .sll_ifindex = lo, .sll_halen = 6};
@@ -124,9 +124,7 @@ static void ring_check(int fd, char *ring) {
   frame->tp_len = sizeof text;
   frame->tp_status = TP_STATUS_SEND_REQUEST;
   check_call(sendto(fd, NULL, 0, 0, (struct sockaddr *)&a, sizeof a) == sizeof text);
-  for (int i = 0; i < 1000 && !in_ring(ring, half, text); i++)
-    (void)usleep(1000);
-  check(in_ring(ring, half, text), "nothing goes out of the ring");
+  check(subject_await(in_ring(ring, half, text)), "nothing goes out of the ring");
 }
 
 static int blocks_socket(char **ret_ring) {
@@ -142,7 +140,7 @@ static int blocks_socket(char **ret_ring) {
 static void blocks_check(int fd, const char *ring) {
   send_frame("Into a block");
   struct pollfd p = {.fd = fd, .events = POLLIN};
-  check(poll(&p, 1, 5000) == 1 && in_ring(ring, (size_t)BLOCK * BLOCKS, "Into a block"), "nothing comes into the blocks");
+  check(poll(&p, 1, 30000) == 1 && in_ring(ring, (size_t)BLOCK * BLOCKS, "Into a block"), "nothing comes into the blocks");
   check(get(fd, PACKET_VERSION) == TPACKET_V3, "version");
 }
 

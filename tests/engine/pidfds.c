@@ -17,7 +17,7 @@
 
 enum { CHILD = 20, SELF, ZOMBIE, DEAD, SHARED, NONBLOCKING };
 
-static volatile int *signalled;
+static volatile int *signalled; /* -1: the child can be signalled */
 
 static void place(pid_t pid, unsigned flags, int number) {
   int fd = (int)syscall(SYS_pidfd_open, pid, flags);
@@ -63,10 +63,13 @@ int main(int argc, char **argv) {
   pid_t child = fork();
   if (child == 0) {
     (void)signal(SIGUSR1, on_signal);
+    *signalled = -1;
     for (;;)
       subject_tick();
   }
   check_call(child > 0);
+  while (!*signalled)
+    subject_tick();
   pid_t zombie = child_that_ends(7), dead = child_that_ends(8);
   place(child, 0, CHILD);
   place(child, O_NONBLOCK, NONBLOCKING);
@@ -90,11 +93,9 @@ int main(int argc, char **argv) {
   siginfo_t info = {0};
   check(waitid(P_PIDFD, ZOMBIE, &info, WEXITED) == 0 && info.si_status == 7, "the zombie's status is %d", info.si_status);
   check_call(syscall(SYS_pidfd_send_signal, CHILD, SIGUSR1, NULL, 0) == 0);
-  for (int i = 0; i < 400 && *signalled != SIGUSR1; i++)
-    subject_tick();
-  check(*signalled == SIGUSR1, "the child got no signal");
+  check(subject_await(*signalled == SIGUSR1), "the child got no signal");
   check_call(syscall(SYS_pidfd_send_signal, NONBLOCKING, SIGKILL, NULL, 0) == 0);
-  check(epoll_wait(epoll, &event, 1, 2000) == 1 && event.data.u32 == 4711, "epoll does not see the end");
+  check(epoll_wait(epoll, &event, 1, 30000) == 1 && event.data.u32 == 4711, "epoll does not see the end");
   check_call(waitid(P_PIDFD, CHILD, &info, WEXITED) == 0);
   return subject_pass();
 }

@@ -105,7 +105,7 @@ static void seen(Ring *r) {
 
 static void expect(Ring *r, uint64_t data, int result) {
   const struct io_uring_cqe *cqe = peek(r);
-  for (int i = 0; !cqe && i < 400; i++, cqe = peek(r)) {
+  for (int i = 0; !cqe && i < SUBJECT_PATIENCE; i++, cqe = peek(r)) {
     (void)enter(r, 0, 0);
     subject_tick();
   }
@@ -209,7 +209,7 @@ static void polled(void) {
   wait_for_check();
   check(epoll_wait(epoll, &got, 1, 0) == 0, "an event of nothing");
   polled_nop(&r, 99);
-  check(epoll_wait(epoll, &got, 1, 2000) == 1 && got.data.u64 == 4711, "no event of a completion");
+  check(epoll_wait(epoll, &got, 1, 30000) == 1 && got.data.u64 == 4711, "no event of a completion");
   expect(&r, 99, 0);
   expect(&other, 1, 0);
   expect(&other, 2, 0);
@@ -253,7 +253,7 @@ static void issuer(void) {
   subject_tick();
   wait_for_check();
   woken = 2;
-  for (int i = 0; i < 400 && woken != 3; i++) {
+  for (int i = 0; i < SUBJECT_PATIENCE && woken != 3; i++) {
     (void)pthread_kill(thread, SIGUSR1);
     subject_tick();
   }
@@ -341,7 +341,7 @@ static void look(Ring *r, Seen *s) {
 }
 
 static int await(Ring *r, Seen *s, int which, int times) {
-  for (int i = 0; i < 1000 && s->times[which] < times; i++) {
+  for (int i = 0; i < SUBJECT_PATIENCE && s->times[which] < times; i++) {
     look(r, s);
     if (s->times[which] < times)
       subject_tick();
@@ -572,7 +572,7 @@ static void drained(void) {
   wait_for_check();
   for (int i = 0, seen_ = 0; seen_ != 0x7f; i++) {
     const struct io_uring_cqe *cqe = peek(&r);
-    check(cqe || i < 1000, "only some of the requests were done (0x%x)", seen_);
+    check(cqe || i < SUBJECT_PATIENCE, "only some of the requests were done (0x%x)", seen_);
     if (!cqe) {
       subject_tick();
       continue;
@@ -672,7 +672,7 @@ static void choose(Ring *r, Group *g, const int ends[2], const char *text) {
   sqe->buf_group = (uint16_t)g->id;
   submit(r);
   const struct io_uring_cqe *cqe = peek(r);
-  for (int i = 0; !cqe && i < 400; i++, cqe = peek(r)) {
+  for (int i = 0; !cqe && i < SUBJECT_PATIENCE; i++, cqe = peek(r)) {
     (void)enter(r, 0, 0);
     subject_tick();
   }

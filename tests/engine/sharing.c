@@ -184,7 +184,7 @@ static void tell(Slot *slot, Order what) {
   (void)syscall(SYS_futex, &slot->order, FUTEX_WAKE, 1);
   for (int patience = 0; atomic_load(&slot->done) == done; patience++) {
     const struct timespec pause = {.tv_nsec = 100000000};
-    check(patience < 100, "task %d does not answer", (int)(slot - board->slots));
+    check(patience < 600, "task %d does not answer", (int)(slot - board->slots));
     (void)syscall(SYS_futex, &slot->done, FUTEX_WAIT, done, &pause);
   }
 }
@@ -250,6 +250,15 @@ static void compare(const char *when, int only) {
 
 /* --- how they come to be --- */
 
+static bool runs(pid_t pid, const char *name) {
+  char path[64];
+  (void)snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+  char *comm = subject_read(path, NULL);
+  bool same = strncmp(comm, name, strlen(name)) == 0;
+  free(comm);
+  return same;
+}
+
 static int flags_from(const char *letters) {
   int flags = 0;
   for (; letters && *letters; letters++)
@@ -294,7 +303,7 @@ static void build(const char *what, int flags) {
     make(between, flags);
     between->alive = false;
     tell(between, EXEC);
-    usleep(100000);
+    check(subject_await(runs(between->pid, "sleep")), "it does not run sleep");
   } else {
     check(0, "%s is not known", what);
   }

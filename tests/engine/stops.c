@@ -101,11 +101,11 @@ static void check_goes_on(pid_t pid) {
   check(waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status), "it is not continued: %x", status);
   for (int i = 0; i < THREADS; i++)
     for (int patience = 0; board->steps[i] == then[i]; patience++) {
-      check(patience < 4000, "thread %d does not go on", i);
+      check(patience < SUBJECT_PATIENCE, "thread %d does not go on", i);
       subject_tick();
     }
   for (int patience = 0; !board->signals; patience++) {
-    check(patience < 4000, "its signal got lost");
+    check(patience < SUBJECT_PATIENCE, "its signal got lost");
     subject_tick();
   }
   check(board->signals == 1, "its signal came %d times", board->signals);

@@ -137,6 +137,19 @@ static inline void subject_tick(void) {
   (void)nanosleep(&pause, NULL);
 }
 
+/* As long as a loaded machine may need for what takes no time: half a minute of ticks, not of the clock, since others may be
+ * what keeps us from looking. */
+#define SUBJECT_PATIENCE 6000
+
+/* Waits until @condition is true: whether it is. It is looked at again and again. */
+#define subject_await(condition)                                                                                       \
+  ({                                                                                                                   \
+    int patience_ = SUBJECT_PATIENCE;                                                                                  \
+    while (!(condition) && --patience_ > 0)                                                                            \
+      subject_tick();                                                                                                  \
+    patience_ > 0;                                                                                                     \
+  })
+
 /* A small file in full, 0-terminated, allocated; *@ret_size may be NULL. */
 static inline char *subject_read(const char *path, size_t *ret_size) {
   size_t size = 0, room = 65536;

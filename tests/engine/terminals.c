@@ -73,9 +73,26 @@ static void no_echo(int fd) {
   set(fd, t);
 }
 
+/* Sooner or later. */
 static bool polls(int fd, short events) {
   struct pollfd p = {.fd = fd, .events = events};
+  return poll(&p, 1, 30000) == 1 && p.revents & events;
+}
+
+static bool polls_now(int fd, short events) {
+  struct pollfd p = {.fd = fd, .events = events};
+  return poll(&p, 1, 0) == 1 && p.revents & events;
+}
+
+static bool polls_soon(int fd, short events) {
+  struct pollfd p = {.fd = fd, .events = events};
   return poll(&p, 1, 300) == 1 && p.revents & events;
+}
+
+/* What was written comes to the other end by a worker of the kernel's. */
+static bool arrived(int fd, int bytes) {
+  int n = 0;
+  return subject_await(ioctl(fd, FIONREAD, &n) == 0 && n >= bytes);
 }
 
 static void put(int fd, const void *bytes, size_t n) {
@@ -95,6 +112,15 @@ static void expect(int fd, const char *what, const void *bytes, size_t n) {
   ssize_t k = read(fd, got, sizeof got);
   check(k == (ssize_t)n && memcmp(got, bytes, n) == 0, "%s: %zd bytes '%.*s' (%s), not %zu '%.*s'", what, k,
       k > 0 ? (int)k : 0, got, k < 0 ? strerror(errno) : "", n, (int)n, (const char *)bytes);
+}
+
+/* The same of a master: what its slave wrote may come in parts. */
+static void expect_output(int fd, const char *what, const char *bytes, size_t n) {
+  char got[64];
+  size_t k = 0;
+  for (ssize_t more; k < n && polls(fd, POLLIN); k += (size_t)more)
+    check((more = read(fd, got + k, sizeof got - k)) > 0, "%s: %s", what, strerror(errno));
+  check(k == n && memcmp(got, bytes, n) == 0, "%s: %zu bytes '%.*s', not '%s'", what, k, (int)k, got, bytes);
 }
 
 static void expect_nothing(int fd, const char *what) {
@@ -144,13 +170,14 @@ static void content_lines(void) {
   put(p.master, "first\nsecond;a\026\004b\nthird\004\004\ntyp\177pe", 32);
   make_raw(push.slave);
   put(push.master, "ahead", 5);
+  check(arrived(push.slave, 5), "nothing comes to the slave");
   (void)poll(NULL, 0, 50);
   struct termios2 cooked = get(p.slave);
   set(push.slave, cooked);
   put(push.master, "line\n", 5);
   (void)poll(NULL, 0, 50);
   wait_for_check();
-  expect(p.master, "output", "to the master\r\n", 15);
+  expect_output(p.master, "output", "to the master\r\n", 15);
   expect_nothing(p.master, "output");
   expect(p.slave, "line", "first\n", 6);
   expect(p.slave, "line with EOL", "second;", 7);
@@ -269,20 +296,20 @@ static void stopped(void) {
   put(by_call.slave, "before\n", 7);
   (void)poll(NULL, 0, 50);
   check_call(ioctl(by_call.slave, TCXONC, TCOOFF) == 0);
-  check(!polls(by_char.slave, POLLOUT) && !polls(by_call.slave, POLLOUT), "they are not stopped");
+  check(subject_await(!polls_now(by_char.slave, POLLOUT)) && !polls_now(by_call.slave, POLLOUT), "they are not stopped");
   wait_for_check();
-  check(!polls(by_char.slave, POLLOUT), "not stopped by ^S any more");
-  check(!polls(by_call.slave, POLLOUT), "not stopped by tcflow any more");
+  check(!polls_soon(by_char.slave, POLLOUT), "not stopped by ^S any more");
+  check(!polls_soon(by_call.slave, POLLOUT), "not stopped by tcflow any more");
   check(polls(running.slave, POLLOUT), "stopped, though it never was");
-  expect(by_char.master, "output before", "before\r\n", 8);
-  expect(by_call.master, "output before", "before\r\n", 8);
+  expect_output(by_char.master, "output before", "before\r\n", 8);
+  expect_output(by_call.master, "output before", "before\r\n", 8);
   put(by_call.master, "\021", 1);
-  check(!polls(by_call.slave, POLLOUT), "^Q is not what it waits for");
+  check(!polls_soon(by_call.slave, POLLOUT), "^Q is not what it waits for");
   check_call(ioctl(by_call.slave, TCXONC, TCOON) == 0);
   put(by_char.master, "\021", 1);
   check(polls(by_char.slave, POLLOUT) && polls(by_call.slave, POLLOUT), "they do not go on");
   put(by_char.slave, "after\n", 6);
-  expect(by_char.master, "output after", "after\r\n", 7);
+  expect_output(by_char.master, "output after", "after\r\n", 7);
 }
 
 /* --- hang-ups --- */
@@ -301,17 +328,17 @@ static void hangups(void) {
   check(polls(slave_left.slave, POLLHUP), "the slave is not hung up");
   check(read(slave_left.slave, &byte, 1) == 0, "a read of what is hung up");
   check(write(second, "x", 1) < 0 && errno == EIO, "a write to what is hung up: %s", strerror(errno));
-  expect(master_left.master, "what was written before", "last words\r\n", 12);
+  expect_output(master_left.master, "what was written before", "last words\r\n", 12);
   check(polls(master_left.master, POLLHUP) && read(master_left.master, &byte, 1) < 0 && errno == EIO,
       "the master does not see that the slave is closed");
-  check(!polls(untouched, POLLHUP) && read(untouched, &byte, 1) < 0 && errno == EAGAIN,
+  check(!polls_now(untouched, POLLHUP) && read(untouched, &byte, 1) < 0 && errno == EAGAIN,
       "the master whose slave was never opened: %s", strerror(errno));
   char name[32];
   (void)snprintf(name, sizeof name, "/dev/pts/%u", master_left.index);
   int again = open(name, O_RDWR | O_NOCTTY);
   check(again >= 0, "the slave cannot be opened again: %s", strerror(errno));
   put(again, "hello\n", 6);
-  expect(master_left.master, "what it says then", "hello\r\n", 7);
+  expect_output(master_left.master, "what it says then", "hello\r\n", 7);
 }
 
 /* --- sessions --- */
@@ -427,19 +454,13 @@ static void sessions(void) {
   (void)poll(NULL, 0, 100);
   wait_for_check();
   int wanted = (int)(136 << 8 | p.index);
-  for (int i = 0;
-       i < 1000 &&
-       !(board->leader_ok && board->late_ok && board->background_ok && board->plain_ok && board->second_ok) &&
-       !subject_failed();
-       i++)
-    subject_tick();
-  check(board->leader_ok && board->late_ok && board->background_ok && board->plain_ok && board->second_ok,
+  check(subject_await((board->leader_ok && board->late_ok && board->background_ok && board->plain_ok && board->second_ok) || subject_failed()),
       "%d %d %d %d %d", board->leader_ok, board->late_ok, board->background_ok, board->plain_ok, board->second_ok);
   check(
       tty_nr_of(board->leader) == wanted && tty_nr_of(board->late) == wanted && tty_nr_of(board->background) == wanted,
       "they lost their terminal");
   check(tty_nr_of(board->plain) == 0, "a task got a terminal that it never had");
-  expect(p.master, "what came through /dev/tty", "through /dev/tty\r\n", 18);
+  expect_output(p.master, "what came through /dev/tty", "through /dev/tty\r\n", 18);
   (void)kill(board->plain, SIGKILL);
   (void)kill(board->late, SIGKILL);
   (void)kill(board->background, SIGKILL);

@@ -10,7 +10,8 @@
 #include <sys/time.h>
 
 #define LONG_NSEC 900000000000ULL
-#define BEAT_NSEC 20000000
+#define BEAT_NSEC 20000000U
+#define REAL_NSEC 30000000U
 #define MANY 24
 
 static volatile int beats_process, beats_thread, beats_real, beats_prof, beats_slow_clock;
@@ -24,13 +25,13 @@ static uint64_t set_at;
 static void on_beat(int signo, siginfo_t *info, void *context) {
   if (info->si_code != SI_TIMER || info->si_value.sival_ptr != (void *)0xfedcba987654UL)
     wrong = 1;
-  beats_process++;
+  beats_process += 1 + info->si_overrun;
 }
 
 static void on_thread_beat(int signo, siginfo_t *info, void *context) {
   if (syscall(SYS_gettid) != thread_tid || info->si_value.sival_int != 321)
     wrong = 2;
-  beats_thread++;
+  beats_thread += 1 + info->si_overrun;
 }
 
 static void on_real(int signo) {
@@ -46,7 +47,7 @@ static void on_cpu(int signo) {
 }
 
 static void handle(int signo, void (*simple)(int), void (*with_info)(int, siginfo_t *, void *)) {
-  struct sigaction action = {.sa_flags = SA_RESTART};
+  struct sigaction action = {.sa_flags = SA_RESTART | SA_NODEFER}; /* the mask stays as it is, for the runner to compare at any moment */
   if (with_info) {
     action.sa_sigaction = with_info;
     action.sa_flags |= SA_SIGINFO;
@@ -105,6 +106,7 @@ static void set_up(void) {
   handle(SIGPROF, on_prof, NULL);
   handle(SIGVTALRM, on_prof, NULL);
   handle(SIGRTMIN + 4, on_cpu, NULL);
+  set_at = subject_nsec(CLOCK_MONOTONIC);
   beat = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 2, value, 0);
   arm(beat, 0, BEAT_NSEC, BEAT_NSEC);
   beat_thread = make(CLOCK_REALTIME, SIGEV_THREAD_ID, SIGRTMIN + 3, number, thread_tid);
@@ -113,7 +115,6 @@ static void set_up(void) {
     many[i] = make(i % 2 ? CLOCK_BOOTTIME : CLOCK_MONOTONIC, SIGEV_NONE, 0, number, 0);
     arm(many[i], 0, LONG_NSEC + (uint64_t)i * 1000000000U, (uint64_t)i * 777U);
   }
-  set_at = subject_nsec(CLOCK_MONOTONIC);
   for (int i = 0; i < MANY; i += 3)
     check_call(syscall(SYS_timer_delete, id_of(many[i])) == 0);
   silent = make(CLOCK_REALTIME, SIGEV_SIGNAL, SIGRTMIN + 5, value, 0);
@@ -148,7 +149,6 @@ static void check_itimers(void) {
 }
 
 static void check_long_timers(void) {
-  uint64_t passed = subject_nsec(CLOCK_MONOTONIC) - set_at;
   for (int i = 0; i < MANY; i++) {
     if (i % 3 == 0) {
       struct itimerspec spec;
@@ -156,7 +156,7 @@ static void check_long_timers(void) {
       continue;
     }
     struct itimerspec now = left_of(many[i]);
-    uint64_t remains = nsec_of(now.it_value), whole = LONG_NSEC + (uint64_t)i * 1000000000U;
+    uint64_t remains = nsec_of(now.it_value), whole = LONG_NSEC + (uint64_t)i * 1000000000U, passed = subject_nsec(CLOCK_MONOTONIC) - set_at;
     check(nsec_of(now.it_interval) == (uint64_t)i * 777U, "timer %d has interval %lu", i,
         (unsigned long)nsec_of(now.it_interval));
     /* What the dump lasted may or may not have passed for it. */
@@ -173,15 +173,29 @@ static void spend(uint64_t nsec) {
     subject_tick();
 }
 
-static void check_beats(void) {
+/* Those that we had no processor for are counted as overruns; the itimer has none, so of its beats there may be too few. */
+static bool beat_right(bool may_be_late) {
+  uint64_t begin = subject_nsec(CLOCK_MONOTONIC);
   int process = beats_process, thread = beats_thread, real = beats_real;
+  uint64_t least = subject_nsec(CLOCK_MONOTONIC);
   spend(600000000);
+  least = subject_nsec(CLOCK_MONOTONIC) - least;
   process = beats_process - process;
   thread = beats_thread - thread;
-  check(process >= 20 && process <= 35, "%d beats in 0.6 s, not 30", process);
-  check(thread >= 20 && thread <= 35, "%d beats of the thread's timer in 0.6 s, not 30", thread);
-  check(beats_real - real >= 12 && beats_real - real <= 24, "%d beats of the real itimer in 0.6 s, not 20",
-      beats_real - real);
+  real = beats_real - real;
+  uint64_t most = subject_nsec(CLOCK_MONOTONIC) - begin;
+  int expected = (int)(least / BEAT_NSEC), limit = (int)(most / BEAT_NSEC) + 5, limit_real = (int)(most / REAL_NSEC) + 4;
+  check(process <= limit && thread <= limit && real <= limit_real, "%d beats, %d of the thread's timer and %d of the real itimer in %d ms",
+      process, thread, real, (int)(most / 1000000));
+  if (process >= expected - 10 && thread >= expected - 10 && real >= (int)(least / REAL_NSEC) - 8)
+    return true;
+  check(may_be_late, "%d beats, %d of the thread's timer and %d of the real itimer in %d ms", process, thread, real, (int)(least / 1000000));
+  return false;
+}
+
+static void check_beats(void) {
+  for (int i = 0; !beat_right(i < 30); i++)
+    ;
   int prof = beats_prof, cpu = beats_slow_clock;
   for (clock_t end = clock() + CLOCKS_PER_SEC / 5; clock() < end;)
     ;
@@ -196,13 +210,17 @@ static void check_overrun(int signo) {
   siginfo_t info;
   (void)sigemptyset(&set);
   (void)sigaddset(&set, signo);
+  uint64_t last = 0, before_last = 0;
   for (int i = 0; i < 3; i++) {
     spend(100000000);
+    before_last = last;
+    last = subject_nsec(CLOCK_MONOTONIC);
     check(sigwaitinfo(&set, &info) == signo && info.si_code == SI_TIMER, "signal %d", signo);
     check(info.si_value.sival_ptr == (void *)0xfedcba987654UL, "the value is %p", info.si_value.sival_ptr);
   }
   long count = syscall(SYS_timer_getoverrun, id_of(overrun));
-  check(count >= 50 && count < 1000, "%ld overruns in 100 ms of a timer of 1 ms", count);
+  uint64_t most = (subject_nsec(CLOCK_MONOTONIC) - before_last) / 1000000;
+  check(count >= 50 && count <= (long)most + 5, "%ld overruns in %lu ms of a timer of 1 ms", count, (unsigned long)most);
 }
 
 /* Due 1.5 s after it was set, and once only. */
@@ -212,7 +230,7 @@ static void check_single_shot(int signo) {
   int got = -1;
   (void)sigemptyset(&set);
   (void)sigaddset(&set, signo);
-  for (int i = 0; i < 1000 && got < 0; i++)
+  for (int i = 0; i < SUBJECT_PATIENCE && got < 0; i++)
     got = sigtimedwait(&set, &info, &(struct timespec){.tv_nsec = 10000000});
   check(got == signo, "the single shot never came");
   uint64_t passed = subject_nsec(CLOCK_MONOTONIC) - set_at;

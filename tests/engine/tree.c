@@ -117,14 +117,17 @@ static void settle(Facts *facts) {
     facts[i] = facts_of(board->pid[i]);
 }
 
+static bool stands_still(int who) {
+  return who == STOPPED || who == EXITED || who == KILLED;
+}
+
 static void compare(const Facts *before) {
   for (int i = 0; i < N_TASKS; i++) {
     Facts now = facts_of(board->pid[i]);
     check(now.ppid == before[i].ppid && now.pgid == before[i].pgid && now.sid == before[i].sid,
         "task %d: parent %d, group %d, session %d; was %d, %d, %d", i, now.ppid, now.pgid, now.sid, before[i].ppid,
         before[i].pgid, before[i].sid);
-    bool fixed = i == STOPPED || i == EXITED || i == KILLED;
-    check(!fixed || now.state == before[i].state, "task %d: state %c, was %c", i, now.state, before[i].state);
+    check(!stands_still(i) || now.state == before[i].state, "task %d: state %c, was %c", i, now.state, before[i].state);
   }
 }
 
@@ -132,11 +135,10 @@ static void check_beats(void) {
   unsigned long then[N_TASKS];
   for (int i = 0; i < N_TASKS; i++)
     then[i] = board->beats[i];
-  (void)nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
-  for (int i = 0; i < N_TASKS; i++) {
-    bool still = i == STOPPED || i == EXITED || i == KILLED;
-    check(still == (board->beats[i] == then[i]), "task %d %s", i, still ? "ran though it must not" : "stands still");
-  }
+  for (int i = 0; i < N_TASKS; i++)
+    check(stands_still(i) || subject_await(board->beats[i] != then[i]), "task %d stands still", i);
+  for (int i = 0; i < N_TASKS; i++)
+    check(!stands_still(i) || board->beats[i] == then[i], "task %d ran though it must not", i);
 }
 
 static void check_waits(void) {
@@ -151,9 +153,7 @@ static void check_waits(void) {
   check(waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status), "the continuation was not reported: %x",
       status);
   unsigned long then = board->beats[STOPPED];
-  for (int i = 0; i < 400 && board->beats[STOPPED] == then; i++)
-    subject_tick();
-  check(board->beats[STOPPED] != then, "the stopped task does not go on after SIGCONT");
+  check(subject_await(board->beats[STOPPED] != then), "the stopped task does not go on after SIGCONT");
   /* No ordinary child, and no SIGCHLD, when it dies. */
   pid = board->pid[DUMB];
   check_call(kill(pid, SIGKILL) == 0);

@@ -84,9 +84,7 @@ int main(int argc, char **argv) {
   expect_waiting("afterwards");
   for (int kind = 0; kind < N; kind++) {
     give_back(kind);
-    for (int i = 0; i < 400 && !got[kind]; i++)
-      subject_tick();
-    check(got[kind] == 1, "lock %d does not come", kind);
+    check(subject_await(got[kind]) && got[kind] == 1, "lock %d does not come", kind);
     int status;
     got[kind] = 2;
     check(kind == THREAD || (waitpid(children[kind], &status, 0) == children[kind] && status == 0), "the waiter of lock %d", kind);

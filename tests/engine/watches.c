@@ -79,7 +79,7 @@ static void expect(int wd, uint32_t mask) {
   _Alignas(struct inotify_event) char buffer[sizeof(struct inotify_event) + 256];
   const struct inotify_event *e = (const struct inotify_event *)(const void *)buffer;
   ssize_t n = -1;
-  for (int i = 0; n < 0 && i < 200; i++) {
+  for (int i = 0; n < 0 && i < SUBJECT_PATIENCE; i++) {
     n = read(more, buffer, wd == 4 ? sizeof buffer : sizeof *e); /* one event */
     if (n < 0)
       subject_tick();
@@ -129,9 +129,7 @@ int main(int argc, char **argv) {
   check(!created && !modified, "there were events that nobody caused");
   int made = open_in(directory, "new");
   check_call(made >= 0 && write(file, "x", 1) == 1);
-  for (int i = 0; i < 400 && !(created && modified); i++)
-    subject_tick();
-  check(created == 1 && modified == 1, "%u files made, %u modified", created, modified);
+  check(subject_await(created && modified) && created == 1 && modified == 1, "%u files made, %u modified", created, modified);
   check_more();
   char event[4096];
   check(read(all, event, sizeof event) < 0 && errno == EAGAIN, "something happened to the deleted file");

@@ -182,9 +182,9 @@ static const char *stale_setup(const char *dir) {
   int fd = eventfd(0, 0);
   REQUIRE(case_place(epoll_create1(0), 47) && watch(47, fd, EPOLLIN, 1));
   bool forked = false;
+  pid_t tested = getpid();
   if (case_fork_outside(&forked)) {
-    (void)sleep(20);
-    _exit(0);
+    case_outlive(tested, 0);
   }
   REQUIRE(forked && close(fd) == 0);
   return NULL;

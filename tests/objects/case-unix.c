@@ -313,13 +313,13 @@ static const char *syslog_setup(const char *dir) {
   int ends[2];
   REQUIRE(pipe(ends) == 0);
   bool forked = false;
+  pid_t tested = getpid();
   if (case_fork_outside(&forked)) {
     int fd = outside_server(path, SOCK_DGRAM);
     if (fd < 0 || write(ends[1], "x", 1) != 1)
       _exit(1);
     (void)close(ends[1]);
-    (void)sleep(20);
-    _exit(0);
+    case_outlive(tested, 20);
   }
   char c;
   REQUIRE(forked && read(ends[0], &c, 1) == 1 && close(ends[0]) == 0 && close(ends[1]) == 0);
@@ -342,10 +342,10 @@ static const char *bus_setup(const char *dir) {
   int ends[2];
   REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
   bool forked = false;
+  pid_t tested = getpid();
   if (case_fork_outside(&forked)) {
     (void)close(ends[0]);
-    (void)sleep(20);
-    _exit(0);
+    case_outlive(tested, 0);
   }
   REQUIRE(forked && close(ends[1]) == 0 && case_place(ends[0], 61));
   return NULL;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -28,6 +29,12 @@ bool case_fork_outside(bool *ret_ok) {
   int status = 1;
   *ret_ok = pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
   return false;
+}
+
+_Noreturn void case_outlive(pid_t pid, unsigned seconds) {
+  for (unsigned away = 0; away <= seconds * 100; (void)usleep(10000))
+    away = kill(pid, 0) == 0 ? 0 : away + 1;
+  _exit(0);
 }
 
 bool case_place(int fd, int number) {

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 typedef struct ObjectCase {
   const char *name;
@@ -43,6 +44,8 @@ const char *case_failure(const char *file, int line, const char *condition);
 extern bool case_final;
 /* Forks a process that is not in the tree; true there, which must not return. @ret_ok: whether there is one. */
 bool case_fork_outside(bool *ret_ok);
+/* For what was forked so: ends when the process has been gone for so many seconds. */
+_Noreturn void case_outlive(pid_t pid, unsigned seconds);
 /* Moves a descriptor to its fixed number; false if it is none. */
 bool case_place(int fd, int number);
 /* "<dir>/<name>" in one of a few static buffers. */
