@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #define NSEC 1000000000ll
+#define AT_ONCE_NSEC 1000000
+#define COMPARE_TRIES 10
 
 typedef struct RunClock {
   int cpu;
@@ -37,21 +39,37 @@ bool run_clock_last(pid_t pid, pid_t tid, gint64 *ret_nsec) {
   return *ret_nsec > 0;
 }
 
+static gint64 monotonic_nsec(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * NSEC + now.tv_nsec;
+}
+
+/* Both clocks at one moment. Who loses the processor between the two looks tries again. The offset is never too small: a sleep
+ * would end too early. */
+static bool compare_clocks(gint64 *ret_offset) {
+  for (int i = 0;; i++) {
+    gint64 before = monotonic_nsec(), start = 0;
+    if (!run_clock_last(getpid(), gettid(), &start))
+      return false;
+    gint64 after = monotonic_nsec();
+    *ret_offset = after - start;
+    if (after - before < AT_ONCE_NSEC || i == COMPARE_TRIES)
+      return true;
+  }
+}
+
 static void *stand_there(void *data) {
   RunClock *c = data;
   cpu_set_t there;
-  struct timespec now = {0};
-  gint64 start = 0;
+  gint64 offset = 0;
   CPU_ZERO(&there);
   CPU_SET(c->cpu, &there);
-  bool ok = sched_setaffinity(0, sizeof there, &there) == 0;
-  if (ok)
-    clock_gettime(CLOCK_MONOTONIC, &now);
-  ok = ok && run_clock_last(getpid(), gettid(), &start);
+  bool ok = sched_setaffinity(0, sizeof there, &there) == 0 && compare_clocks(&offset);
   g_mutex_lock(&mutex);
   c->known = ok;
   c->failed = !ok;
-  c->offset_nsec = now.tv_sec * NSEC + now.tv_nsec - start;
+  c->offset_nsec = offset;
   g_cond_broadcast(&changed);
   g_mutex_unlock(&mutex);
   return NULL;

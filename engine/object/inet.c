@@ -255,7 +255,7 @@ static const char *inet_kind(const InetSkEntry *i) {
  * what is on its way out of a device. */
 static bool has_unsent(int fd) {
   int unsent = 0;
-  for (int i = 0; i < 5 && ioctl(fd, SIOCOUTQ, &unsent) == 0 && unsent > 0; i++)
+  for (int i = 0; i < 20 && ioctl(fd, SIOCOUTQ, &unsent) == 0 && unsent > 0; i++)
     g_usleep(1000);
   return unsent > 0;
 }

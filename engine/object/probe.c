@@ -229,7 +229,7 @@ void raise_fd_limit(void) {
   }
 }
 
-#define BIND_TRIES 40
+#define BIND_TRIES 400
 #define BIND_PAUSE_USEC 5000
 
 int bind_patiently(int fd, const void *address, guint32 size) {

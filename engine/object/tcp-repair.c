@@ -22,7 +22,7 @@
 #define CHUNK_BYTES ((size_t)32 * 1024) /* of one send(2) into a queue: what the kernel allocates in one piece */
 #define SEGMENT_BYTES_MAX (512 * 1024)  /* the oldest one may be acknowledged in part */
 #define BUFFER_MAX (1 << 30)            /* while queues are filled */
-#define STATE_PATIENCE_MS 500
+#define STATE_PATIENCE_MS 5000
 
 guint32 tcp_state(int fd) {
   struct tcp_info info = {0};

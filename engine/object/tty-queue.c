@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #define LDISC_SLOTS 4095u
-#define INDIRECT_USEC 5000
+#define INDIRECT_USEC 50000
 #define WRITE_PATIENCE_MSEC 2000
 #define STOP_CHAR 0x13
 #define START_CHAR 0x11
@@ -184,12 +184,13 @@ static int insert(Feeder *f, guint8 byte) {
   return write_all(f->master, &byte, 1);
 }
 
-/* What can be counted must have arrived; the line that is not complete cannot, and gets some time. */
+/* What can be counted must have arrived; the line that is not complete, an end of file and a stop character cannot, and get some
+ * time. */
 static void settle_input(const Feeder *f, const struct termios2 *now) {
   const TtyContent *c = f->content;
   guint32 wanted = MIN(is_canonical(now) ? MIN(c->complete, f->at) : f->at, LDISC_SLOTS);
   int there = 0;
-  for (int patience = 0; f->indirect && patience < 200; patience++) {
+  for (int patience = 0; f->indirect && patience < 2000; patience++) {
     bool all = ioctl(f->peer, FIONREAD, &there) == 0 && (guint32)there >= wanted;
     g_usleep(all ? INDIRECT_USEC : 1000);
     if (all)
