@@ -5,6 +5,7 @@
  *
  *   ok…         a dump of 5 pages, answered at once
  *   slow…       progress for about a second, then done; heeds cancel
+ *   held…       progress until the file release-NAME is there, beside the configuration, then done; heeds cancel
  *   stubborn…   never ends, ignores cancel, and SIGTERM too
  *   deaf…       never ends, ignores cancel; dies of SIGTERM
  *   crash…      dies of SIGSEGV after the request
@@ -14,7 +15,7 @@
  *   denied…     NotPermittedTarget
  *   silent…     says it is done, but writes no inventory
  *   huge…       announces more bytes than any disk has, then waits
- *   big…        announces 1 MiB, then waits for a cancel for half a second
+ *   big…        announces 1 MiB, then waits for a cancel
  *   linger…     stays alive after its result
  *   echo…       returns what it was told: caller, options, descriptors
  *
@@ -253,13 +254,24 @@ static void done(const Request *request) {
   send_result(values, 5, request->message->operation == ENGINE_OPERATION__EXPLAIN);
 }
 
-static void slow(const Request *request) {
+/* A test makes the file; its directory is the configuration's. */
+static bool is_released(const Request *request) {
+  const char *config = getenv("CHECKPOINTD_CONFIG"), *slash = config ? strrchr(config, '/') : NULL;
+  char path[4096];
+
+  if (!slash)
+    exit(6);
+  snprintf(path, sizeof path, "%.*s/release-%s", (int)(slash - config), config, request->message->name);
+  return access(path, F_OK) == 0;
+}
+
+static void progress(const Request *request, bool is_held) {
   send_phase("freeze");
   send_progress(0, 0);
   send_object_and_log();
   send_phase("memory");
-  for (unsigned i = 0; i < 50; i++) {
-    send_progress(i * 20000, 1000000);
+  for (uint64_t i = 0; is_held ? !is_released(request) : i < 50; i++) {
+    send_progress(is_held ? 1000000 * i / (i + 20) : i * 20000, 1000000); /* never all of it */
     if (cancelled_within(20)) {
       send_error(ENGINE_ERROR_CODE__CANCELLED, "cancelled by request", false);
       return;
@@ -268,6 +280,14 @@ static void slow(const Request *request) {
   send_progress(1000000, 1000000);
   send_phase("release");
   done(request);
+}
+
+static void slow(const Request *request) {
+  progress(request, false);
+}
+
+static void held(const Request *request) {
+  progress(request, true);
 }
 
 static void echo(const Request *request) {
@@ -344,7 +364,7 @@ static void silent(const Request *request) {
 
 static void announce(uint64_t total) {
   send_progress(0, total);
-  if (cancelled_within(500))
+  if (cancelled_within(60000))
     send_error(ENGINE_ERROR_CODE__CANCELLED, "cancelled by request", false);
   else
     send_error(ENGINE_ERROR_CODE__FAILED, "nobody cancelled", false);
@@ -386,6 +406,7 @@ static const struct {
   void (*act)(const Request *request);
 } behaviours[] = {
     {"slow", slow},
+    {"held", held},
     {"stubborn", stubborn},
     {"deaf", wait_forever},
     {"crash", crash},

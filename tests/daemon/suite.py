@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 
-from wire import ALLOW_INTERACTIVE, BusError, Connection, Fd
+from wire import ALLOW_INTERACTIVE, PATIENCE, BusError, Connection, Fd
 
 SERVICE, PATH = "org.criu.Checkpoint", "/org/criu/Checkpoint"
 MANAGER, JOB = SERVICE + ".Manager", SERVICE + ".Job"
@@ -38,10 +38,10 @@ class Client(Connection):
     def begin(self, member, *args, flags=0):
         return self.start(SERVICE, PATH, MANAGER, member, SIGNATURES[member], *args, flags=flags)
 
-    def do(self, member, *args, flags=0, timeout=15):
+    def do(self, member, *args, flags=0, timeout=PATIENCE):
         return self.wait(self.begin(member, *args, flags=flags), timeout)
 
-    def job(self, path, member, *args, flags=0, timeout=15):
+    def job(self, path, member, *args, flags=0, timeout=PATIENCE):
         return self.call(SERVICE, path, JOB, member, SIGNATURES[member], *args, flags=flags, timeout=timeout)
 
     def get(self, path, interface, name, flags=0):
@@ -64,6 +64,17 @@ def target(uid=0, command=("sleep", "1000")):
     return process.pid
 
 
+def release(name):
+    """Lets the jobs end that the engine holds for this checkpoint (fake-engine.c)."""
+    with open(os.path.dirname(os.environ["CHECKPOINTD_CONFIG"]) + "/release-" + name, "w"):
+        pass
+
+
+def hold(name):
+    """Takes a release back."""
+    os.unlink(os.path.dirname(os.environ["CHECKPOINTD_CONFIG"]) + "/release-" + name)
+
+
 def refuses(name, function, *args, says=None, **kwargs):
     """@function fails with the D-Bus error @name, whose message contains @says."""
     try:
@@ -76,7 +87,7 @@ def refuses(name, function, *args, says=None, **kwargs):
     raise AssertionError(f"expected {name}, but it worked: {result}")
 
 
-def until(condition, what, timeout=5):
+def until(condition, what, timeout=PATIENCE):
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
@@ -140,7 +151,7 @@ class Polkit:
     def actions(self):
         return [q["action"].removeprefix(SERVICE + ".") for q in self.questions]
 
-    def run(self, client, serial, timeout=10):
+    def run(self, client, serial, timeout=PATIENCE):
         """Waits for a client's reply while answering questions."""
         end = time.monotonic() + timeout
         while serial not in client.replies:
@@ -188,7 +199,7 @@ def end_service():
     except BusError:
         return
     os.kill(pid, signal.SIGTERM)
-    until(lambda: not os.path.exists(f"/proc/{pid}"), "the service ends", timeout=20)
+    until(lambda: not os.path.exists(f"/proc/{pid}"), "the service ends")
 
 
 def service_ends_without_complaints():

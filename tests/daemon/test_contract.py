@@ -41,7 +41,7 @@ def introspect(path):
 
 def test_interface_files_are_what_the_service_shows():
     assert interface_of(introspect(PATH), MANAGER) == shipped(MANAGER)
-    job = root.do("StartDump", target(), "slow-contract", {})[0]
+    job = root.do("StartDump", target(), "held-contract", {})[0]
     assert interface_of(introspect(job), JOB) == shipped(JOB)
     others = {n.get("name") for n in ET.fromstring(introspect(PATH)) if n.tag == "interface"}
     assert others == {MANAGER, PROPERTIES, INTROSPECTABLE, "org.freedesktop.DBus.Peer"}, others

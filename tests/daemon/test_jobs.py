@@ -5,6 +5,7 @@ users; the engine is the fake one, which does what the checkpoint's name says.""
 
 import os
 import subprocess
+import time
 
 from suite import *
 
@@ -223,15 +224,18 @@ def test_description_tells_what_the_images_hold():
 
 
 def test_description_waits_for_nobody_and_stops_nobody():
-    dump_names(root, ["slow-inside"])
-    path = root.do("StartRestore", "slow-inside", {})[0]
-    assert len(root.do("DescribeCheckpoint", "slow-inside", {})[0]["tasks"]) == 1, "also while a job works on it"
+    release("held-inside")
+    dump_names(root, ["held-inside"])
+    hold("held-inside")
+    path = root.do("StartRestore", "held-inside", {})[0]
+    assert len(root.do("DescribeCheckpoint", "held-inside", {})[0]["tasks"]) == 1, "also while a job works on it"
     assert root.get(path, JOB, "State") == "running"
+    release("held-inside")
     root.job(path, "Wait")
-    os.unlink(f"{STORE}/0/slow-inside/images/inventory.img")
-    incomplete = root.do("DescribeCheckpoint", "slow-inside", {})[0]
+    os.unlink(f"{STORE}/0/held-inside/images/inventory.img")
+    incomplete = root.do("DescribeCheckpoint", "held-inside", {})[0]
     assert incomplete["complete"] is False and incomplete["images-error"] and "tasks" not in incomplete, incomplete
-    root.do("RemoveCheckpoint", "slow-inside", {})
+    root.do("RemoveCheckpoint", "held-inside", {})
 
 
 def test_store_is_closed_to_users():
@@ -247,10 +251,11 @@ def test_store_is_closed_to_users():
 
 
 def test_start_wait_release():
-    path = root.do("StartDump", target(), "slow-start", {"token": ("s", "mine")})[0]
+    path = root.do("StartDump", target(), "held-start", {"token": ("s", "mine")})[0]
     assert root.get(path, JOB, "State") == "running"
     busy = root.get_all(path, JOB)
-    assert busy["Operation"] == "dump" and busy["Name"] == "slow-start" and busy["OwnerUID"] == 0 and busy["Cancelable"]
+    assert busy["Operation"] == "dump" and busy["Name"] == "held-start" and busy["OwnerUID"] == 0 and busy["Cancelable"]
+    release("held-start")
     assert root.job(path, "Wait")[0]["token"] == "mine"
     assert root.job(path, "Wait")[0]["pages"] == 5, "a finished job answers at once"
     done = root.get_all(path, JOB)
@@ -260,12 +265,18 @@ def test_start_wait_release():
     root.job(path, "Release")
     refuses("org.freedesktop.DBus.Error.UnknownObject", root.job, path, "Wait")
     refuses("org.freedesktop.DBus.Error.UnknownObject", root.get, path, JOB, "State")
-    path = root.do("StartRestore", "slow-start", {})[0]
+    path = root.do("StartRestore", "held-start", {})[0]
     root.job(path, "Wait")
     path = root.do("StartDump", target(), "crash-start", {})[0]
     refuses(E + "EngineCrashed", root.job, path, "Wait")
     failed = root.get_all(path, JOB)
     assert failed["Result"] == "failed" and failed["ErrorName"] == E + "EngineCrashed" and "signal 11" in failed["ErrorMessage"]
+
+
+def fraction_of(signal, path):
+    """The progress a job's signal tells, if it is neither none nor all."""
+    told = signal.body[1] if signal.member == "PropertiesChanged" and signal.path == path else {}
+    return told.get("ProgressValid") and 0 < told["Progress"] < 1
 
 
 def test_signals_are_for_owner_and_subscribers_only():
@@ -275,7 +286,11 @@ def test_signals_are_for_owner_and_subscribers_only():
     subscribed.do("Subscribe")
     for c in (stranger, subscribed):
         c.driver("AddMatch", "s", "type='signal'")
-    path = owner.do("StartDump", target(NOBODY), "slow-signals", {"token": ("s", "t1")})[0]
+    began = time.monotonic()
+    path = owner.do("StartDump", target(NOBODY), "held-signals", {"token": ("s", "t1")})[0]
+    for c in (owner, watcher):
+        until(lambda: c.pump(0.1) is not None and len([s for s in c.signals if fraction_of(s, path)]) > 3, "progress is told")
+    release("held-signals")
     new = watcher.wait_signal("JobNew")
     assert new.body[0] == path and new.body[1]["token"] == "t1" and new.body[1]["State"] == "running"
     for c in (owner, watcher):
@@ -286,7 +301,8 @@ def test_signals_are_for_owner_and_subscribers_only():
         assert [h.body for h in handled] == [("", "pipe", 7, "dumped", {})]
         assert [s.body for s in c.take_signals("LogMessage", path)] == [(6, "a line")]
         changes = [s.body[1] for s in c.take_signals("PropertiesChanged", path)]
-        assert 5 <= len(changes) <= 20, f"ten a second at most, got {len(changes)}"
+        most = 10 * (time.monotonic() - began) + 10
+        assert 5 <= len(changes) <= most, f"ten a second at most, got {len(changes)}"
         seen = [s["State"] for s in changes if "State" in s]
         assert seen[-1] == "finished" and seen[0] == "running", seen
         fractions = [s["Progress"] for s in changes if s.get("ProgressValid")]
@@ -316,7 +332,7 @@ def test_failure_tells_findings_by_signal():
 
 
 def test_jobs_are_private():
-    path = root.do("StartDump", target(), "slow-private", {})[0]
+    path = root.do("StartDump", target(), "held-private", {})[0]
     for call in ((nobody.job, path, "Wait"), (nobody.job, path, "Cancel", {}), (nobody.job, path, "Release"),
                  (nobody.get, path, JOB, "State"), (nobody.get_all, path, JOB), (nobody.get_all, path, "")):
         refuses(INTERACTION, *call, says="manage-any")
@@ -327,7 +343,7 @@ def test_jobs_are_private():
 
 
 def test_cancel():
-    for name, member in (("slow-c", "StartDump"), ("deaf-c", "StartDump"), ("stubborn-c", "StartDump")):
+    for name, member in (("held-c", "StartDump"), ("deaf-c", "StartDump"), ("stubborn-c", "StartDump")):
         path = root.do(member, target(), name, {})[0]
         waiter = root.start(SERVICE, path, JOB, "Wait", "")
         refuses(INVALID, root.job, path, "Cancel", {"force": ("b", True)}, says="force")
@@ -342,22 +358,25 @@ def test_cancel():
 
 def test_one_job_per_tree_and_per_name():
     pid = target()
-    path = root.do("StartDump", pid, "slow-one", {})[0]
+    path = root.do("StartDump", pid, "held-one", {})[0]
     refuses(E + "Busy", root.do, "Dump", pid, "ok-two", {}, says=str(pid))
     refuses(E + "Busy", root.do, "Explain", pid, {})
-    refuses(E + "Busy", root.do, "Dump", target(), "slow-one", {}, says="slow-one")
+    refuses(E + "Busy", root.do, "Dump", target(), "held-one", {}, says="held-one")
+    release("held-one")
     root.job(path, "Wait")
+    hold("held-one")
     tree = target(command=("sh", "-c", "sleep 1000 & wait"))
     until(lambda: children(tree), "a child")
     for outer, inner in ((tree, children(tree)[0]), (children(tree)[0], tree)):
-        path = root.do("StartDump", outer, "slow-tree", {})[0]
+        path = root.do("StartDump", outer, "held-tree", {})[0]
         refuses(E + "Busy", root.do, "Dump", inner, "ok-tree", {}, says="tree")
         root.job(path, "Cancel", {})
         refuses(E + "Cancelled", root.job, path, "Wait")
-    path = root.do("StartRestore", "slow-one", {})[0]
-    refuses(E + "Busy", root.do, "Restore", "slow-one", {})
-    refuses(E + "Busy", root.do, "RemoveCheckpoint", "slow-one", {})
-    refuses(E + "Busy", root.do, "Dump", target(), "slow-one", {"replace": ("b", True)})
+    path = root.do("StartRestore", "held-one", {})[0]
+    refuses(E + "Busy", root.do, "Restore", "held-one", {})
+    refuses(E + "Busy", root.do, "RemoveCheckpoint", "held-one", {})
+    refuses(E + "Busy", root.do, "Dump", target(), "held-one", {"replace": ("b", True)})
+    release("held-one")
     root.job(path, "Wait")
 
 
@@ -366,16 +385,17 @@ def test_queue_and_limits():
     running = client.get(PATH, MANAGER, "MaxJobsRunning")
     most = client.get(PATH, MANAGER, "MaxJobsPerUser")
     assert running == min(4, os.cpu_count()) and most == 8
-    paths = [client.do("StartDump", target(NOBODY), f"slow-q{i}", {})[0] for i in range(most)]
+    paths = [client.do("StartDump", target(NOBODY), f"held-q{i}", {})[0] for i in range(most)]
     states = [client.get(p, JOB, "State") for p in paths]
     assert states == ["running"] * running + ["queued"] * (most - running), states
     assert client.get(PATH, MANAGER, "JobsRunning") == running
     assert client.get(PATH, MANAGER, "JobsQueued") == most - running
-    refuses(LIMITS, client.do, "Dump", target(NOBODY), "slow-q9", {}, says="Too many")
+    refuses(LIMITS, client.do, "Dump", target(NOBODY), "held-q9", {}, says="Too many")
     behind = root.do("StartDump", target(), "ok-q", {})[0]
     assert root.get(behind, JOB, "State") == "queued", "others' jobs are not refused"
     for path in reversed(paths[1:]):
         client.job(path, "Cancel", {})
+    release("held-q0")
     assert client.job(paths[0], "Wait")[0]["pages"] == 5
     for path in paths[1:]:
         refuses(E + "Cancelled", client.job, path, "Wait")
@@ -384,21 +404,30 @@ def test_queue_and_limits():
 
 def test_caller_that_leaves():
     stay, go = Client(), Client()
-    stay.begin("Dump", target(), "slow-stay", {})
-    go.begin("Dump", target(), "slow-go", {"on-disconnect": ("s", "cancel")})
-    until(lambda: len([j for j in root.jobs().values() if j["State"] == "running"]) == 2, "both run")
+    stay.begin("Dump", target(), "held-stay", {})
+    go.begin("Dump", target(), "held-go", {"on-disconnect": ("s", "cancel")})
+    both = min(2, root.get(PATH, MANAGER, "MaxJobsRunning"))
+    until(lambda: len([j for j in root.jobs().values() if j["State"] == "running"]) == both, "both run")
     stay.close()
     go.close()
     def states():
         return {j["Name"]: j["Result"] for j in root.jobs().values()}
-    until(lambda: states()["slow-go"] == "canceled", "the job of the caller that left is cancelled")
-    until(lambda: states()["slow-stay"] == "done", "the other one is not")
-    assert "slow-stay" in root.names() and "slow-go" not in root.names()
+    until(lambda: states()["held-go"] == "canceled", "the job of the caller that left is cancelled")
+    release("held-stay")
+    until(lambda: states()["held-stay"] == "done", "the other one is not")
+    assert "held-stay" in root.names() and "held-go" not in root.names()
+
+
+def is_pausing(pid):
+    """As the engine of linger-1 does from its result on; others wait for a message."""
+    with open(f"/proc/{pid}/syscall") as f:
+        return f.read().startswith("34 ")
 
 
 def test_lingering_engine_is_not_waited_for():
-    assert root.do("Dump", target(), "linger-1", {}, timeout=2)[0]["pages"] == 5
+    assert root.do("Dump", target(), "linger-1", {})[0]["pages"] == 5
     engines = children(spawner_pid(root))
+    until(lambda: any(is_pausing(pid) for pid in engines), "its engine is there still")
     for pid in engines:
         refuses(E + "NotPermittedTarget", root.do, "Dump", pid, "ok-engine", {})
         try:

@@ -33,7 +33,7 @@ DIRECTORY = Fd(os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY))
 
 def rows():
     own, other = target(NOBODY), target()
-    path = root.do("StartDump", target(), "slow-job", {"replace": ("b", True)})[0]
+    path = root.do("StartDump", target(), "held-job", {"replace": ("b", True)})[0]
     dangerous = {"external": ("as", ["unix:action=close"]), **REPLACE}
     later = {"cgroup": ("s", "x"), **REPLACE}
     yield "Dump", (own, "ok-new", REPLACE), ["dump-own"]
@@ -147,7 +147,12 @@ def test_grant_lets_exactly_the_member_through():
         elif isinstance(member, str) and "Self" in member: # our tree is being dumped already: rows()
             refuses(E + "Busy", wait)
         else:
+            waits = member[1:] == ("Wait",)
+            if waits:
+                release("held-job")
             wait()
+            if waits:
+                hold("held-job")
         assert polkit.actions() == actions, (member, polkit.actions(), actions)
     matrix("yes", expect)
     for name in ("ok-new",):

@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 
+PATIENCE = 60  # seconds; only what is broken takes so long, on a busy machine too
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 NO_REPLY, NO_AUTO_START, ALLOW_INTERACTIVE = 1, 2, 4
 FIXED = {"y": ("B", 1), "b": ("I", 4), "n": ("h", 2), "q": ("H", 2), "i": ("i", 4), "u": ("I", 4),
@@ -231,7 +232,7 @@ class Connection:
         else:
             self.replies[message.reply_to] = message
 
-    def wait(self, serial, timeout=10):
+    def wait(self, serial, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while serial not in self.replies:
             if not self.pump(end - time.monotonic()) and time.monotonic() > end:
@@ -250,7 +251,7 @@ class Connection:
         return self.send(Message(CALL, flags, body, raw, destination=destination, path=path, interface=interface,
                                  member=member, signature=signature))
 
-    def call(self, *args, timeout=10, **kwargs):
+    def call(self, *args, timeout=PATIENCE, **kwargs):
         return self.wait(self.start(*args, **kwargs), timeout)
 
     def driver(self, member, signature="", *body):
@@ -267,7 +268,7 @@ class Connection:
         self.signals = [s for s in self.signals if s not in found]
         return found
 
-    def wait_signal(self, member, path=None, timeout=10):
+    def wait_signal(self, member, path=None, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while True:
             for s in self.signals:
