@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define CODE_SIZE REGION_CODE_SIZE
+#define REGION_WORDS_MAX 1000 /* the kernel marks 2,048 of a thread's at its end (ROBUST_LIST_LIMIT) */
 #define FUTEX2_SHARED_U32 2 /* FUTEX2_SIZE_U32 of linux/futex.h */
 
 struct Region {
@@ -20,8 +21,8 @@ struct Region {
   uint64_t remote;
   size_t size;
   _Atomic size_t used; /* several tracers prepare their agents at a time */
-  void *alive; /* in the region */
-  bool owned;  /* the alive word is this process's, not the warden's */
+  void *alive;      /* in the region: of the lanes that are added now */
+  GPtrArray *words; /* all of them that are this process's, not the warden's */
 };
 
 static Region *region_make(void *local, uint64_t remote, size_t size) {
@@ -35,10 +36,27 @@ static Region *region_make(void *local, uint64_t remote, size_t size) {
   return r;
 }
 
+static void take_word(Region *r) {
+  if (!r->words)
+    r->words = g_ptr_array_new();
+  alive_take(r->alive);
+  g_ptr_array_add(r->words, r->alive);
+}
+
+bool region_add_word(Region *r) {
+  if (r->words->len == REGION_WORDS_MAX)
+    return true;
+  void *place = region_alloc(r, ALIVE_SIZE);
+  if (!place)
+    return false;
+  r->alive = place;
+  take_word(r);
+  return true;
+}
+
 Region *region_new(void *local, uint64_t remote, size_t size) {
   Region *r = region_make(local, remote, size);
-  alive_take(r->alive);
-  r->owned = true;
+  take_word(r);
   return r;
 }
 
@@ -57,8 +75,9 @@ Region *region_new_in(pid_t pid, size_t mapped, void *local, uint64_t remote, si
 void region_free(Region *r) {
   if (!r)
     return;
-  if (r->owned)
-    alive_give(r->alive);
+  for (guint i = 0; r->words && i < r->words->len; i++)
+    alive_give(r->words->pdata[i]);
+  g_clear_pointer(&r->words, g_ptr_array_unref);
   munmap(r->local, r->size);
   g_free(r);
 }

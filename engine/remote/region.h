@@ -41,6 +41,11 @@ void *region_to_local(const Region *region, uint64_t remote);
 size_t region_mark(const Region *region);
 void region_release(Region *region, size_t mark);
 
+/* The lanes added from now on have an alive word of their own (of a thousand; then they share the last). The kernel wakes one
+ * waiter of each, which wakes the others if it gets that far: one that dies with the coordinator, as its tracees may, does
+ * not. So processes that do not die together should not share one. Not where there is a warden. False: the region is full. */
+bool region_add_word(Region *region);
+
 /* A lane without a program and without a home. */
 Lane *region_add_lane(Region *region);
 

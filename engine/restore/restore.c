@@ -197,6 +197,8 @@ static bool make_region(Restore *r, GError **error) {
   r->region = region_new(at, r->plan->region_start, r->plan->region_size);
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
+    if (i && !region_add_word(r->region))
+      return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The agents' region is full");
     t->lane = region_add_lane(r->region);
     for (guint k = 0; k < t->threads->len; k++)
       g_array_index(t->threads, PlanThread, k).lane = k ? region_add_lane(r->region) : t->lane;

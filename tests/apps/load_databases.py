@@ -24,7 +24,7 @@ class Counters:
 
     def work(self, port, i, speak):
         try:
-            with socket.create_connection(("127.0.0.1", port), 60) as sock:
+            with socket.create_connection(("127.0.0.1", port), 120) as sock:
                 stream = sock.makefile("rwb")
                 while not self.stop.is_set():
                     got = speak(stream, i, self.counts[i])
@@ -35,13 +35,13 @@ class Counters:
 
     def must_go_on(self):
         before = list(self.counts)
-        assert wait_until(lambda: self.failures or all(a > b for a, b in zip(self.counts, before)), 60), "it stands still"
+        assert wait_until(lambda: self.failures or all(a > b for a, b in zip(self.counts, before))), "it stands still"
         assert not self.failures, self.failures
 
     def end(self):
         self.stop.set()
         for t in self.threads:
-            t.join(60)
+            t.join(120)
         assert not self.failures, self.failures
         return self.counts
 
@@ -107,7 +107,8 @@ class Databases(Load):
         self.serve(self.port, *self.server, user="postgres")
         self.fill()
         bench = self.client(*self.pgbench("-h", "127.0.0.1", "-p", str(self.port), "-T", str(2 + ROUNDS)))
-        self.rounds(bench.must_run)
+        bench.connected(self.port, 4)
+        self.rounds()
         self.check_balances(bench.end())
 
     @needs("initdb", "pgbench")
@@ -122,7 +123,7 @@ class Databases(Load):
         self.write("go", "")
         time.sleep(0.5)
         self.rounds()
-        self.assertTrue(wait_until(lambda: os.path.exists(self.path("done")), 60), self.output())
+        self.assertTrue(wait_until(lambda: os.path.exists(self.path("done"))), self.output())
         with open(self.path("bench"), encoding="utf-8") as f:
             self.check_balances(f.read())
 
@@ -135,7 +136,7 @@ class Databases(Load):
         self.fill()
         self.tree(*self.pgbench("-h", "127.0.0.1", "-p", str(self.port), "-T", str(2 + ROUNDS)))
         self.rounds(server.must_run)
-        self.assertTrue(wait_until(lambda: not self.alive(), 60))
+        self.assertTrue(wait_until(lambda: not self.alive()))
         with open(self.path("output"), encoding="utf-8") as f:
             self.check_balances(f.read())
 
@@ -150,6 +151,8 @@ class Databases(Load):
         total = 30000 * (1 + ROUNDS)
         bench = self.client("redis-benchmark", "-p", str(port), "-c", "20", "-P", "2", "-n", str(total), "-q", "INCR", "counter")
         counters = Counters(port, 5, count_redis)
+        counters.must_go_on()
+        bench.connected(port, 25)
 
         def cli(*words):
             return self.run_tool("redis-cli", "-p", str(port), *words).strip()
@@ -168,6 +171,7 @@ class Databases(Load):
         port = free_port()
         self.serve(port, "memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", "4", "-u", "nobody")
         counters = Counters(port, 12, count_memcached)
+        counters.must_go_on()
         self.rounds(counters.must_go_on)
         counts = counters.end()
         with socket.create_connection(("127.0.0.1", port), 10) as sock:
@@ -210,7 +214,7 @@ delimiter ;
                       "--skip-test-db", "--innodb-flush-log-at-trx-commit=2", user="mysql")
         self.serve(port, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={sock}", f"--port={port}",
                    "--bind-address=127.0.0.1", "--innodb-use-native-aio=0", "--innodb-flush-log-at-trx-commit=2",
-                   "--innodb-buffer-pool-size=32M", user="mysql")
+                   "--innodb-buffer-pool-size=32M", "--connect-timeout=300", "--net-read-timeout=300", user="mysql")
 
         def sql(text):
             return self.run_tool("mariadb", "--no-defaults", "-u", "root", "-S", sock, "-N", "test", stdin=text).split()
@@ -220,6 +224,8 @@ delimiter ;
         each = 1000 * (2 + ROUNDS)
         clients = [self.client("mariadb", "--no-defaults", "-u", "root", "-h", "127.0.0.1", "-P", str(port), "-e",
                                f"call work({each})", "test") for _ in range(4)]
+        for c in clients:
+            c.connected(port, len(clients))
         self.rounds()
         for c in clients:
             self.assertIn("done", c.end())

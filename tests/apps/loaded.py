@@ -30,7 +30,8 @@ def read(path):
         return ""
 
 
-def wait_until(test, seconds=30.0):
+def wait_until(test, seconds=120.0):
+    """Only what is broken takes so long, on a busy machine too."""
     end = time.monotonic() + seconds
     while not test():
         if time.monotonic() > end:
@@ -101,6 +102,19 @@ def answers(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def all_accepted(port, connections):
+    """Whether so many clients are connected to a port of this namespace, and none of them is one that nobody has accepted: these a
+    dump leaves out (/proc/net/tcp: the receive queue of a listener is how many wait)."""
+    waiting, established = 1, 0
+    for fields in (line.split() for line in read("/proc/net/tcp").splitlines()[1:]):
+        if int(fields[1].split(":")[1], 16) != port:
+            continue
+        if fields[3] == "0A":
+            waiting = int(fields[4].split(":")[1], 16)
+        established += fields[3] == "01"
+    return waiting == 0 and established >= connections
+
+
 class Client:
     """A program that is not dumped, and loads one that is."""
 
@@ -116,10 +130,14 @@ class Client:
     def output(self):
         return read(self.log)
 
+    def connected(self, port, connections):
+        """Waits until the first dump finds all of the connections, or its work is done."""
+        self.test.assertTrue(wait_until(lambda: all_accepted(port, connections) or self.child.poll() is not None), self.output())
+
     def must_run(self):
         self.test.assertIsNone(self.child.poll(), f"{self.name} ended: {self.output()[-2000:]}")
 
-    def end(self, seconds=120):
+    def end(self, seconds=300):
         """Waits for its end; it must be content with what it saw. Returns its output."""
         try:
             status = self.child.wait(seconds)
@@ -128,8 +146,8 @@ class Client:
         self.test.assertEqual(status, 0, self.output()[-2000:])
         return self.output()
 
-    def stop(self):
-        self.child.send_signal(signal.SIGTERM)
+    def stop(self, number=signal.SIGTERM):
+        self.child.send_signal(number)
         return self.end()
 
 
@@ -228,7 +246,7 @@ class Load(unittest.TestCase):
     def criu(self, action, images, *options):
         started = time.monotonic()
         done = subprocess.run([self.CRIU, action, "--no-default-config", "-D", images, *self.options, *options],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
         self.times.append(time.monotonic() - started)
         return done.returncode, f"{action} {self.number}: {done.stderr[-4000:]}"
 

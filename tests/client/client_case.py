@@ -36,12 +36,12 @@ def pidfd_open(pid):
     return fd
 
 
-def wait_for(condition, what, seconds=20):
+def wait_for(condition, what, seconds=120, pause=0.01):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
             return
-        time.sleep(0.01)
+        time.sleep(pause)
     raise AssertionError(f"{what}: not within {seconds} s")
 
 
@@ -86,10 +86,10 @@ method, args = sys.argv[1], [value(a) for a in json.loads(sys.argv[2])]
 bus = dbus.SystemBus()
 try:
     manager = dbus.Interface(bus.get_object("org.criu.Checkpoint", "/org/criu/Checkpoint"), "org.criu.Checkpoint.Manager")
-    reply = getattr(manager, method)(*args, timeout=60)
+    reply = getattr(manager, method)(*args, timeout=300)
     if isinstance(reply, dbus.ObjectPath):
         job = dbus.Interface(bus.get_object("org.criu.Checkpoint", reply), "org.criu.Checkpoint.Job")
-        reply = job.Wait(timeout=60)
+        reply = job.Wait(timeout=300)
     print(json.dumps({"pid": int(reply.get("pid", 0))} if reply else {}))
 except dbus.DBusException as e:
     print(json.dumps({"error": e.get_dbus_name(), "text": e.get_dbus_message()}))
@@ -166,7 +166,7 @@ class Client(unittest.TestCase):
     def ask(self, method, *args, uid=0, before=(), limits=None):
         """The reply as JSON: pid, or error and text."""
         done = subprocess.run([*before, "/usr/bin/python3", "-c", CLIENT, method, json.dumps(args)], stdout=subprocess.PIPE,
-                              text=True, preexec_fn=self.become(uid, limits), timeout=90, check=True)
+                              text=True, preexec_fn=self.become(uid, limits), timeout=600, check=True)
         return json.loads(done.stdout)
 
     def refused(self, name, says, method, *args, **kwargs):

@@ -43,7 +43,7 @@ class Directories(Client):
         for arguments, says in ((("dump", str(process.pid), "-D", folder), f"dumped process {process.pid} as {folder}"),
                                 (("restore", "-D", folder), f"restored {folder} as process {process.pid}")):
             done = subprocess.run([os.path.join(BUILD, "tools/checkpoint/checkpoint"), *arguments], stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, text=True, preexec_fn=self.become(NOBODY), timeout=60, check=False)
+                                  stderr=subprocess.STDOUT, text=True, preexec_fn=self.become(NOBODY), timeout=300, check=False)
             self.assertEqual(done.returncode, 0, done.stdout)
             self.assertIn(says, done.stdout)
         self.check_owner(folder, NOBODY)

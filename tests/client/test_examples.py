@@ -8,7 +8,7 @@ class Examples(Client):
     def run_as(self, uid, *command):
         env = {**os.environ, "PATH": os.path.join(BUILD, "tools/checkpoint") + ":" + os.environ["PATH"]}
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False,
-                              preexec_fn=self.become(uid), timeout=120)
+                              preexec_fn=self.become(uid), timeout=300)
 
     def test_go_back(self):
         """A C program that snapshots itself before a risky step."""

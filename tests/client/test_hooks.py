@@ -89,7 +89,7 @@ class Hooks(Client):
                 "for i in range(65):\n    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n    keep.append(a)\n"
                 "    m.RegisterApplication(dbus.types.UnixFd(b), dbus.Dictionary(signature='sv'))\n    b.close()\n")
         done = subprocess.run(["/usr/bin/python3", "-c", code], preexec_fn=self.become(NOBODY), capture_output=True, text=True,
-                              timeout=60, check=False)
+                              timeout=300, check=False)
         self.assertIn("LimitsExceeded: Too many applications of uid 65534", done.stderr)
         self.hooked("thread", uid=NOBODY)  # they are forgotten with their process
 
@@ -104,10 +104,8 @@ class Hooks(Client):
 
     def test_no_answer(self):
         process = self.hooked("hang")
-        begin = time.monotonic()
         self.refused(E + "TimedOut", "was not ready for one within 300 ms.*hooks=try", "Dump", dbus_u(process.pid), "no",
                      {"hooks-timeout": dbus_t(300000)})
-        self.assertLess(time.monotonic() - begin, 5)
         process = self.hooked("hang")
         self.dump(process, "try", hooks="try", **{"hooks-timeout": dbus_t(300000)})
         self.gone(process.pid)

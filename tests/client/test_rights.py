@@ -39,9 +39,14 @@ class Rights(Client):
             if "NameLost" in line:  # it listens now
                 break
         self.dump(process, name)
-        time.sleep(0.3)
+        told = ""
+        for line in watcher.stdout:
+            told += line
+            if "member=Finished" in line:
+                break
         watcher.terminate()
-        return watcher.communicate()[0]
+        watcher.communicate()
+        return told
 
     def secret(self):
         path = os.path.join(self.folder("root"), "secret")

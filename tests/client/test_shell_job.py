@@ -82,7 +82,7 @@ class ShellJob(Client):
         pid = self.job_of(first, program)
         self.names.append((uid, name))
         done = subprocess.run([COMMAND, "dump", "--shell-job", str(pid), name], preexec_fn=self.become(uid), text=True,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False)
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False)
         self.assertEqual(done.returncode, 0, done.stdout)
         first.shows("Killed")
         second = self.terminal(uid, rows=33)

@@ -290,7 +290,7 @@ class UntrustedCallers(Client):
             if about["State"] == "running":
                 dbus.Interface(bus.get_object(SERVICE, path), JOB).Cancel(dbus.Dictionary(signature="sv"))
         bus.close()
-        thread.join(60)
+        thread.join(300)
         self.assertEqual(replies[0].get("error"), E + "Cancelled", replies)
         wait_for(lambda: not engine(), "no engine is left")
         self.gone(process.pid)

@@ -96,6 +96,7 @@ class Job(dbus.service.Object):
 
     @dbus.service.method(JOB, in_signature="", out_signature="a{sv}", async_callbacks=("done", "failed"))
     def Wait(self, done, failed):
+        calls.append(("Wait", self.path, {}))
         if self.outcome is not None:
             self.answer(done, failed)
         else:

@@ -96,7 +96,7 @@ killed_by() {
   local pid
   "$root/tools/with-bus" --build "$work/build" sh -c 'echo up; exec sleep 300' >"$work/output" 2>&1 &
   pid=$!
-  for _ in {1..200}; do
+  for _ in {1..1200}; do
     ! grep -q up "$work/output" || break
     sleep 0.05
   done

@@ -76,7 +76,7 @@ def gone(pid):
     return not os.path.exists(f"/proc/{pid}")
 
 
-def wait_until(test, seconds=20.0):
+def wait_until(test, seconds=120.0):
     end = time.monotonic() + seconds
     while True:
         value = test()
@@ -108,7 +108,7 @@ class Application:
         if not program and self.child.poll() is not None:
             raise AssertionError("the application died: " + read(os.path.join(self.base, "stderr")))
 
-    def ask(self, name, seconds=20.0):
+    def ask(self, name, seconds=120.0):
         answer = os.path.join(self.base, "answer-" + name)
         open(os.path.join(self.base, "ask-" + name), "w").close()
         if not wait_until(lambda: os.path.exists(answer) or not alive(self.pid), seconds) or not os.path.exists(answer):
@@ -120,7 +120,7 @@ class Application:
     def criu(self, action, *options, fds=()):
         command = [CRIU, action, "--no-default-config", "-D", self.images, "-o", f"{action}.log", "-v4", *options]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                              timeout=120, check=False, pass_fds=fds, env=self.case.environment)
+                              timeout=300, check=False, pass_fds=fds, env=self.case.environment)
         log = read(os.path.join(self.images, f"{action}.log"))
         errors = [line for line in log.splitlines() if "Error (" in line]
         return done.returncode, "\n".join(errors) or done.stderr
@@ -180,7 +180,7 @@ class Application:
         if self.child:
             self.child.wait()
             self.child = None
-        wait_until(lambda: all(gone(pid) for pid in self.pids), 10)
+        wait_until(lambda: all(gone(pid) for pid in self.pids))
 
 
 class Server:

@@ -93,7 +93,7 @@ class Bus:
             os.unlink(self.path)
 
     def ctl(self, *words):
-        done = subprocess.run(["busctl", "--address=" + self.address, "--timeout=10", *words], capture_output=True,
+        done = subprocess.run(["busctl", "--address=" + self.address, "--timeout=120", *words], capture_output=True,
                               text=True, check=False, user=self.user, group=self.user)
         return done.stdout.strip() if done.returncode == 0 else "failed: " + done.stderr.strip()
 
@@ -189,7 +189,7 @@ serve(receive=lambda: repr(s.recv(10)))
         threading.Thread(target=drip, daemon=True).start()
         started = time.monotonic()
         app.dump("--external", f"unix:path={server.path} action=dbus")
-        self.assertLess(time.monotonic() - started, 20)
+        self.assertLess(time.monotonic() - started, 60)
         self.assertIn("the bus cannot be asked about it", self.explain_log(app))
         app.restore()
         self.assertEqual(app.ask("receive"), "b''")

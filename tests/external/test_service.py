@@ -42,7 +42,7 @@ class Service(Case):
     def checkpoint(self, *words, user=None, status=0):
         done = subprocess.run([CHECKPOINT, "--no-progress", "--no-ask-password", *words], stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, check=False, user=user, group=user,
-                              extra_groups=[] if user else None, timeout=100)
+                              extra_groups=[] if user else None, timeout=300)
         self.assertEqual(done.returncode, status, f"{words}: {done.stdout} {done.stderr}")
         return done.stdout + done.stderr
 
@@ -55,7 +55,7 @@ class Service(Case):
 
     def end(self, pid):
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: gone(pid), 10)
+        wait_until(lambda: gone(pid))
 
     def test_syslog(self):
         log = self.server(self.path("log"), socket.SOCK_DGRAM)

@@ -27,7 +27,7 @@ def read(path):
         return ""
 
 
-def wait_until(test, seconds=20.0):
+def wait_until(test, seconds=120.0):
     end = time.monotonic() + seconds
     while not test():
         if time.monotonic() > end:
