@@ -21,7 +21,7 @@ static const struct {
     {"mount", "run the engine inside that mount namespace", 0},
     {"pid", "run the engine inside that pid namespace", 0},
     {"pid (for its children)", "checkpoint it before it calls unshare(CLONE_NEWPID)", 0},
-    {"network", "run the engine inside that network namespace", 0},
+    {"network", OF_ROOT, CLONE_NEWNET},
     {"ipc", "run the engine inside that ipc namespace", 0},
     {"uts", OF_ROOT, CLONE_NEWUTS},
     {"user", "containers with user namespaces are not supported yet", 0},

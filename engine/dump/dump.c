@@ -3,6 +3,7 @@
  * and the agents undo it if we die. */
 #include "dump.h"
 #include "collect.h"
+#include "collect-net.h"
 #include "compat.h"
 #include "config.h"
 #include "external-dump.h"
@@ -32,6 +33,7 @@ typedef struct Dump {
   LocksReader *locks;
   ExternalStage *external;
   PluginSet *plugins;
+  NetPlaces *nets; /* network namespaces of the tree's own; NULL: none */
   MemoryStats memory;
   gint64 started;
   bool locks_network; /* whoever runs the job was told to */
@@ -48,6 +50,7 @@ static void dump_clear(Dump *d) {
   }
   external_stage_free(d->external);
   collector_free(d->collector);
+  net_places_free(d->nets);
   locks_free(d->locks);
   frozen_tree_free(d->tree);
   warden_stop();
@@ -137,6 +140,17 @@ static bool dump_collect(Dump *d, GError **error) {
   return true;
 }
 
+static bool dump_nets(Dump *d, GError **error) {
+  GError *failure = NULL;
+  d->nets = collect_net_places(d->tree, &failure);
+  if (failure) {
+    g_propagate_error(error, failure);
+    return false;
+  }
+  collector_set_places(d->collector, d->nets);
+  return !d->nets || collect_net(d->job, d->tree, d->nets, d->plugins, d->checkpoint, error);
+}
+
 static bool dump_objects(Dump *d, int images_fd, GError **error) {
   job_phase(d->job, "objects");
   if (collect_fuse(d->job, d->tree))
@@ -149,7 +163,7 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
   collector_set_ask(d->collector, ask_thread, d->tree);
   if (!plugins_begin(d->plugins, 0, error))
     return false;
-  if (!collect_namespaces(d->job, d->tree, d->collector, error))
+  if (!collect_namespaces(d->job, d->tree, d->collector, error) || !dump_nets(d, error))
     return false;
   for (guint i = 0; i < d->tree->tasks->len; i++) {
     FrozenTask *task = d->tree->tasks->pdata[i];

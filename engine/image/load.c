@@ -270,6 +270,67 @@ static bool load_namespaces(Loader *l, GError **error) {
   return true;
 }
 
+static GBytes *load_raw(Loader *l, ImageKindId id, guint64 number, bool *ret_found, GError **error) {
+  if (!loader_open(l, id, number, ret_found, error) || !*ret_found)
+    return NULL;
+  return g_bytes_new(l->reader.data, l->reader.size);
+}
+
+static bool load_net(Loader *l, guint32 id, GError **error) {
+  bool found;
+  ProtobufCMessage *m;
+  if (checkpoint_find_net(l->checkpoint, id) || !loader_open(l, IMAGE_NETNS, id, &found, error) || !found)
+    return !*error;
+  if (!image_reader_single(&l->reader, &m, error))
+    return false;
+  NetNamespace *ns = net_namespace_new(id);
+  ns->entry = (NetnsEntry *)m;
+  g_ptr_array_add(l->checkpoint->net_namespaces, ns);
+  if (!loader_open(l, IMAGE_NETDEV, id, &found, error))
+    return false;
+  while (found) {
+    if (!image_reader_next(&l->reader, &m, NULL, error))
+      return false;
+    if (!m)
+      break;
+    g_ptr_array_add(ns->devices, m);
+  }
+  for (int i = 0; i < NET_RAW_N_KINDS; i++) {
+    ns->raw[i] = load_raw(l, (ImageKindId)(IMAGE_IFADDR + i), id, &found, error);
+    if (!ns->raw[i] && found)
+      return false;
+    if (*error)
+      return false;
+  }
+  return true;
+}
+
+/* Which there are, tasks and sockets say; those without netns-N.img are the caller's. */
+static bool load_nets(Loader *l, GError **error) {
+  GError *failure = NULL;
+  for (guint i = 0; !failure && i < l->checkpoint->tasks->len; i++) {
+    const Task *t = l->checkpoint->tasks->pdata[i];
+    if (t->ids && t->ids->has_net_ns_id)
+      (void)load_net(l, t->ids->net_ns_id, &failure);
+  }
+  for (guint i = 0; !failure && i < l->checkpoint->files->len; i++) {
+    guint32 id = file_entry_net_id(l->checkpoint->files->pdata[i]);
+    if (id)
+      (void)load_net(l, id, &failure);
+  }
+  for (guint i = 0; !failure && i < l->manifest.nets->len; i++) {
+    CkptNetns *extra = l->manifest.nets->pdata[i];
+    NetNamespace *ns = checkpoint_find_net(l->checkpoint, extra->id);
+    if (!ns || ns->extra)
+      (void)image_invalid(&failure, IMAGE_CHECKPOINT, 0, "it describes network namespace %u, which is not there, or twice", extra->id);
+    else
+      ns->extra = g_steal_pointer(&l->manifest.nets->pdata[i]);
+  }
+  if (failure)
+    g_propagate_error(error, failure);
+  return !failure;
+}
+
 /* Every socket may have one; which of them must is for the restore to say. */
 static bool load_tcp_streams(Loader *l, GError **error) {
   for (guint i = 0; i < l->checkpoint->files->len; i++) {
@@ -485,7 +546,7 @@ static bool load_all(Loader *l, GError **error) {
   for (int kind = 0; kind < RECORD_N_KINDS; kind++)
     if (!load_records(l, (RecordKind)kind, error))
       return false;
-  return load_tcp_streams(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_more(l, error) && load_sockets(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
+  return load_tcp_streams(l, error) && load_nets(l, error) && load_shmem(l, error) && load_extras(l, error) && load_externals(l, error) && load_more(l, error) && load_sockets(l, error) && load_plugins(l, error) && verify_checkpoint(l->checkpoint, error) &&
          content_check(l->source, l->checkpoint, error) &&
          manifest_check_rest(&l->manifest, &l->reader, l->source, error);
 }

@@ -26,6 +26,7 @@ void manifest_init(Manifest *m) {
       .pidfds = g_ptr_array_new_with_free_func(free_message),
       .fs_marks = g_ptr_array_new_with_free_func(free_message),
       .watches = g_ptr_array_new_with_free_func(free_message),
+      .nets = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
   };
 }
@@ -48,6 +49,7 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->pidfds, g_ptr_array_unref);
   g_clear_pointer(&m->fs_marks, g_ptr_array_unref);
   g_clear_pointer(&m->watches, g_ptr_array_unref);
+  g_clear_pointer(&m->nets, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
 }
 
@@ -115,6 +117,9 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
   for (size_t i = 0; i < e->n_fs_mark; i++)
     g_ptr_array_add(m->fs_marks, g_steal_pointer(&e->fs_mark[i]));
   e->n_watch = e->n_fs_mark = 0;
+  for (size_t i = 0; i < e->n_netns; i++)
+    g_ptr_array_add(m->nets, g_steal_pointer(&e->netns[i]));
+  e->n_netns = 0;
   return true;
 }
 
@@ -321,6 +326,18 @@ static bool store_events(ImageWriter *w, const Checkpoint *checkpoint, GError **
   return (!watches.n_epoll && !watches.n_pidfd && !watches.n_watch && !watches.n_fs_mark) || store_entry(w, &watches, error);
 }
 
+static bool store_nets(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
+  for (guint i = 0; i < checkpoint->net_namespaces->len; i++) {
+    CkptNetns *extra = ((NetNamespace *)checkpoint->net_namespaces->pdata[i])->extra;
+    CkptEntry entry = CKPT_ENTRY__INIT;
+    entry.n_netns = 1;
+    entry.netns = &extra;
+    if (extra && !store_entry(w, &entry, error))
+      return false;
+  }
+  return true;
+}
+
 static bool store_plugins(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
   for (guint i = 0; i < checkpoint->plugins->len; i++) {
     CkptEntry entry = CKPT_ENTRY__INIT;
@@ -371,7 +388,7 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   ttys.tty = (CkptTty **)checkpoint->ttys->pdata;
   if (ttys.n_tty && !store_entry(w, &ttys, error))
     return false;
-  if (!store_events(w, checkpoint, error) || !store_plugins(w, checkpoint, error) || !store_digests(w, error))
+  if (!store_events(w, checkpoint, error) || !store_nets(w, checkpoint, error) || !store_plugins(w, checkpoint, error) || !store_digests(w, error))
     return false;
   CkptEntry seal = CKPT_ENTRY__INIT;
   seal.has_seal = true;

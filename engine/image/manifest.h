@@ -34,6 +34,7 @@ typedef struct Manifest {
   GPtrArray *pidfds; /* CkptPidfd, the same */
   GPtrArray *fs_marks; /* CkptFsMark, the same */
   GPtrArray *watches; /* CkptWatch, the same */
+  GPtrArray *nets;      /* CkptNetns, the same */
   GHashTable *files;    /* name -> ManifestFile */
 } Manifest;
 

@@ -187,9 +187,32 @@ static bool store_namespaces(ImageWriter *w, const Checkpoint *c, GError **error
   return true;
 }
 
+static bool store_net(ImageWriter *w, const NetNamespace *ns, GError **error) {
+  if (!image_writer_single(w, IMAGE_NETNS, ns->id, &ns->entry->base, error) ||
+      (ns->devices->len && !store_list(w, IMAGE_NETDEV, ns->id, ns->devices, error)))
+    return false;
+  for (int i = 0; i < NET_RAW_N_KINDS; i++) {
+    if (!ns->raw[i])
+      continue;
+    image_writer_begin(w, (ImageKindId)(IMAGE_IFADDR + i), ns->id);
+    image_writer_raw(w, ns->raw[i]);
+    image_writer_note(w);
+    if (!image_writer_put(w, false, error))
+      return false;
+  }
+  return true;
+}
+
+static bool store_nets(ImageWriter *w, const Checkpoint *c, GError **error) {
+  for (guint i = 0; i < c->net_namespaces->len; i++)
+    if (!store_net(w, c->net_namespaces->pdata[i], error))
+      return false;
+  return true;
+}
+
 static bool store_all(ImageWriter *w, const Checkpoint *c, GError **error) {
   return store_tree(w, c, error) && store_tasks(w, c, error) && store_fds(w, c, error) && store_list(w, IMAGE_FILES, 0, c->files, error) && store_records(w, c, error) && store_namespaces(w, c, error) &&
-         store_shmem(w, c, error) && store_tcp_streams(w, c, error);
+         store_shmem(w, c, error) && store_tcp_streams(w, c, error) && store_nets(w, c, error);
 }
 
 /* checkpoint.img has to know the digest of the inventory, which is to be written after it. */

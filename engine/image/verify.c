@@ -127,5 +127,5 @@ bool verify_checkpoint(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->tasks->len; i++)
     if (!verify_task(c, c->tasks->pdata[i], tables, error))
       return false;
-  return verify_sharing(c, error) && verify_shmem(c, error) && verify_namespaces(c, error);
+  return verify_sharing(c, error) && verify_shmem(c, error) && verify_namespaces(c, error) && verify_nets(c, error);
 }

@@ -19,6 +19,7 @@ bool verify_tiles(const Task *task, const Thread *thread, GError **error);
 bool verify_files(const Checkpoint *checkpoint, GError **error);
 bool verify_memory(const Checkpoint *checkpoint, const Task *task, GError **error);
 bool verify_events(const Checkpoint *checkpoint, GError **error);
+bool verify_nets(const Checkpoint *checkpoint, GError **error);
 bool verify_ttys(const Checkpoint *checkpoint, GError **error);
 /* Tasks that share memory have the same of it, and signal actions only they share. */
 bool verify_sharing(const Checkpoint *checkpoint, GError **error);

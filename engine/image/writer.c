@@ -61,6 +61,13 @@ bool image_writer_add(ImageWriter *w, const ProtobufCMessage *message, GBytes *e
   return true;
 }
 
+void image_writer_raw(ImageWriter *w, GBytes *bytes) {
+  gsize n = 0;
+  const void *data = g_bytes_get_data(bytes, &n);
+  if (n)
+    memcpy(writer_grow(w, n), data, n);
+}
+
 void image_writer_note(ImageWriter *w) {
   ImageDigest d = {.size = w->size, .digest = digest_of(w->data, w->size), .hashed = true};
   memcpy(d.file, w->name, sizeof d.file);

@@ -36,6 +36,8 @@ void image_writer_take(ImageWriter *w, const ImageWriter *other);
 void image_writer_begin(ImageWriter *w, ImageKindId id, guint64 number);
 /* Appends one entry; @extra may be NULL. */
 bool image_writer_add(ImageWriter *w, const ProtobufCMessage *message, GBytes *extra, GError **error);
+/* Appends bytes as they are, for raw files. */
+void image_writer_raw(ImageWriter *w, GBytes *bytes);
 /* Notes size and digest of what is in the buffer. */
 void image_writer_note(ImageWriter *w);
 /* Creates the file, exclusively and 0600; the caller closes the descriptor. -1 on failure. */

@@ -19,6 +19,24 @@ static void record_free(void *p) {
   g_free(r);
 }
 
+NetNamespace *net_namespace_new(guint32 id) {
+  NetNamespace *ns = g_new0(NetNamespace, 1);
+  ns->id = id;
+  ns->devices = g_ptr_array_new_with_free_func(message_free);
+  return ns;
+}
+
+void net_namespace_free(NetNamespace *ns) {
+  if (!ns)
+    return;
+  message_free(ns->entry);
+  message_free(ns->extra);
+  g_ptr_array_unref(ns->devices);
+  for (int i = 0; i < NET_RAW_N_KINDS; i++)
+    g_clear_pointer(&ns->raw[i], g_bytes_unref);
+  g_free(ns);
+}
+
 PageSet *page_set_new(guint32 pages_id) {
   PageSet *set = g_new0(PageSet, 1);
   set->pages_id = pages_id;
@@ -150,6 +168,7 @@ Checkpoint *checkpoint_new(void) {
   c->plugins = g_ptr_array_new_with_free_func(message_free);
   c->plugin_objects = g_ptr_array_new_with_free_func(message_free);
   c->ttys = g_ptr_array_new_with_free_func(message_free);
+  c->net_namespaces = g_ptr_array_new_with_free_func((GDestroyNotify)net_namespace_free);
   c->urings = g_ptr_array_new_with_free_func(message_free);
   c->mqueues = g_ptr_array_new_with_free_func(message_free);
   c->epolls = g_ptr_array_new_with_free_func(message_free);
@@ -185,6 +204,7 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->plugins);
   g_ptr_array_unref(c->plugin_objects);
   g_ptr_array_unref(c->ttys);
+  g_ptr_array_unref(c->net_namespaces);
   g_ptr_array_unref(c->urings);
   g_ptr_array_unref(c->mqueues);
   g_ptr_array_unref(c->epolls);
@@ -282,6 +302,23 @@ TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *c, guint32 id) {
       return info;
   }
   return NULL;
+}
+
+NetNamespace *checkpoint_find_net(const Checkpoint *c, guint32 id) {
+  for (guint i = 0; i < c->net_namespaces->len; i++) {
+    NetNamespace *ns = c->net_namespaces->pdata[i];
+    if (ns->id == id)
+      return ns;
+  }
+  return NULL;
+}
+
+guint32 file_entry_net_id(const FileEntry *e) {
+  return e->isk && e->isk->has_ns_id     ? e->isk->ns_id
+         : e->usk && e->usk->has_ns_id   ? e->usk->ns_id
+         : e->psk && e->psk->has_ns_id   ? e->psk->ns_id
+         : e->nlsk && e->nlsk->has_ns_id ? e->nlsk->ns_id
+                                         : 0;
 }
 
 CkptUring *checkpoint_find_uring(const Checkpoint *c, guint32 file_id) {

@@ -12,6 +12,7 @@
 #include "inventory.pb-c.h"
 #include "mm.pb-c.h"
 #include "mnt.pb-c.h"
+#include "netdev.pb-c.h"
 #include "pagemap.pb-c.h"
 #include "pstree.pb-c.h"
 #include "tty.pb-c.h"
@@ -129,6 +130,27 @@ typedef struct NsImage {
   GPtrArray *mounts; /* CLONE_NEWNS: MntEntry, parents before what is mounted on them; the first is the root */
   UtsnsEntry *uts;   /* CLONE_NEWUTS */
 } NsImage;
+/* Raw images of a network namespace, as `ip addr save` and its like write them. */
+typedef enum NetRaw {
+  NET_RAW_IFADDR,
+  NET_RAW_ROUTE,
+  NET_RAW_ROUTE6,
+  NET_RAW_RULE,
+  NET_RAW_NFTABLES,
+  NET_RAW_N_KINDS
+} NetRaw;
+
+/* A network namespace that is not the one of whoever dumped. Where only the id is there, it is an empty one. */
+typedef struct NetNamespace {
+  guint32 id;
+  NetnsEntry *entry;
+  GPtrArray *devices;          /* NetDeviceEntry */
+  GBytes *raw[NET_RAW_N_KINDS]; /* NULL: no such file */
+  CkptNetns *extra;            /* may be NULL: made by another program */
+} NetNamespace;
+
+NetNamespace *net_namespace_new(guint32 id);
+void net_namespace_free(NetNamespace *ns);
 
 /* The content of a deleted file: ghost-file-<id>.img. Small ones are held here as chunks; the content is read from the
  * file again at restore. */
@@ -160,6 +182,7 @@ typedef struct Checkpoint {
   GPtrArray *fs_marks; /* CkptFsMark */
   GPtrArray *watches; /* CkptWatch */
   GPtrArray *namespaces; /* NsImage; empty for trees in the namespaces of whoever dumped them */
+  GPtrArray *net_namespaces; /* NetNamespace */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);
@@ -195,6 +218,10 @@ TtyInfoEntry *checkpoint_find_tty_info(const Checkpoint *checkpoint, guint32 id)
 /* Of the socket with that inode (InetSkEntry.ino); replaces an earlier one. */
 void checkpoint_add_tcp_stream(Checkpoint *checkpoint, guint32 ino, ProtobufCMessage *message, GBytes *extra);
 const Record *checkpoint_find_tcp_stream(const Checkpoint *checkpoint, guint32 ino);
+/* NULL: it is the one of whoever dumped, or restores. */
+NetNamespace *checkpoint_find_net(const Checkpoint *checkpoint, guint32 id);
+/* The network namespace that a socket's entry names; 0: none. */
+guint32 file_entry_net_id(const FileEntry *entry);
 PageSet *checkpoint_find_shmem(const Checkpoint *checkpoint, guint64 shmid);
 /* Of CLONE_NEW… kinds; 0: not known. */
 guint32 ns_id_of(const TaskKobjIdsEntry *ids, guint32 kind);

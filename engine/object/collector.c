@@ -38,6 +38,7 @@ typedef struct Desc {
   const char *comm;
   int pidfd;
   guint n_holders;
+  guint32 net_id; /* of a socket, where the tree has namespaces of its own; else 0 */
   int kept; /* a duplicate that stays open, or -1 */
   char *kept_link;
   FdTypes type;
@@ -86,6 +87,7 @@ struct Collector {
   GHashTable *states;    /* key -> KindState */
   GHashTable *shmem_ids; /* "dev:ino" as guint64[2] -> index + 1 in shmems */
   GArray *shmems;        /* CollectedShmem */
+  const NetPlaces *places; /* collector_set_places(); may be NULL */
   GPtrArray *alive;      /* collector_set_alive(); may be NULL */
   DescGroup *warm;       /* the group whose last_local is open */
   bool no_dupfd_query;
@@ -273,8 +275,23 @@ guint32 collector_file_id_of(const Collector *c, pid_t pid, int fd) {
   return 0;
 }
 
+void collector_set_places(Collector *c, const NetPlaces *places) {
+  c->places = places;
+}
+
+const NetPlaces *collector_places(const Collector *c) {
+  return c->places;
+}
+
+bool collector_visit_net(const Collector *c, guint32 id, NetVisit *visit, GError **error) {
+  const NetPlace *place = net_places_find(c->places, id);
+  return net_visit_begin(visit, place && !place->home ? place->fd : -1, error);
+}
+
 guint32 collector_net_ns_of(const Collector *c, guint32 file_id) {
   const Desc *d = desc_of(c, file_id);
+  if (d && d->net_id)
+    return d->net_id;
   pid_t pid = d && d->carrier ? d->carrier : d ? d->holder.pid : 0;
   const VisitedTask *v = g_hash_table_lookup(c->tasks, GINT_TO_POINTER(pid));
   const TaskKobjIdsEntry *ids = v ? v->task->ids : NULL;
@@ -452,10 +469,29 @@ static FdTypes entry_collect(
   return type;
 }
 
+/* Sockets are asked in their own network namespace. A unix socket of another one tells by being in no list. */
+static bool find_namespace(Collector *c, Desc *d, const FileProbe *probe, NetVisit *visit, GError **error) {
+  if (probe->st.st_dev != kernel_devs()->sockets || !S_ISSOCK(probe->st.st_mode) || probe->flags & O_PATH)
+    return true;
+  const NetPlace *place = net_places_of_socket(c->places, probe->local);
+  bool inet = d->ops == &inet_ops || d->ops == &netlink_ops || d->ops == &packet_ops;
+  guint64 cookie = !c->places && inet ? net_cookie_of(probe->local) : 0;
+  d->net_id = place ? place->id : 0;
+  if (place && !place->home)
+    return net_visit_begin(visit, place->fd, error);
+  if (inet && (c->places ? !place : cookie && cookie != net_cookie_of_home()))
+    collector_block(c, probe, d->ops->name, "it belongs to another network namespace, in which no process of the tree is",
+        "dump from the process on that made the namespace, or close it before the dump");
+  return true;
+}
+
 static bool desc_collect(Collector *c, Desc *d, const FileProbe *probe, GError **error) {
+  g_auto(NetVisit) visit = NET_VISIT_INIT;
   d->ops = object_claim(probe);
   bool blocked = false;
   GError *failure = NULL;
+  if (!find_namespace(c, d, probe, &visit, error))
+    return false;
   FdTypes type = entry_collect(c, d->ops, probe, d->holder.file_id, &blocked, &failure);
   if (failure) {
     g_propagate_error(error, failure);

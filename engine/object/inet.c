@@ -163,12 +163,14 @@ static void collect_state(InetSkEntry *i, int fd, const InetAddress *remote, gui
   *ret_waiting = info.tcpi_unacked; /* and how many do */
 }
 
-static int inet_fresh_ttl(void) {
-  static int ttl;
-  _cleanup_fd_ int fd = ttl ? -1 : socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+/* Network namespaces have defaults of their own. */
+static int inet_fresh_ttl(bool everywhere) {
+  static int known;
+  int fresh = 0, *ttl = everywhere ? &known : &fresh;
+  _cleanup_fd_ int fd = *ttl ? -1 : socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd >= 0)
-    ttl = sockopt_get(fd, SOL_IP, IP_TTL, 0);
-  return ttl;
+    *ttl = sockopt_get(fd, SOL_IP, IP_TTL, 0);
+  return *ttl;
 }
 
 /* The ICMP filter and the place of a checksum are with the other options (sockopts-table.c). */
@@ -183,7 +185,7 @@ static void collect_raw_options(InetSkEntry *i, int fd) {
   raw->has_nodefrag = raw->nodefrag = nodefrag > 0;
 }
 
-static void collect_ip_options(InetSkEntry *i, int fd, int family) {
+static void collect_ip_options(const Collector *c, InetSkEntry *i, int fd, int family) {
   i->ip_opts = MESSAGE_NEW(IpOptsEntry, ip_opts_entry__init);
   int level = family == AF_INET6 ? SOL_IPV6 : SOL_IP;
   int freebind = sockopt_get(fd, SOL_IP, IP_FREEBIND, 0);
@@ -194,7 +196,7 @@ static void collect_ip_options(InetSkEntry *i, int fd, int family) {
   i->ip_opts->has_tos = tos > 0;
   i->ip_opts->tos = tos > 0 ? (guint32)tos : 0;
   int ttl = sockopt_get(fd, SOL_IP, IP_TTL, -1);
-  i->ip_opts->has_ttl = family == AF_INET && ttl > 0 && ttl != inet_fresh_ttl();
+  i->ip_opts->has_ttl = family == AF_INET && ttl > 0 && ttl != inet_fresh_ttl(!collector_places(c));
   i->ip_opts->ttl = i->ip_opts->has_ttl ? (guint32)ttl : 0;
   collect_raw_options(i, fd);
   if (family == AF_INET6) {
@@ -321,7 +323,7 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   i->opts = sockopts_collect(fd, family, (int)i->proto, error);
   if (!i->opts)
     return false;
-  collect_ip_options(i, fd, family);
+  collect_ip_options(c, i, fd, family);
   collect_tcp_options(i, fd);
   sockopts_collect_more(c, entry->id, fd, inet_is_connection(i) || is_ended(i));
   check_supported(c, probe, i, waiting, &local, &remote);

@@ -22,6 +22,7 @@
 
 #include "checkpoint.h"
 #include "job.h"
+#include "net-place.h"
 #include "ns-set.h"
 #include "program.h"
 #include <sys/stat.h>
@@ -112,9 +113,14 @@ const FileHolder *collector_holder_of(const Collector *c, guint32 file_id);
 int collector_local_of(const Collector *c, guint32 file_id);
 /* Closes it early, for those who ask for thousands. */
 void collector_drop_local(const Collector *c, guint32 file_id);
-/* The id of the network namespace that sockets of a description's first holder are in (ids of the task); 0: not known.
- */
+/* The id of the network namespace that a socket is of; of others, the one of the first holder; 0: not known. */
 guint32 collector_net_ns_of(const Collector *c, guint32 file_id);
+/* The network namespaces that the tree lives in, if any is not the engine's own; borrowed. Sockets of these are taken, others
+ * block. NULL: all is the engine's own. */
+void collector_set_places(Collector *c, const NetPlaces *places);
+const NetPlaces *collector_places(const Collector *c);
+/* Goes to the namespace with that id, where it is not the engine's own; comes back at the end of the visit. */
+bool collector_visit_net(const Collector *c, guint32 id, NetVisit *visit, GError **error);
 /* The probe of a description again, as `collect` saw it (for collect_finish); false if it is gone. Its local descriptor
  * and its link stay until the collector goes. */
 bool collector_probe_of(Collector *c, guint32 file_id, FileProbe *ret_probe);
@@ -236,6 +242,11 @@ bool restorer_epoll_rings(Restorer *r, const Task *task, Program *p, GError **er
 /* The namespaces of the tree's own, borrowed; NULL: none. */
 void restorer_set_namespaces(Restorer *r, const NsSet *set);
 const NsSet *restorer_namespaces(const Restorer *r);
+/* The network namespaces of the checkpoint's own; borrowed. NULL: it has none. */
+void restorer_set_places(Restorer *r, const NetPlaces *places);
+const NetPlaces *restorer_places(const Restorer *r);
+bool restorer_visit_net(const Restorer *r, guint32 id, NetVisit *visit, GError **error);
+
 Job *restorer_job(const Restorer *r);
 const Checkpoint *restorer_checkpoint(const Restorer *r);
 int restorer_images_fd(const Restorer *r);

@@ -32,6 +32,7 @@ struct Restorer {
   GHashTable *fds;    /* file id -> descriptor + 3, or FD_OPENING + 3 */
   GHashTable *shared; /* SharedKey -> descriptor */
   GHashTable *states; /* key -> KindState */
+  const NetPlaces *places; /* may be NULL */
 };
 
 static guint shared_hash(gconstpointer p) {
@@ -90,6 +91,19 @@ void restorer_set_namespaces(Restorer *r, const NsSet *set) {
 
 const NsSet *restorer_namespaces(const Restorer *r) {
   return r->namespaces;
+}
+
+void restorer_set_places(Restorer *r, const NetPlaces *places) {
+  r->places = places;
+}
+
+const NetPlaces *restorer_places(const Restorer *r) {
+  return r->places;
+}
+
+bool restorer_visit_net(const Restorer *r, guint32 id, NetVisit *visit, GError **error) {
+  const NetPlace *place = id ? net_places_find(r->places, id) : NULL;
+  return net_visit_begin(visit, place ? place->fd : -1, error);
 }
 
 Job *restorer_job(const Restorer *r) {
@@ -165,6 +179,9 @@ char *file_entry_name(const FileEntry *entry) {
 }
 
 static int entry_open(Restorer *r, const FileEntry *entry, GError **error) {
+  g_auto(NetVisit) visit = NET_VISIT_INIT;
+  if (!restorer_visit_net(r, file_entry_net_id(entry), &visit, error))
+    return -1;
   const ObjectOps *ops = object_of_entry(r->checkpoint, entry);
   if (!ops || !ops->open) {
     const ProtobufCEnumValue *type = protobuf_c_enum_descriptor_get_value(&fd_types__descriptor, (int)entry->type);

@@ -25,11 +25,12 @@ typedef struct Connection {
   InetSkEntry *entry; /* the checkpoint's */
   GuardedSocket socket;
   NetTuple tuple;
+  guint32 net_id; /* its network namespace */
 } Connection;
 
 typedef struct TcpDump {
   GArray *connections; /* Connection */
-  NetLock *lock;       /* goes when we die */
+  GPtrArray *locks;    /* NetLock, one a network namespace; they go when we die */
   char *lasting;       /* the name of the table that stays; NULL: none */
   TcpGuard *guard;
   bool repairing; /* the sockets are in repair mode */
@@ -38,13 +39,14 @@ typedef struct TcpDump {
 static gpointer tcp_dump_new(void) {
   TcpDump *d = g_new0(TcpDump, 1);
   d->connections = g_array_new(FALSE, TRUE, sizeof(Connection));
+  d->locks = g_ptr_array_new_with_free_func((GDestroyNotify)net_lock_free);
   return d;
 }
 
 static void tcp_dump_free(void *p) {
   TcpDump *d = p;
   tcp_guard_free(d->guard);
-  net_lock_free(d->lock);
+  g_ptr_array_unref(d->locks);
   g_free(d->lasting);
   g_array_unref(d->connections);
   g_free(d);
@@ -121,15 +123,18 @@ static bool connection_address(
 static bool gather_one(Collector *c, TcpDump *d, InetSkEntry *i, GError **error) {
   InetAddress local, remote;
   int fd = collector_local_of(c, i->id);
+  g_auto(NetVisit) visit = NET_VISIT_INIT;
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot get the socket of a TCP connection");
+  if (!collector_visit_net(c, i->ns_id, &visit, error))
+    return false;
   i->state = tcp_state(fd);
   if (!inet_is_connection(i) || !connection_address(i, fd, &local, &remote, i)) {
     inet_entry_close(i);
     return true;
   }
   Connection one = {
-      .entry = i, .socket = {fd, sockopt_get(fd, SOL_SOCKET, SO_REUSEADDR, 0)}, .tuple = inet_tuple(&local, &remote)};
+      .entry = i, .net_id = i->ns_id, .socket = {fd, sockopt_get(fd, SOL_SOCKET, SO_REUSEADDR, 0)}, .tuple = inet_tuple(&local, &remote)};
   g_array_append_val(d->connections, one);
   return true;
 }
@@ -162,12 +167,55 @@ static bool gather(Collector *c, TcpDump *d, bool kill, GError **error) {
   return true;
 }
 
-static NetLock *make_lock(const TcpDump *d, const char *name, bool owned, GError **error) {
-  guint n = d->connections->len;
-  g_autofree NetTuple *tuples = g_new(NetTuple, n);
-  for (guint k = 0; k < n; k++)
-    tuples[k] = g_array_index(d->connections, Connection, k).tuple;
-  return net_lock_new(name, owned, tuples, n, error);
+/* The network namespaces with connections, each once: guint32. */
+static GArray *nets_of(const TcpDump *d) {
+  GArray *nets = g_array_new(FALSE, FALSE, sizeof(guint32));
+  for (guint k = 0; k < d->connections->len; k++) {
+    guint32 id = g_array_index(d->connections, Connection, k).net_id;
+    bool known = false;
+    for (guint i = 0; !known && i < nets->len; i++)
+      known = g_array_index(nets, guint32, i) == id;
+    if (!known)
+      g_array_append_val(nets, id);
+  }
+  return nets;
+}
+
+static NetLock *make_lock(const TcpDump *d, guint32 net_id, const char *name, bool owned, GError **error) {
+  g_autoptr(GArray) tuples = g_array_new(FALSE, FALSE, sizeof(NetTuple));
+  for (guint k = 0; k < d->connections->len; k++) {
+    const Connection *one = &g_array_index(d->connections, Connection, k);
+    if (one->net_id == net_id)
+      g_array_append_val(tuples, one->tuple);
+  }
+  return net_lock_new(name, owned, (const NetTuple *)(const void *)tuples->data, tuples->len, error);
+}
+
+/* The same table in each network namespace with connections. */
+static bool make_locks(Collector *c, const TcpDump *d, const char *name, GPtrArray *owned, GError **error) {
+  g_autoptr(GArray) nets = nets_of(d);
+  for (guint i = 0; i < nets->len; i++) {
+    g_auto(NetVisit) visit = NET_VISIT_INIT;
+    guint32 id = g_array_index(nets, guint32, i);
+    NetLock *lock = collector_visit_net(c, id, &visit, error) ? make_lock(d, id, name, owned != NULL, error) : NULL;
+    if (!lock)
+      return false;
+    if (owned)
+      g_ptr_array_add(owned, lock);
+    else
+      net_lock_free(lock);
+  }
+  return true;
+}
+
+static void remove_locks(Collector *c, const TcpDump *d) {
+  g_autoptr(GArray) nets = nets_of(d);
+  for (guint i = 0; i < nets->len; i++) {
+    g_auto(NetVisit) visit = NET_VISIT_INIT;
+    g_autoptr(GError) error = NULL;
+    if (!collector_visit_net(c, g_array_index(nets, guint32, i), &visit, &error) || !net_lock_remove(d->lasting, &error))
+      job_log(collector_job(c), 3, "%s", error->message);
+  }
 }
 
 /* Packets that were past the rules when those came in: after a grace period of RCU they have arrived. */
@@ -184,8 +232,7 @@ static bool lock_network(Collector *c, TcpDump *d, bool kill, GError **error) {
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "getrandom");
   g_autofree char *lasting = g_strdup_printf("checkpointd-%016" G_GINT64_MODIFIER "x", id);
   g_autofree char *name = g_strdup_printf("%s-0", lasting);
-  d->lock = make_lock(d, name, true, error);
-  if (!d->lock)
+  if (!make_locks(c, d, name, d->locks, error))
     return false;
   if (kill)
     d->lasting = g_steal_pointer(&lasting);
@@ -272,20 +319,33 @@ static bool read_all(Collector *c, TcpDump *d, bool kill, GError **error) {
   return true;
 }
 
+static void close_fd(void *fd) {
+  (void)close(*(int *)fd);
+}
+
 static TcpGuard *make_guard(Collector *c, const TcpDump *d, GError **error) {
   guint n = d->connections->len;
   g_autofree GuardedSocket *sockets = g_new(GuardedSocket, n);
   for (guint k = 0; k < n; k++)
     sockets[k] = g_array_index(d->connections, Connection, k).socket;
-  return tcp_guard_new(sockets, n, d->lasting, collector_alive(c), error);
+  g_autoptr(GArray) nets = nets_of(d), fds = g_array_new(FALSE, FALSE, sizeof(int));
+  g_array_set_clear_func(fds, close_fd);
+  for (guint i = 0; d->lasting && i < nets->len; i++) {
+    g_auto(NetVisit) visit = NET_VISIT_INIT;
+    if (!collector_visit_net(c, g_array_index(nets, guint32, i), &visit, error))
+      return NULL;
+    int fd = net_lock_socket();
+    if (fd >= 0)
+      g_array_append_val(fds, fd);
+  }
+  return tcp_guard_new(sockets, n, d->lasting, fds, collector_alive(c), error);
 }
 
 /* The table that stays is made before the first socket is silent, and after the guard that would remove it. */
 static bool make_lasting(Collector *c, TcpDump *d, GError **error) {
   if (!d->lasting)
     return true;
-  g_autoptr(NetLock) lock = make_lock(d, d->lasting, false, error);
-  if (!lock)
+  if (!make_locks(c, d, d->lasting, NULL, error))
     return false;
   collector_checkpoint(c)->network->lock = g_strdup(d->lasting);
   job_result_text(collector_job(c), "network-lock", d->lasting);
@@ -307,9 +367,8 @@ void tcp_end(Collector *c, bool killed) {
   TcpDump *d = tcp_dump(c);
   for (guint k = 0; !killed && d->repairing && k < d->connections->len; k++)
     tcp_guard_release(&g_array_index(d->connections, Connection, k).socket, TCP_REPAIR_OFF_NO_WP);
-  g_autoptr(GError) error = NULL;
-  if (!killed && d->lasting && !net_lock_remove(d->lasting, &error))
-    job_log(collector_job(c), 3, "%s", error->message);
-  g_clear_pointer(&d->lock, net_lock_free);
+  if (!killed && d->lasting)
+    remove_locks(c, d);
+  g_ptr_array_set_size(d->locks, 0);
   g_clear_pointer(&d->guard, tcp_guard_free);
 }

@@ -26,7 +26,9 @@ struct TcpGuard {
 typedef struct Charge {
   GuardedSocket *sockets; /* ascending by descriptor */
   size_t n;
-  int pipe_fd, netlink_fd;
+  int pipe_fd;
+  const int *netlink_fds;
+  size_t n_netlink_fds;
   void *removal; /* a message, NULL: no lock */
   size_t removal_size;
   struct robust_list_head
@@ -74,8 +76,8 @@ static _Noreturn void guard(const Charge *c, const int *keep, size_t n_keep) {
   }
   for (size_t i = 0; i < c->n; i++)
     tcp_guard_release(&c->sockets[i], TCP_REPAIR_OFF);
-  if (c->removal)
-    (void)send(c->netlink_fd, c->removal, c->removal_size, 0);
+  for (size_t i = 0; c->removal && i < c->n_netlink_fds; i++)
+    (void)send(c->netlink_fds[i], c->removal, c->removal_size, 0);
   _exit(0);
 }
 
@@ -84,13 +86,13 @@ static int compare_ints(const void *a, const void *b) {
 }
 
 static pid_t fork_guard(const Charge *c) {
-  g_autofree int *keep = g_new(int, c->n + 3);
+  g_autofree int *keep = g_new(int, c->n + c->n_netlink_fds + 2);
   size_t n = 0;
   for (size_t i = 0; i < c->n; i++)
     keep[n++] = c->sockets[i].fd;
   keep[n++] = c->pipe_fd;
-  if (c->netlink_fd >= 0)
-    keep[n++] = c->netlink_fd;
+  for (size_t i = 0; i < c->n_netlink_fds; i++)
+    keep[n++] = c->netlink_fds[i];
   if (warden_lifeline() >= 0)
     keep[n++] = warden_lifeline();
   qsort(keep, n, sizeof *keep, compare_ints);
@@ -125,24 +127,20 @@ static void give_alive_back(const TcpGuard *g) {
 }
 
 TcpGuard *tcp_guard_new(
-    const GuardedSocket *sockets, size_t n, const char *lock, const GPtrArray *alive, GError **error) {
+    const GuardedSocket *sockets, size_t n, const char *lock, const GArray *lock_fds, const GPtrArray *alive, GError **error) {
   int fds[2];
   if (pipe2(fds, O_CLOEXEC) < 0) {
     engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make a pipe");
     return NULL;
   }
-  Charge c = {.sockets = g_memdup2(sockets, n * sizeof *sockets), .n = n, .pipe_fd = fds[0], .netlink_fd = -1};
-  if (lock) {
+  Charge c = {.sockets = g_memdup2(sockets, n * sizeof *sockets), .n = n, .pipe_fd = fds[0], .netlink_fds = (const int *)(const void *)lock_fds->data, .n_netlink_fds = lock_fds->len};
+  if (lock)
     c.removal = net_lock_removal(lock, &c.removal_size);
-    c.netlink_fd = net_lock_socket();
-  }
   find_robust_list(&c);
   TcpGuard *g = g_new0(TcpGuard, 1);
   g->pid = fork_guard(&c);
   g->pipe_fd = fds[1];
   (void)close(fds[0]);
-  if (c.netlink_fd >= 0)
-    (void)close(c.netlink_fd);
   g_free(c.removal);
   g_free(c.sockets);
   if (g->pid > 0 && alive && c.robust)

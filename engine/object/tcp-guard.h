@@ -20,10 +20,10 @@ typedef struct GuardedSocket {
   int reuse; /* SO_REUSEADDR, which leaving the mode clears */
 } GuardedSocket;
 
-/* @sockets: copied. @lock: the table to remove, or NULL. @alive: the alive words (uint32_t *), or NULL; borrowed, must
+/* @sockets: copied. @lock: the table to remove, or NULL; @lock_fds: net_lock_socket() of each network namespace that has it. @alive: the alive words (uint32_t *), or NULL; borrowed, must
  * stay as long as the guard. */
 TcpGuard *tcp_guard_new(
-    const GuardedSocket *sockets, size_t n, const char *lock, const GPtrArray *alive, GError **error);
+    const GuardedSocket *sockets, size_t n, const char *lock, const GArray *lock_fds, const GPtrArray *alive, GError **error);
 /* Ends it: nothing is to be done any more. */
 void tcp_guard_free(TcpGuard *guard);
 /* Takes one socket out of the mode. @mode: as for tcp_repair_set(). Async-signal-safe. */

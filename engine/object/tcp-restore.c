@@ -21,20 +21,20 @@ typedef struct Opened {
 
 typedef struct TcpRestore {
   GArray *opened; /* Opened */
-  NetLock *lock;
-  bool tried;
+  GHashTable *locks; /* of a network namespace: its id -> NetLock */
 } TcpRestore;
 
 static gpointer tcp_restore_new(void) {
   TcpRestore *t = g_new0(TcpRestore, 1);
   t->opened = g_array_new(FALSE, FALSE, sizeof(Opened));
+  t->locks = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)net_lock_free);
   return t;
 }
 
 static void tcp_restore_free(void *p) {
   TcpRestore *t = p;
   g_array_unref(t->opened);
-  net_lock_free(t->lock);
+  g_hash_table_unref(t->locks);
   g_free(t);
 }
 
@@ -49,18 +49,23 @@ bool tcp_closes(Restorer *r, const InetSkEntry *i) {
   return inet_is_connection(i) && (always || job_options(restorer_job(r))->tcp_close);
 }
 
-/* All connections of the checkpoint at once, at the first. */
-static bool lock_network(Restorer *r, TcpRestore *t, GError **error) {
-  if (t->tried || g_strcmp0(job_options(restorer_job(r))->network_lock, "skip") == 0)
+/* Which one of the places that is; 0: the engine's own. */
+static guint32 net_of(Restorer *r, const InetSkEntry *i) {
+  const NetPlace *place = i->has_ns_id ? net_places_find(restorer_places(r), i->ns_id) : NULL;
+  return place ? place->id : 0;
+}
+
+/* All connections of a network namespace at once, at the first; we are there. */
+static bool lock_network(Restorer *r, TcpRestore *t, guint32 net, GError **error) {
+  if (g_hash_table_contains(t->locks, GUINT_TO_POINTER(net)) || g_strcmp0(job_options(restorer_job(r))->network_lock, "skip") == 0)
     return true;
-  t->tried = true;
   g_autoptr(GArray) tuples = g_array_new(FALSE, FALSE, sizeof(NetTuple));
   const GPtrArray *files = restorer_checkpoint(r)->files;
   for (guint k = 0; k < files->len; k++) {
     const InetSkEntry *i = ((FileEntry *)files->pdata[k])->isk;
     InetAddress local, remote;
     socklen_t size;
-    if (!i || !inet_is_connection(i))
+    if (!i || !inet_is_connection(i) || net_of(r, i) != net)
       continue;
     if (!inet_entry_address(i, false, &local, &size, error) || !inet_entry_address(i, true, &remote, &size, error))
       return false;
@@ -71,8 +76,10 @@ static bool lock_network(Restorer *r, TcpRestore *t, GError **error) {
   if (getrandom(&id, sizeof id, 0) != sizeof id)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "getrandom");
   g_autofree char *name = g_strdup_printf("checkpointd-%016" G_GINT64_MODIFIER "x-1", id);
-  t->lock = net_lock_new(name, true, (const NetTuple *)(const void *)tuples->data, tuples->len, error);
-  return t->lock != NULL;
+  NetLock *lock = net_lock_new(name, true, (const NetTuple *)(const void *)tuples->data, tuples->len, error);
+  if (lock)
+    g_hash_table_insert(t->locks, GUINT_TO_POINTER(net), lock);
+  return lock != NULL;
 }
 
 static const CkptTcp *find_extra(Restorer *r, guint32 id) {
@@ -147,7 +154,7 @@ bool tcp_open(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
         "tcp-close to have it closed",
         i->src_port, i->dst_port);
   const CkptTcp *extra = find_extra(r, i->id);
-  if (!lock_network(r, t, error) || !set_transparent(extra, fd, error))
+  if (!lock_network(r, t, net_of(r, i), error) || !set_transparent(extra, fd, error))
     return false;
   int e = tcp_repair_set(fd, TCP_REPAIR_ON);
   if (e < 0)
@@ -172,11 +179,21 @@ static void connect_again(Restorer *r, const InetSkEntry *i, int fd) {
   (void)fcntl(fd, F_SETFL, flags);
 }
 
-static bool unlock_network(Restorer *r, TcpRestore *t, GError **error) {
+static bool remove_lasting(Restorer *r, guint32 net, GError **error) {
   const CkptNetwork *n = restorer_checkpoint(r)->network;
-  if (n && n->lock && net_lock_name_is_ours(n->lock) && !net_lock_remove(n->lock, error))
+  g_auto(NetVisit) visit = NET_VISIT_INIT;
+  return !n || !n->lock || !net_lock_name_is_ours(n->lock) ||
+         (restorer_visit_net(r, net, &visit, error) && net_lock_remove(n->lock, error));
+}
+
+/* The table that the dump left is in the namespaces that were there before. */
+static bool unlock_network(Restorer *r, TcpRestore *t, GError **error) {
+  if (!remove_lasting(r, 0, error))
     return false;
-  g_clear_pointer(&t->lock, net_lock_free);
+  for (guint i = 0; i < net_places_count(restorer_places(r)); i++)
+    if (!remove_lasting(r, net_places_get(restorer_places(r), i)->id, error))
+      return false;
+  g_hash_table_remove_all(t->locks);
   return true;
 }
 

@@ -65,14 +65,14 @@ static bool has_sent(int fd) {
 }
 
 /* The other end of it, in the tree; NULL: there is none, or data is on its way. */
-static InetSkEntry *client_of(Collector *c, const TcpOrphan *o) {
+static InetSkEntry *client_of(Collector *c, const InetSkEntry *listener, const TcpOrphan *o) {
   const GPtrArray *files = collector_checkpoint(c)->files;
   NetTuple wanted = inet_tuple(&o->remote, &o->local);
   for (guint i = 0; i < files->len; i++) {
     InetSkEntry *e = ((FileEntry *)files->pdata[i])->isk;
     InetAddress local, remote;
     socklen_t size;
-    if (!e || !inet_is_connection(e) || e->state != INET_ESTABLISHED || !inet_entry_address(e, false, &local, &size, NULL) ||
+    if (!e || !inet_is_connection(e) || e->ns_id != listener->ns_id || e->state != INET_ESTABLISHED || !inet_entry_address(e, false, &local, &size, NULL) ||
         !inet_entry_address(e, true, &remote, &size, NULL))
       continue;
     NetTuple tuple = inet_tuple(&local, &remote);
@@ -92,12 +92,15 @@ static void check_one(Collector *c, Waiting *w, const Listening *one) {
   InetAddress local;
   socklen_t size;
   guint32 known = 0;
+  g_auto(NetVisit) visit = NET_VISIT_INIT;
+  if (!collector_visit_net(c, collector_net_ns_of(c, one->id), &visit, NULL))
+    return;
   if (!entry || !entry->isk || !inet_entry_address(entry->isk, false, &local, &size, NULL))
     return;
   g_autoptr(GArray) orphans = tcp_diag_orphans((int)entry->isk->family);
   for (guint i = 0; orphans && i < orphans->len; i++) {
     const TcpOrphan *o = &g_array_index(orphans, TcpOrphan, i);
-    InetSkEntry *client = is_at(entry->isk, o) ? client_of(c, o) : NULL;
+    InetSkEntry *client = is_at(entry->isk, o) ? client_of(c, entry->isk, o) : NULL;
     known += client != NULL;
     if (client)
       (void)g_hash_table_add(w->anew, GUINT_TO_POINTER(client->id));

@@ -128,15 +128,29 @@ static void link_waiting(GHashTable *all) {
   }
 }
 
-GHashTable *unix_diag_all(GError **error) {
-  g_autoptr(GHashTable) all = g_hash_table_new_full(NULL, NULL, NULL, diag_free);
+static int dump_here(GHashTable *all) {
   _cleanup_fd_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-  int r = fd < 0 ? -errno : dump(fd, all);
+  return fd < 0 ? -errno : dump(fd, all);
+}
+
+static int dump_places(GHashTable *all, const NetPlaces *places, GError **error) {
+  int r = places ? 0 : dump_here(all);
+  for (guint i = 0; r == 0 && i < net_places_count(places); i++) {
+    g_auto(NetVisit) visit = NET_VISIT_INIT;
+    r = net_visit_begin(&visit, net_places_get(places, i)->fd, error) ? dump_here(all) : 1;
+  }
+  return r;
+}
+
+GHashTable *unix_diag_all(const NetPlaces *places, GError **error) {
+  g_autoptr(GHashTable) all = g_hash_table_new_full(NULL, NULL, NULL, diag_free);
+  int r = dump_places(all, places, error);
   if (r == 0) {
     link_waiting(all);
     return g_steal_pointer(&all);
   }
-  engine_fail_errno(
-      error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, r, "Cannot list unix sockets (sock_diag, CONFIG_UNIX_DIAG)");
+  if (r < 0)
+    engine_fail_errno(
+        error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, r, "Cannot list unix sockets (sock_diag, CONFIG_UNIX_DIAG)");
   return NULL;
 }

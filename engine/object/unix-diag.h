@@ -4,6 +4,7 @@
 /* Every unix socket of the network namespace, as sock_diag(7) shows it. */
 
 #include "error.h"
+#include "net-place.h"
 #include <glib.h>
 #include <stdbool.h>
 
@@ -20,4 +21,4 @@ typedef struct UnixDiag {
 } UnixDiag;
 
 /* Inode (GUINT_TO_POINTER) -> UnixDiag; NULL with error. */
-GHashTable *unix_diag_all(GError **error);
+GHashTable *unix_diag_all(const NetPlaces *places, GError **error);

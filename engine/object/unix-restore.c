@@ -201,8 +201,8 @@ static bool make_pair(
 /* --- names in the file system --- */
 
 /* Whether some socket is bound to the file: then it must not be replaced. */
-static bool in_use(const struct stat *st) {
-  g_autoptr(GHashTable) all = unix_diag_all(NULL);
+static bool in_use(Restorer *r, const struct stat *st) {
+  g_autoptr(GHashTable) all = unix_diag_all(restorer_places(r), NULL);
   GHashTableIter iter;
   gpointer value;
   if (!all)
@@ -217,14 +217,14 @@ static bool in_use(const struct stat *st) {
   return false;
 }
 
-static bool clear_way(const char *path, GError **error) {
+static bool clear_way(Restorer *r, const char *path, GError **error) {
   struct stat st;
   if (fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
     return errno == ENOENT || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", path);
   if (!S_ISSOCK(st.st_mode))
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
         "%s, where a socket is to be bound, is another file now; move it away", path);
-  if (in_use(&st))
+  if (in_use(r, &st))
     return engine_fail(
         error, ENGINE_ERROR_CODE__BUSY, "The socket address %s is in use by another process; stop it first", path);
   if (unlink(path) < 0)
@@ -258,7 +258,7 @@ static int bind_in(const char *directory, int fd, const UnixAddress *address, ui
 static bool bind_elsewhere(Restorer *r, const UnixSkEntry *u, const char *path, int fd, GError **error) {
   PrivateName name = private_name(u, (AsWho){0});
   if (path)
-    return clear_way(path, error) && unix_private_bind_at(fd, &name, path, error) && set_perms(u, path, error);
+    return clear_way(r, path, error) && unix_private_bind_at(fd, &name, path, error) && set_perms(u, path, error);
   Place place = {.u = u, .directory = -1};
   if (!unix_private_bind(fd, &name, &place.directory, error))
     return false;
@@ -277,7 +277,7 @@ static bool bind_path(Restorer *r, const UnixSkEntry *u, int fd, GError **error)
     return engine_fail(
         error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The directory of the relative socket address %s is not known", name);
   g_autofree char *path = relative ? g_strdup_printf("%s/%s", u->name_dir, name) : g_strdup(name);
-  if (!clear_way(path, error))
+  if (!clear_way(r, path, error))
     return false;
   UnixAddress address;
   int result = bind_in(relative ? u->name_dir : NULL, fd, &address, unix_address(&address, u->name.data, u->name.len));

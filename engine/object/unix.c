@@ -144,7 +144,7 @@ static UnixSkEntry *entry_new(const FileProbe *probe, const UnixDiag *d, guint32
 
 static bool unix_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   UnixSeen *s = seen_of(c);
-  if (!s->diag && !(s->diag = unix_diag_all(error)))
+  if (!s->diag && !(s->diag = unix_diag_all(collector_places(c), error)))
     return false;
   const UnixDiag *d = g_hash_table_lookup(s->diag, GUINT_TO_POINTER((guint32)probe->st.st_ino));
   if (!d) {

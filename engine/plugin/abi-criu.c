@@ -111,7 +111,7 @@ static int hook_of_moment(enum checkpoint_moment moment) {
   }
 }
 
-/* -1: no hook is meant. Mounts and links have no calls yet: namespaces are not dumped. */
+/* -1: no hook is meant. Mounts have no calls yet. Links are not made by plugins of this door: somebody brings them. */
 static int hook_of(const PluginCall *call) {
   guint32 kind = call->object ? call->object->kind : 0;
   bool dump = call->callback == PLUGIN_CALL_DUMP;
@@ -124,6 +124,8 @@ static int hook_of(const PluginCall *call) {
     return dump ? HOOK_DUMP_UNIX_SK : HOOK_RESTORE_UNIX_SK;
   case CHECKPOINT_KIND_FILE:
     return dump ? HOOK_DUMP_EXT_FILE : HOOK_RESTORE_EXT_FILE;
+  case CHECKPOINT_KIND_LINK:
+    return dump ? HOOK_DUMP_EXT_LINK : -1;
   case CHECKPOINT_KIND_MAPPING:
     return dump ? HOOK_HANDLE_DEVICE_VMA : HOOK_UPDATE_VMA_MAP;
   default:
@@ -175,6 +177,12 @@ static int handle_mapping(void *f, const struct checkpoint_object *o) {
   return ((int (*)(int, const struct stat *))f)(o->fd, &st);
 }
 
+/* The kind is the plugin's to write to. */
+static int dump_link(void *f, const struct checkpoint_object *o) {
+  g_autofree char *kind = g_strdup(o->link_kind);
+  return ((int (*)(int, int, char *))f)((int)o->link_index, (int)o->link_type, kind);
+}
+
 static int call_hook(int hook, void *f, PluginCall *call) {
   switch (hook) {
   case HOOK_DUMP_UNIX_SK:
@@ -189,6 +197,8 @@ static int call_hook(int hook, void *f, PluginCall *call) {
     return handle_mapping(f, call->object);
   case HOOK_UPDATE_VMA_MAP:
     return update_map(f, call);
+  case HOOK_DUMP_EXT_LINK:
+    return dump_link(f, call->object);
   case HOOK_RESUME_DEVICES_LATE:
   case HOOK_PAUSE_DEVICES:
   case HOOK_CHECKPOINT_DEVICES:

@@ -38,7 +38,8 @@ typedef struct Named {
   void *symbols[NAMED_N_SYMBOLS];
 } Named;
 
-/* Which callback a call means; NAMED_N_SYMBOLS: none. Mounts and links have no calls yet: namespaces are not dumped. */
+/* Which callback a call means; NAMED_N_SYMBOLS: none. Mounts have no calls yet. Links are not made by plugins of
+ * this door: somebody brings them. */
 static NamedSymbol symbol_of(const PluginCall *call) {
   guint32 kind = call->object ? call->object->kind : 0;
   switch (call->callback) {
@@ -49,6 +50,7 @@ static NamedSymbol symbol_of(const PluginCall *call) {
   case PLUGIN_CALL_DUMP:
     return kind == CHECKPOINT_KIND_UNIX_SOCKET ? NAMED_DUMP_UNIX_SK
            : kind == CHECKPOINT_KIND_FILE      ? NAMED_DUMP_FILE
+           : kind == CHECKPOINT_KIND_LINK      ? NAMED_DUMP_EXT_LINK
                                                : NAMED_N_SYMBOLS;
   case PLUGIN_CALL_RESTORE:
     return kind == CHECKPOINT_KIND_UNIX_SOCKET ? NAMED_RESTORE_UNIX_SK
@@ -72,6 +74,12 @@ static const char *named_callback(const Plugin *p, const PluginCall *call) {
   return s < NAMED_N_SYMBOLS && named->symbols[s] ? symbols[s].name : NULL;
 }
 
+/* The kind is the plugin's to write to. */
+static int link_call(void *f, const struct checkpoint_object *o) {
+  g_autofree char *kind = g_strdup(o->link_kind);
+  return ((int (*)(int, int, char *))f)((int)o->link_index, (int)o->link_type, kind);
+}
+
 static int named_call(Plugin *p, PluginCall *call) {
   const Named *named = p->self;
   NamedSymbol s = symbol_of(call);
@@ -92,9 +100,10 @@ static int named_call(Plugin *p, PluginCall *call) {
   case NAMED_RESTORE_FILE:
     call->fd = ((int (*)(int))f)((int)call->object->id);
     return MIN(call->fd, 0);
+  case NAMED_DUMP_EXT_LINK:
+    return link_call(f, call->object);
   case NAMED_DUMP_EXT_MOUNT:
   case NAMED_RESTORE_EXT_MOUNT:
-  case NAMED_DUMP_EXT_LINK:
   case NAMED_N_SYMBOLS:
   default:
     return -ENOTSUP;

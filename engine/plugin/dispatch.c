@@ -179,7 +179,8 @@ static bool ask(Plugin *p, PluginCall *call, int *ret_answer, GError **error) {
   report_call(p, call, *ret_answer);
   if (before && !descriptors_compare(p, before, error))
     return false;
-  if (restores && *ret_answer == 0 && !check_new_descriptor(p, call, error))
+  bool link = call->object && call->object->kind == CHECKPOINT_KIND_LINK;
+  if (restores && !link && *ret_answer == 0 && !check_new_descriptor(p, call, error))
     return false;
   return call->callback == PLUGIN_CALL_FINI || job_poll(p->set->job, error);
 }
@@ -431,6 +432,20 @@ bool plugins_restore(PluginSet *set, const char *plugin, bool only, const struct
   ret_restored->plugin = who->name;
   ret_restored->said = call.said;
   return true;
+}
+
+bool plugins_restore_link(PluginSet *set, const char *plugin, const struct checkpoint_object *object, GError **error) {
+  PluginCall call = {.callback = PLUGIN_CALL_RESTORE, .object = object, .fd = -1};
+  Plugin *p = NULL;
+  int answer = 0;
+  if (!set || !find_or_load(set, plugin, &p, error))
+    return !set;
+  if (!p)
+    return nobody_restores(plugin, false, false, &call, error);
+  call.records = records_of(p, object->id);
+  bool ok = ask(p, &call, &answer, error) && (answer == 0 || answer == -ENOTSUP || answer_fail(p, &call, answer, error));
+  plugin_said_clear(&call.said);
+  return ok;
 }
 
 bool plugins_connected(PluginSet *set, const char *plugin, const struct checkpoint_object *object, int fd, bool *ret_ok,

@@ -87,6 +87,9 @@ typedef struct PluginRestored {
  * took it, NULL: not known; @only: nobody else is asked. Fails if nobody makes it. */
 bool plugins_restore(PluginSet *set, const char *plugin, bool only, const struct checkpoint_object *object,
     PluginRestored *ret_restored, GError **error);
+/* Of a network link: the plugin that took it may make it in the namespace object->fd, or leave it to others. Fails if it is not
+ * here any more. */
+bool plugins_restore_link(PluginSet *set, const char *plugin, const struct checkpoint_object *object, GError **error);
 /* The connection @fd is there: *ret_ok says whether it is to be kept. */
 bool plugins_connected(PluginSet *set, const char *plugin, const struct checkpoint_object *object, int fd, bool *ret_ok,
     PluginSaid *ret_said, GError **error);

@@ -239,7 +239,7 @@ static int take_packet(Exchange *e, const PluginReply *m, guint32 serial, int *f
   }
   if (m->has_content_keep && e->call->callback == PLUGIN_CALL_DUMP)
     e->call->said.content_keep = m->content_keep;
-  bool gives = final && restores && m->status == 0;
+  bool gives = final && restores && m->status == 0 && e->call->object->kind != CHECKPOINT_KIND_LINK;
   if ((*fd >= 0) != gives)
     return trouble(e->p, gives ? "the answer came without a descriptor" : "a descriptor came where none belongs");
   if (!final)
@@ -315,7 +315,8 @@ static void request_fill(const Plugin *p, const PluginCall *call, PluginRequest 
 static int fd_to_send(const Plugin *p, const PluginCall *call) {
   if (call->callback == PLUGIN_CALL_INIT)
     return p->set->images_fd;
-  if (call->callback == PLUGIN_CALL_DUMP)
+  bool link = call->callback == PLUGIN_CALL_RESTORE && call->object->kind == CHECKPOINT_KIND_LINK;
+  if (call->callback == PLUGIN_CALL_DUMP || link)
     return call->object->fd;
   bool lent = call->callback == PLUGIN_CALL_MEMORY_RESTORE || call->callback == PLUGIN_CALL_CONNECTED;
   return lent ? call->fd : -1;

@@ -46,6 +46,9 @@ void object_to_image(const struct checkpoint_object *o, PluginObject *m) {
   m->has_protection = o->end != 0, m->protection = o->protection;
   m->has_shared = o->shared != 0, m->shared = o->shared != 0;
   m->argument = (char *)o->argument;
+  m->has_link_index = m->has_link_type = o->kind == CHECKPOINT_KIND_LINK;
+  m->link_index = o->link_index, m->link_type = o->link_type;
+  m->link_kind = (char *)o->link_kind;
 }
 
 /* Bytes fields are allocated by protobuf-c without a terminating zero: records_check() has added or refused it. */
@@ -84,6 +87,9 @@ struct checkpoint_object plugin_object_of(const PluginObject *m) {
       .protection = m->protection,
       .shared = m->shared,
       .argument = m->argument,
+      .link_index = m->link_index,
+      .link_type = m->link_type,
+      .link_kind = m->link_kind,
   };
 }
 

@@ -127,13 +127,14 @@ void services_init(struct checkpoint_host *host) {
 static bool fits(const PluginCall *call, int answer) {
   const struct checkpoint_object *o = call->object;
   bool socket = o && o->kind == CHECKPOINT_KIND_UNIX_SOCKET, file = o && o->kind == CHECKPOINT_KIND_FILE;
+  bool link = o && o->kind == CHECKPOINT_KIND_LINK;
   switch (answer) {
   case 0:
     return true;
   case CHECKPOINT_AGAIN:
-    return call->callback == PLUGIN_CALL_RESTORE;
+    return call->callback == PLUGIN_CALL_RESTORE && !link;
   case CHECKPOINT_DISCONNECTED: /* of what else it cannot be true, the restore says */
-    return socket || call->callback == PLUGIN_CALL_RESTORE;
+    return socket || (call->callback == PLUGIN_CALL_RESTORE && !link);
   case CHECKPOINT_CONNECT:
     return socket && call->callback != PLUGIN_CALL_CONNECTED;
   case CHECKPOINT_REOPEN:

@@ -32,10 +32,12 @@ static bool check_kinds(const Checkpoint *c, GError **error) {
   return true;
 }
 
-static bool make_one(const NsImage *image, NsEntry *e, GError **error) {
+static bool make_one(const Restore *r, const NsImage *image, NsEntry *e, GError **error) {
   switch (image->kind) {
   case CLONE_NEWUTS:
     return uts_make(image, e, error);
+  case CLONE_NEWNET:
+    return (e->fd = networks_open(r, image->id, error)) >= 0;
   default:
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "Namespace %u of the checkpoint cannot be made again yet", image->id);
   }
@@ -65,7 +67,7 @@ bool namespaces_make(Restore *r, GError **error) {
   for (size_t k = 0; k < G_N_ELEMENTS(kinds); k++)
     for (guint i = 0; i < c->namespaces->len; i++) {
       const NsImage *image = c->namespaces->pdata[i];
-      if (image->kind == kinds[k] && !make_one(image, ns_set_add(r->namespaces, image->kind, image->id), error))
+      if (image->kind == kinds[k] && !make_one(r, image, ns_set_add(r->namespaces, image->kind, image->id), error))
         return false;
     }
   restorer_set_namespaces(r->restorer, r->namespaces);

@@ -27,6 +27,7 @@ static void restore_clear(Restore *r) {
   (void)verifier_join(r->verifier, NULL); /* there is an error already */
   region_free(r->region);
   foreign_vdso_free(r->foreign_vdso);
+  networks_free(r->nets);
   if (r->null_fd > 0)
     (void)close(r->null_fd - 1);
   plan_free(r->plan);
@@ -172,15 +173,13 @@ static bool restore_files(Restore *r, GError **error) {
   job_phase(r->job, "restore-files");
   job_set_total(r->job, total_bytes(r->plan));
   r->restorer = restorer_new(r->job, r->checkpoint, job_images_fd(r->job));
-  if (!namespaces_make(r, error))
-    return false;
   r->external = external_return_new(r->job, r->restorer, error);
   if (!r->external)
     return false;
   r->plugin_return = plugin_return_new(r->plugins, r->restorer);
   external_return_set_plugins(r->external, r->plugin_return);
-  if (!plugins_begin(r->plugins, r->checkpoint->plugin_objects->len, error) || !plugin_return_prepare(r->plugin_return, error) ||
-      !restorer_open_all(r->restorer, error) || !locks_take(r, error))
+  if (!plugins_begin(r->plugins, r->checkpoint->plugin_objects->len, error) || !networks_restore(r, error) || !namespaces_make(r, error) ||
+      !plugin_return_prepare(r->plugin_return, error) || !restorer_open_all(r->restorer, error) || !locks_take(r, error))
     return false;
   for (guint i = 0; i < r->checkpoint->tasks->len; i++)
     if (!open_for_task(r, r->checkpoint->tasks->pdata[i], error))
@@ -206,9 +205,9 @@ static bool make_region(Restore *r, GError **error) {
   return true;
 }
 
-/* Its namespaces are those of the caller: there is nothing to be done between the two. */
+/* Where there is a network namespace, the scripts heard of it before its sockets were made. */
 static bool tell_root(Restore *r, GError **error) {
-  return job_stage(r->job, "setup-namespaces", r->root, error) && job_stage(r->job, "post-setup-namespaces", r->root, error);
+  return (r->nets || job_stage(r->job, "setup-namespaces", r->root, error)) && job_stage(r->job, "post-setup-namespaces", r->root, error);
 }
 
 /* Waves: a task, its early children, their memory, then the children that inherit it. */

@@ -8,6 +8,7 @@
 #include "plan.h"
 
 typedef struct ForeignVdso ForeignVdso;
+typedef struct NetRestore NetRestore;
 
 typedef struct Restore {
   Job *job;
@@ -28,6 +29,7 @@ typedef struct Restore {
   ForeignVdso *foreign_vdso;
   NsSet *namespaces; /* of the tree's own; NULL: none */
   GArray *home;      /* int: the engine's own, if there are others; see namespaces.c */
+  NetRestore *nets; /* NULL: there is no network namespace of the tree's own */
   int null_fd; /* /dev/null for writing, plus 1; 0: nobody needs it */
 } Restore;
 
@@ -41,6 +43,13 @@ int restore_fd(Restore *r, guint32 file_id, GError **error);
 typedef bool (*BuildFunc)(Restore *r, PlanTask *task, Program *program, GError **error);
 /* The same stage for many tasks: all are started, then all are waited for. NULL entries are skipped. */
 bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, GError **error);
+
+/* --- networks.c --- */
+/* Makes them, before any file is opened. */
+bool networks_restore(Restore *r, GError **error);
+void networks_free(NetRestore *nets);
+/* One of them, for tasks to enter; owned by the caller. -1 with error. */
+int networks_open(const Restore *r, guint32 id, GError **error);
 
 /* --- skeleton.c --- */
 /* PidInUse, before anything is made. */

@@ -398,6 +398,8 @@ bool untrusted_check(const Checkpoint *c, const UntrustedRights *r, GError **err
   for (guint i = 0; i < c->externals->len; i++)
     if (!check_external(c->externals->pdata[i], error))
       return false;
+  if (c->net_namespaces->len)
+    return refuse(error, "a network namespace of its own");
   if (c->linked_files->len)
     return refuse(error, "a file by its handle, which no directory's permissions protect");
   if (c->records[RECORD_IPC_SHM]->len)

@@ -35,7 +35,7 @@ extern "C" {
 #endif
 
 #define CHECKPOINT_PLUGIN_ABI 1
-#define CHECKPOINT_PLUGIN_REVISION 2
+#define CHECKPOINT_PLUGIN_REVISION 3
 /* The name of the exported symbol. */
 #define CHECKPOINT_PLUGIN_SYMBOL "checkpoint_plugin_abi"
 
@@ -96,6 +96,12 @@ struct checkpoint_object {
 
   /* Revision 2: what the rule says that sends it to the plugin, behind the name: action=plugin:NAME:ARGUMENT. */
   const char *argument;
+
+  /* Revision 3: network links. `path` is the link's name, `pid` a task that lives in its network namespace, `fd` (lent, at the
+   * dump and at the restore) the namespace itself, for setns(2). */
+  uint32_t link_index;
+  uint32_t link_type;    /* ARPHRD_ETHER … */
+  const char *link_kind; /* "vxlan", "tun"; "": it has none, as hardware */
 };
 
 /* What was kept of a file (revision 2). */
@@ -229,13 +235,15 @@ struct checkpoint_plugin {
   int (*begin)(void *context, uint64_t n_objects);
   int (*end)(void *context);
 
-  /* UNIX_SOCKET, FILE, MAPPING. 0: taken; or DISCONNECTED, CONNECT, REOPEN, REFUSED. */
+  /* UNIX_SOCKET, FILE, MAPPING. 0: taken; or DISCONNECTED, CONNECT, REOPEN, REFUSED. LINK (revision 3): 0 or REFUSED; the thread
+   * is in the link's network namespace meanwhile. */
   int (*dump)(void *context, const struct checkpoint_object *object);
   /* Makes it again: 0 with a new descriptor, which is handed over, AGAIN, DISCONNECTED, CONNECT or REOPEN. First
    * asked is the plugin that took it; if that answers -ENOTSUP, all others; if nobody has it, the restore fails. -ESTALE, with
    * an explanation, fails it as FileChanged: what is there now is not what was there. The
    * engine sets the status flags (F_SETFL), the owner and signal, and a socket's options. For a MAPPING, the mapping is
-   * made of the descriptor at *ret_offset, which holds the old one before the call. */
+   * made of the descriptor at *ret_offset, which holds the old one before the call. A LINK (revision 3) has no descriptor: with
+   * the answer 0 it is in the namespace object->fd, under its name; all may pass (-ENOTSUP), where a script brings it. */
   int (*restore)(void *context, const struct checkpoint_object *object, int *ret_fd, uint64_t *ret_offset);
 
   /* MEMORY: a private mapping of a frozen task. 0: the plugin has the content, or knows how to make it; none of it goes

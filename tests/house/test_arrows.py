@@ -7,7 +7,7 @@ import re
 
 from tree import Tap, read_lines, sources
 
-ENGINE = ["error", "job", "model", "image", "arch", "kernel", "remote", "namespace", "object", "policy", "plugin"]
+ENGINE = ["error", "job", "model", "image", "arch", "kernel", "remote", "namespace", "netns", "object", "policy", "plugin"]
 
 # Folder -> folders whose headers it may include, besides its own. `proto` holds the generated
 # messages. The longest folder that matches a file is the one it belongs to.
@@ -21,8 +21,9 @@ MAY_INCLUDE = {
     "engine/kernel": ["engine/error", "proto"],
     "engine/remote": ["proto", "engine/error", "engine/kernel", "engine/arch"],
     "engine/namespace": ["proto"] + [f"engine/{f}" for f in ("error", "job", "model", "image", "kernel")],
+    "engine/netns": ["proto"] + [f"engine/{f}" for f in ("error", "job", "model", "image", "kernel")],
     "engine/object": ["proto"] + [f"engine/{f}" for f in
-                      ("error", "job", "model", "image", "kernel", "remote", "arch", "namespace")],
+                      ("error", "job", "model", "image", "kernel", "remote", "arch", "namespace", "netns")],
     "engine/policy": ["proto"] + [f"engine/{f}" for f in ("error", "job", "model", "object")],
     "engine/plugin": ["proto", "plugins"] + [f"engine/{f}" for f in ("error", "job", "model", "kernel")],
     "engine/dump": ["proto"] + [f"engine/{f}" for f in ENGINE],

@@ -56,6 +56,17 @@ static void namespaces(void) {
   child(own_time);
 }
 
+/* What its network namespace has that cannot be brought back, and a socket of one in which nobody is. */
+static void network(void) {
+  check_call(unshare(CLONE_NEWNET) == 0);
+  (void)kept(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  (void)kept(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+  check_call(unshare(CLONE_NEWNET) == 0);
+  check_call(system("ip link set lo up && ip link add vx0 type vxlan id 5 dstport 4789 remote 10.0.0.1 && "
+                    "tc qdisc add dev lo root pfifo limit 5 && ip nexthop add id 5 dev lo && ip neigh add proxy 10.0.0.5 dev lo && "
+                    "ip xfrm policy add src 10.0.0.1 dst 10.0.0.2 dir out") == 0);
+}
+
 /* --- sessions --- */
 
 static void not_leader(void) {
@@ -267,6 +278,7 @@ static void with_capability(void) {
 
 static const RefusedCase cases[] = {
     {"namespaces", namespaces, NULL},
+    {"network", network, NULL},
     {"not-leader", not_leader, NULL},
     {"orphan", orphan, NULL},
     {"places", places, NULL},
