@@ -11,6 +11,7 @@
  * may not have as many descriptors as the tree. That also keeps the numbers low and their /proc entries in the dentry
  * cache, which makes readlink three times as fast. */
 
+#include "external.h"
 #include "scout.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -517,7 +518,10 @@ static bool visit_fd(Collector *c, Sight *sight, bool cloexec, Task *task, GErro
     return false;
   }
   bool is_new = false;
-  Desc *d = group_find(c, group_of(c, probe), probe, &is_new, error);
+  DescGroup *g = group_of(c, probe);
+  if ((!sight->plain || g->n || collector_asks_about_ordinary(c)) && !sight_open(sight, error))
+    return false;
+  Desc *d = group_find(c, g, probe, &is_new, error);
   if (!d || (is_new && !desc_collect(c, d, probe, error)))
     return false;
   d->n_holders++;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "proc-file.h"
 #include "scout.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 
@@ -22,7 +24,7 @@ struct Looker {
 
 Looker *looker_new(void) {
   Looker *l = g_new0(Looker, 1);
-  l->self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  l->self_fd = open("/proc/thread-self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC); /* a thread may have a table of its own */
   l->directory_fd = -1;
   return l;
 }
@@ -117,41 +119,50 @@ bool looker_look(Looker *l, FileProbe *probe, bool keep_flags, char **ret_link, 
   return *ret_link != NULL;
 }
 
+#define MANY 1024 /* descriptors, for which a second looker is worth its start */
+#define CHUNK 64
+
+enum { CHUNK_FREE, CHUNK_FIRST, CHUNK_SECOND, CHUNK_SEEN };
+
+/* A thread that looks as well, in a table of descriptors of its own: in one table every lookup of both would count references. */
+typedef struct Second {
+  GThread *thread;
+  gint *states; /* of chunks: who looks, or has looked */
+  size_t n_chunks;
+  Sight *sights; /* its own */
+  GMutex lock;
+  GCond seen;
+} Second;
+
 struct Scout {
   FileProbe like;
   const CollectedFd *fds;
   size_t n_fds, at; /* of the next sight */
   Sight sight;
   Looker *looker;
+  Second *second; /* NULL: there are few */
 };
 
-static void look_at(Scout *s, size_t i) {
-  Looker *l = s->looker;
-  Sight *sight = &s->sight;
+bool sight_open(Sight *sight, GError **error) {
+  FileProbe *probe = &sight->probe;
+  if (probe->local < 0)
+    probe->local = (int)syscall(SYS_pidfd_getfd, probe->pidfd, probe->fd, 0);
+  if (probe->local >= 0)
+    return true;
+  int reason = errno;
+  g_autofree char *name = file_probe_name(probe);
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot duplicate %s", name);
+}
+
+static void look_at(const Scout *s, Looker *l, size_t i, Sight *sight) {
   FileProbe *probe = &sight->probe;
   *probe = s->like;
   probe->fd = s->fds[i].fd;
-  probe->local = (int)syscall(SYS_pidfd_getfd, probe->pidfd, probe->fd, 0);
-  if (probe->local >= 0) {
-    guint64 before = l->seen_ino;
-    /* Runs of duplicates are common, and only the first of them is asked for its owner. */
-    if (looker_look(l, probe, false, &sight->link, &sight->error) && l->seen_ino != before)
-      probe_owner(probe);
-    return;
-  }
-  int reason = errno;
-  g_autofree char *name = file_probe_name(probe);
-  engine_fail_errno(&sight->error, ENGINE_ERROR_CODE__FAILED, reason, "Cannot duplicate %s", name);
-}
-
-Scout *scout_new(const FileProbe *like, const CollectedFd *fds, size_t n_fds, Looker *looker) {
-  Scout *s = g_new0(Scout, 1);
-  s->like = *like;
-  s->fds = fds;
-  s->n_fds = n_fds;
-  s->looker = looker;
-  s->sight.probe.local = -1;
-  return s;
+  probe->local = -1;
+  guint64 before = l->seen_ino;
+  /* Runs of duplicates are common, and only the first of them is asked for its owner. */
+  if (sight_open(sight, &sight->error) && looker_look(l, probe, false, &sight->link, &sight->error) && l->seen_ino != before)
+    probe_owner(probe);
 }
 
 static void sight_clear(Sight *sight) {
@@ -161,11 +172,115 @@ static void sight_clear(Sight *sight) {
   g_clear_error(&sight->error);
 }
 
+/* --- the second looker --- */
+
+/* A file that is opened again by its path, of which nothing else is to be known. */
+static bool is_plain(const FileProbe *probe) {
+  return S_ISREG(probe->st.st_mode) && probe->path_checked && !proc_file_pid(probe->link) && !(probe->flags & O_PATH) && probe->owner.known &&
+         !probe->owner.pid && object_claim(probe) == &reg_ops;
+}
+
+static void look_at_chunk(const Scout *s, Looker *l, size_t chunk) {
+  size_t end = MIN(s->n_fds, (chunk + 1) * CHUNK);
+  for (size_t i = chunk * CHUNK; i < end; i++) {
+    Sight *sight = &s->second->sights[i];
+    look_at(s, l, i, sight);
+    if (!sight->error && !sight->probe.owner.known)
+      probe_owner(&sight->probe);
+    sight->plain = !sight->error && is_plain(&sight->probe);
+    fd_cleanup(&sight->probe.local); /* a number of this thread's table */
+    sight->probe.local = -1;
+  }
+}
+
+/* From the end, as far as nobody else has looked. */
+static gpointer second_run(gpointer data) {
+  const Scout *s = data;
+  Second *second = s->second;
+  if (unshare(CLONE_FILES) < 0)
+    return NULL;
+  Looker *l = looker_new();
+  looker_set_namespaces(l, s->looker->namespaces);
+  for (size_t chunk = second->n_chunks; chunk-- > 0;) {
+    if (!g_atomic_int_compare_and_exchange(&second->states[chunk], CHUNK_FREE, CHUNK_SECOND))
+      break;
+    look_at_chunk(s, l, chunk);
+    g_mutex_lock(&second->lock);
+    g_atomic_int_set(&second->states[chunk], CHUNK_SEEN);
+    g_cond_signal(&second->seen);
+    g_mutex_unlock(&second->lock);
+  }
+  looker_free(l);
+  return NULL;
+}
+
+static Second *second_new(Scout *s) {
+  Second *second = s->second = g_new0(Second, 1);
+  second->n_chunks = (s->n_fds + CHUNK - 1) / CHUNK;
+  second->states = g_new0(gint, second->n_chunks);
+  second->sights = g_new0(Sight, s->n_fds);
+  g_mutex_init(&second->lock);
+  g_cond_init(&second->seen);
+  second->thread = g_thread_try_new("scout", second_run, s, NULL);
+  return second;
+}
+
+static void second_free(Scout *s) {
+  Second *second = s->second;
+  for (size_t i = 0; i < second->n_chunks; i++) /* it ends at the first that it does not get */
+    (void)g_atomic_int_compare_and_exchange(&second->states[i], CHUNK_FREE, CHUNK_FIRST);
+  if (second->thread)
+    (void)g_thread_join(second->thread);
+  for (size_t i = 0; i < s->n_fds; i++)
+    if (g_atomic_int_get(&second->states[i / CHUNK]) == CHUNK_SEEN && i >= s->at)
+      sight_clear(&second->sights[i]);
+  g_mutex_clear(&second->lock);
+  g_cond_clear(&second->seen);
+  g_free(second->sights);
+  g_free(second->states);
+  g_clear_pointer(&s->second, g_free);
+}
+
+/* What the second one has seen or is looking at; NULL: it is left to the first. */
+static Sight *second_sight(Second *second, size_t i) {
+  gint *state = &second->states[i / CHUNK];
+  if (g_atomic_int_get(state) == CHUNK_FIRST || g_atomic_int_compare_and_exchange(state, CHUNK_FREE, CHUNK_FIRST))
+    return NULL;
+  if (g_atomic_int_get(state) != CHUNK_SEEN) {
+    g_mutex_lock(&second->lock);
+    while (g_atomic_int_get(state) != CHUNK_SEEN)
+      g_cond_wait(&second->seen, &second->lock);
+    g_mutex_unlock(&second->lock);
+  }
+  return &second->sights[i];
+}
+
+/* --- */
+
+Scout *scout_new(const FileProbe *like, const CollectedFd *fds, size_t n_fds, Looker *looker) {
+  Scout *s = g_new0(Scout, 1);
+  s->like = *like;
+  s->fds = fds;
+  s->n_fds = n_fds;
+  s->looker = looker;
+  s->sight.probe.local = -1;
+  if (n_fds >= MANY && g_get_num_processors() > 1)
+    s->second = second_new(s);
+  return s;
+}
+
 Sight *scout_next(Scout *s) {
   sight_clear(&s->sight);
   if (s->at == s->n_fds)
     return NULL;
-  look_at(s, s->at++);
+  Sight *seen = s->second ? second_sight(s->second, s->at) : NULL;
+  if (seen) {
+    s->sight = *seen;
+    s->sight.probe.link = s->sight.link;
+  } else {
+    look_at(s, s->looker, s->at, &s->sight);
+  }
+  s->at++;
   return &s->sight;
 }
 
@@ -173,5 +288,7 @@ void scout_free(Scout *s) {
   if (!s)
     return;
   sight_clear(&s->sight);
+  if (s->second)
+    second_free(s);
   g_free(s);
 }

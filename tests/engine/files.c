@@ -302,6 +302,107 @@ static void fuse(void) {
   clean_mounts();
 }
 
+/* --- so many that two threads look at them, of every kind --- */
+
+#define MIXED 3600
+#define MIXED_FIRST 100
+
+enum { OTHER_FILE, SAME_FILE, SAME_DESCRIPTION, PIPE_IN, PIPE_OUT, EVENT, DELETED, PATH_ONLY, DIRECTORY, MEMORY, OWNED, EIGHTY, MIXED_KINDS };
+
+static int mixed_new(int i, int *last_pipe) {
+  char name[32];
+  int fd = -1, ends[2];
+  (void)snprintf(name, sizeof name, "%d", i);
+  switch (i % MIXED_KINDS) {
+  case OTHER_FILE:
+  case DELETED:
+  case OWNED:
+    fd = make(name, O_RDWR | O_CLOEXEC);
+    check_call(write(fd, &i, sizeof i) == sizeof i);
+    if (i % MIXED_KINDS == OWNED)
+      check_call(fcntl(fd, F_SETOWN, getpid()) == 0 && fcntl(fd, F_SETSIG, SIGUSR1) == 0);
+    return i % MIXED_KINDS == DELETED && unlink(in(name)) < 0 ? -1 : fd;
+  case EIGHTY: /* the size of a message queue's descriptor */
+    fd = make(name, O_RDWR);
+    return ftruncate(fd, 80) < 0 ? -1 : fd;
+  case SAME_FILE:
+    fd = make("same", O_RDWR | O_APPEND);
+    return lseek(fd, i, SEEK_SET) == i ? fd : -1;
+  case SAME_DESCRIPTION:
+    return dup(MIXED_FIRST + i - 1);
+  case PIPE_IN:
+    check_call(pipe(ends) == 0 && write(ends[1], &i, sizeof i) == sizeof i);
+    *last_pipe = ends[1];
+    return ends[0];
+  case PIPE_OUT:
+    return *last_pipe;
+  case EVENT:
+    return eventfd((unsigned)i, 0);
+  case PATH_ONLY:
+    return open(in("same"), O_PATH);
+  case DIRECTORY:
+    return open(dir, O_RDONLY | O_DIRECTORY);
+  default:
+    fd = memfd_create(name, 0);
+    return write(fd, &i, sizeof i) == sizeof i ? fd : -1;
+  }
+}
+
+static void mixed_check(int i, int fd) {
+  int value = -1;
+  uint64_t count = 0;
+  struct stat st;
+  switch (i % MIXED_KINDS) {
+  case OTHER_FILE:
+  case DELETED:
+  case OWNED:
+  case MEMORY:
+    check(lseek(fd, 0, SEEK_CUR) == sizeof i && pread(fd, &value, sizeof value, 0) == sizeof value && value == i, "fd %d has %d", fd, value);
+    check(fstat(fd, &st) == 0 && st.st_nlink == (i % MIXED_KINDS == DELETED || i % MIXED_KINDS == MEMORY ? 0 : 1), "names of fd %d", fd);
+    check(i % MIXED_KINDS != OWNED || (fcntl(fd, F_GETOWN) == getpid() && fcntl(fd, F_GETSIG) == SIGUSR1), "the owner of fd %d", fd);
+    break;
+  case EIGHTY:
+    check(fstat(fd, &st) == 0 && st.st_size == 80, "fd %d", fd);
+    break;
+  case SAME_FILE:
+    check(lseek(fd, 0, SEEK_CUR) == i, "fd %d is at %ld", fd, (long)lseek(fd, 0, SEEK_CUR));
+    break;
+  case SAME_DESCRIPTION:
+    check(lseek(fd, 1, SEEK_CUR) == i && lseek(fd - 1, 0, SEEK_CUR) == i, "fd %d is not the one before", fd);
+    break;
+  case PIPE_OUT:
+    check(write(fd, "xxxx", 4) == 4 && read(fd - 1, &value, sizeof value) == 4 && value == i - 1 && read(fd - 1, &value, sizeof value) == 4, "pipe %d", fd);
+    break;
+  case EVENT:
+    check(read(fd, &count, sizeof count) == sizeof count && count == (uint64_t)i, "fd %d counts %d", fd, (int)count);
+    break;
+  case PATH_ONLY:
+    check((fcntl(fd, F_GETFL) & O_PATH) != 0, "fd %d can be used", fd);
+    break;
+  case DIRECTORY:
+    check(fstat(fd, &st) == 0 && S_ISDIR(st.st_mode), "fd %d", fd);
+    break;
+  }
+}
+
+static void mixed(void) {
+  struct rlimit limit;
+  int last_pipe = -1;
+  check_call(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  limit.rlim_cur = limit.rlim_max;
+  check_call(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  for (int i = 0; i < MIXED; i++) {
+    int fd = mixed_new(i, &last_pipe), flags = fcntl(fd, F_GETFD);
+    check(fd >= 0 && flags >= 0, "kind %d: %s", i % MIXED_KINDS, strerror(errno));
+    check(dup3(fd, MIXED_FIRST + i, flags ? O_CLOEXEC : 0) == MIXED_FIRST + i && close(fd) == 0, "fd %d is no free place", fd);
+  }
+  wait_for_check();
+  for (int i = 0; i < MIXED; i++) {
+    mixed_check(i, MIXED_FIRST + i);
+    check(fcntl(MIXED_FIRST + i, F_GETFD) >= 0, "fd %d is closed", MIXED_FIRST + i);
+  }
+}
+
 static void device(const char *path) {
   int fd = open(path, strcmp(path, "/dev/kmsg") == 0 ? O_RDONLY : O_RDWR);
   if (fd < 0)
@@ -315,7 +416,7 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*run)(void);
-  } cases[] = {{"flags", flags}, {"owners", owners}, {"numbers", numbers}, {"hidden", hidden}, {"lazy", lazy}, {"elsewhere", elsewhere},
+  } cases[] = {{"flags", flags}, {"owners", owners}, {"numbers", numbers}, {"mixed", mixed}, {"hidden", hidden}, {"lazy", lazy}, {"elsewhere", elsewhere},
       {"bound", bound}, {"overlay", overlay}, {"dnotify", dnotify}, {"fuse", fuse}};
   subject_begin(argc, argv);
   check(argc > 2, "which case?");
