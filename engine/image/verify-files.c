@@ -2,9 +2,11 @@
 #include "memfd.pb-c.h"
 #include "remap-file-path.pb-c.h"
 #include "seccomp.pb-c.h"
+#include "sk-inet.pb-c.h"
 #include "sk-packet.pb-c.h"
 #include "tcp-stream.pb-c.h"
 #include "verify.h"
+#include <netinet/in.h>
 
 /* files.img: every entry must carry the one message of its type, with the same id in it. */
 
@@ -132,6 +134,8 @@ static bool verify_seccomp(const Checkpoint *c, GError **error) {
 /* What the kernel takes: shifts of the window, and sizes of a segment. */
 #define WSCALE_MAX 14
 #define MSS_MIN 48
+#define TCP_STATE_CLOSE 7
+#define ERRNO_MAX 4095
 
 static bool verify_tcp_streams(const Checkpoint *c, GError **error) {
   GHashTableIter iter;
@@ -145,6 +149,30 @@ static bool verify_tcp_streams(const Checkpoint *c, GError **error) {
                                                                                                        : NULL;
     if (wrong)
       return image_invalid(error, IMAGE_TCP_STREAM, GPOINTER_TO_UINT(ino), "its %s is impossible", wrong);
+  }
+  return true;
+}
+
+static const InetSkEntry *find_closed(const Checkpoint *c, guint32 id) {
+  const FileEntry *e = checkpoint_find_file(c, id);
+  return e && e->isk && e->isk->proto == IPPROTO_TCP && e->isk->state == TCP_STATE_CLOSE ? e->isk : NULL;
+}
+
+static bool verify_tcp_ended(const Checkpoint *c, GError **error) {
+  g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+  for (size_t i = 0; c->network && i < c->network->n_tcp_ended; i++) {
+    const CkptTcpEnded *e = c->network->tcp_ended[i];
+    const InetSkEntry *s = find_closed(c, e->id);
+    const Record *record = s ? checkpoint_find_tcp_stream(c, s->ino) : NULL;
+    const char *wrong = !s || !record ? "there is no such closed TCP socket"
+                        : ((const TcpStreamEntry *)record->message)->outq_len ? "it has something to send"
+                        : e->address.len != (s->family == AF_INET6 ? 16 : 4)  ? "its address has the wrong length"
+                        : e->port > G_MAXUINT16                               ? "its port is out of range"
+                        : e->has_error && (!e->error || e->error > ERRNO_MAX) ? "its error is none"
+                        : !g_hash_table_add(seen, GUINT_TO_POINTER(e->id))    ? "it is described twice"
+                                                                              : NULL;
+    if (wrong)
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "ended TCP connection of file id %u: %s", e->id, wrong);
   }
   return true;
 }
@@ -167,5 +195,5 @@ bool verify_files(const Checkpoint *c, GError **error) {
     if (!verify_file(c->files->pdata[i], error))
       return false;
   return verify_queues(c, error) && verify_memfds(c, error) && verify_remaps(c, error) && verify_seccomp(c, error) &&
-         verify_tcp_streams(c, error) && verify_ttys(c, error) && verify_events(c, error);
+         verify_tcp_streams(c, error) && verify_tcp_ended(c, error) && verify_ttys(c, error) && verify_events(c, error);
 }

@@ -237,11 +237,10 @@ static void inet_block_protocol(Collector *c, const FileProbe *probe, guint32 pr
   collector_block(c, probe, what, "only TCP, UDP, raw and ping sockets are supported", "close it before the dump");
 }
 
-static void check_unread(Collector *c, const FileProbe *probe) {
-  int unread = 0;
-  if (ioctl(probe->local, SIOCINQ, &unread) == 0 && unread > 0)
-    collector_block(
-        c, probe, "TCP connection that has ended", "not all that came in was read", "try again in a moment");
+static void check_urgent(Collector *c, const FileProbe *probe) {
+  struct pollfd p = {.fd = probe->local, .events = POLLPRI};
+  if (poll(&p, 1, 0) == 1 && p.revents & POLLPRI)
+    collector_block(c, probe, "TCP connection that has ended", "urgent data has not been read", "try again in a moment");
 }
 
 static const char *inet_kind(const InetSkEntry *i) {
@@ -294,8 +293,8 @@ static void check_supported(Collector *c, const FileProbe *probe, InetSkEntry *i
     what = i->dst_port ? g_strdup_printf("TCP connection from %s to %s", from, to)
                        : g_strdup_printf("TCP connection from %s that is being made", from);
     tcp_check(c, probe, i, what);
-  } else if (is_ended(i) && !o->tcp_close) {
-    check_unread(c, probe);
+  } else if (is_ended(i)) {
+    check_urgent(c, probe);
   } else if (waiting && !o->skip_in_flight) {
     tcp_waiting_note(c, i->id, waiting);
   }
@@ -318,8 +317,8 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   guint32 waiting = 0;
   inet_collect_addresses(i, fd, &local, &remote);
   collect_state(i, fd, &remote, &waiting);
-  if (i->proto == IPPROTO_TCP && i->state == INET_CLOSE && has_ended(fd))
-    inet_entry_close(i);
+  if (i->proto == IPPROTO_TCP && i->state == INET_CLOSE && has_ended(fd) && !tcp_ended_collect(c, i, fd, error))
+    return false;
   i->opts = sockopts_collect(fd, family, (int)i->proto, error);
   if (!i->opts)
     return false;
@@ -475,6 +474,13 @@ static bool open_ended(const InetSkEntry *i, int fd, GError **error) {
   return sockopts_restore(fd, i->opts, error);
 }
 
+static bool open_hung_up(Restorer *r, const InetSkEntry *i, const CkptTcpEnded *e, int fd, GError **error) {
+  bool ok = tcp_ended_open(r, i, e, fd, error) && sockopts_restore(fd, i->opts, error) && after_bind(i, fd, error);
+  if (ok)
+    tcp_ended_hold(r, i, fd);
+  return ok;
+}
+
 static bool open_connection(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
   return sockopts_restore(fd, i->opts, error) && tcp_open(r, i, fd, error) && after_bind(i, fd, error);
 }
@@ -538,15 +544,18 @@ static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
   if (fd < 0)
     return -1;
   bool connection = inet_is_connection(i);
-  bool ok = before_bind(i, fd, error) && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_EARLY, connection, error);
-  if (is_ended(i) || tcp_closes(r, i))
+  const CkptTcpEnded *ended = is_ended(i) ? tcp_ended_find(restorer_checkpoint(r), i->id) : NULL;
+  bool ok = before_bind(i, fd, error) && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_EARLY, connection || ended, error);
+  if (ended)
+    ok = ok && open_hung_up(r, i, ended, fd, error);
+  else if (is_ended(i) || tcp_closes(r, i))
     ok = ok && open_ended(i, fd, error);
   else if (inet_is_connection(i))
     ok = ok && open_connection(r, i, fd, error);
   else
     ok = ok && open_other(r, i, fd, error);
-  ok = ok && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LATE, connection, error) && filter_icmp(i, fd, error) &&
-       sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LAST, connection, error);
+  ok = ok && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LATE, connection || ended, error) && filter_icmp(i, fd, error) &&
+       sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LAST, connection || ended, error);
   return ok && restorer_set_flags(fd, i->flags, error) ? fd_take(&fd) : -1;
 }
 

@@ -38,8 +38,21 @@ void tcp_end(Collector *c, bool killed);
 bool tcp_closes(Restorer *r, const InetSkEntry *i);
 /* Turns @fd, a fresh socket with its options, into the connection; it is in repair mode from then on. */
 bool tcp_open(Restorer *r, const InetSkEntry *i, int fd, GError **error);
+/* Notes a socket in repair mode, which leaves it at the release. */
+void tcp_restore_note(Restorer *r, const InetSkEntry *i, bool connecting);
 /* ObjectOps.release. */
 bool tcp_release(Restorer *r, GError **error);
+
+/* --- tcp-ended.c --- */
+
+/* A connection that has ended: makes the entry that of a closed socket, and notes what was not read, and its error. */
+bool tcp_ended_collect(Collector *c, InetSkEntry *i, int fd, GError **error);
+/* What a checkpoint says of it; NULL: no more than that it is closed. */
+const CkptTcpEnded *tcp_ended_find(const Checkpoint *checkpoint, guint32 id);
+/* Turns @fd, a fresh socket, into it; it may be in repair mode from then on. Options are to be set afterwards. */
+bool tcp_ended_open(Restorer *r, const InetSkEntry *i, const CkptTcpEnded *e, int fd, GError **error);
+/* After that: keeps it in repair mode until the release, where it is in nobody's way who binds to the same port. */
+void tcp_ended_hold(Restorer *r, const InetSkEntry *i, int fd);
 
 /* --- multicast.c --- */
 

@@ -129,7 +129,9 @@ static bool gather_one(Collector *c, TcpDump *d, InetSkEntry *i, GError **error)
   if (!collector_visit_net(c, i->ns_id, &visit, error))
     return false;
   i->state = tcp_state(fd);
-  if (!inet_is_connection(i) || !connection_address(i, fd, &local, &remote, i)) {
+  if (!inet_is_connection(i))
+    return tcp_ended_collect(c, i, fd, error);
+  if (!connection_address(i, fd, &local, &remote, i)) {
     inet_entry_close(i);
     return true;
   }
@@ -277,8 +279,8 @@ static bool read_one(Collector *c, const Connection *one, CkptNetwork *network, 
   InetSkEntry *i = one->entry;
   i->state = tcp_state(one->socket.fd);
   if (!inet_is_connection(i)) {
-    inet_entry_close(i);
-    return true;
+    tcp_guard_release(&one->socket, TCP_REPAIR_OFF_NO_WP); /* there is nothing to be kept silent */
+    return tcp_ended_collect(c, i, one->socket.fd, error);
   }
   network->tcp[network->n_tcp++] = collect_extra(one);
   if (tcp_waiting_connects_again(c, i->id))

@@ -44,6 +44,7 @@ static struct tcphdr header(const TcpSegment *s) {
       .doff = sizeof(struct tcphdr) / 4,
       .ack = 1,
       .fin = s->fin,
+      .rst = s->rst,
       .window = htons(G_MAXUINT16),
   };
 }

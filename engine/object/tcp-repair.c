@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tcp-repair.h"
+#include "net-lock.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -23,6 +27,7 @@
 #define SEGMENT_BYTES_MAX (512 * 1024)  /* the oldest one may be acknowledged in part */
 #define BUFFER_MAX (1 << 30)            /* while queues are filled */
 #define STATE_PATIENCE_MS 5000
+#define TIMEOUT_PATIENCE_MS 10000
 
 guint32 tcp_state(int fd) {
   struct tcp_info info = {0};
@@ -368,4 +373,79 @@ bool tcp_repair_restore(int fd, const TcpConnection *c, GError **error) {
   if (lock >= 0)
     (void)setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof lock);
   return ok;
+}
+
+/* --- connections that have ended --- */
+
+TcpStreamEntry *tcp_repair_read_ended(int fd, bool fin, GBytes **ret_queue, GError **error) {
+  g_autoptr(GByteArray) bytes = NULL;
+  int waiting = 0;
+  if (ioctl(fd, SIOCINQ, &waiting) < 0 || waiting < 0) {
+    (void)fail_step("measure the receive queue", error);
+    return NULL;
+  }
+  /* A peek at an empty queue would take the error. */
+  bytes = waiting ? peek_from_start(fd, (size_t)waiting, error) : g_byte_array_new();
+  if (!bytes)
+    return NULL;
+  TcpStreamEntry *s = MESSAGE_NEW(TcpStreamEntry, tcp_stream_entry__init);
+  if (!read_options(fd, s, error)) {
+    tcp_stream_entry__free_unpacked(s, NULL);
+    return NULL;
+  }
+  s->mss_clamp = MIN(MAX(s->mss_clamp, USER_MSS_MIN), USER_MSS_MAX);
+  s->inq_len = bytes->len;
+  s->inq_seq = 1 + bytes->len + fin;
+  s->outq_seq = 1;
+  read_delays(fd, s);
+  *ret_queue = g_byte_array_free_to_bytes(g_steal_pointer(&bytes));
+  return s;
+}
+
+/* What nobody listens for is answered by a reset; of packets to the socket only those with our mark come through. */
+static bool hear_only_ours(int fd, GError **error) {
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (guint32)(SKF_AD_OFF + SKF_AD_MARK)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, NET_LOCK_MARK, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, G_MAXUINT32),
+      BPF_STMT(BPF_RET | BPF_K, 0),
+  };
+  const struct sock_fprog program = {.len = G_N_ELEMENTS(code), .filter = code};
+  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 || fail_step("attach a filter", error);
+}
+
+static bool receive_reset(int fd, const TcpConnection *c, GError **error) {
+  const TcpSegment reset = {.from = c->remote, .to = c->local, .seq = c->stream->inq_seq, .ack = c->stream->outq_seq, .rst = true};
+  return tcp_packet_send(&reset, error) && await_state(fd, INET_CLOSE, error);
+}
+
+/* Nobody acknowledges the byte: its first repetition is one too many. */
+static bool time_out(int fd, GError **error) {
+  int msec = 1, none = 0;
+  struct pollfd p = {.fd = fd};
+  if (tcp_repair_set(fd, TCP_REPAIR_OFF_NO_WP) < 0 ||
+      setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &msec, sizeof msec) < 0 || send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
+    return fail_step("send what nobody acknowledges", error);
+  (void)poll(&p, 1, TIMEOUT_PATIENCE_MS);
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &none, sizeof none);
+  return await_state(fd, INET_CLOSE, error) && (tcp_repair_set(fd, TCP_REPAIR_ON) == 0 || fail_step("enter the mode again", error));
+}
+
+bool tcp_repair_end(int fd, const TcpConnection *c, int error_number, GError **error) {
+  int none = 0;
+  if (!hear_only_ours(fd, error))
+    return false;
+  bool ok = tcp_repair_restore(fd, c, error) && (error_number == ETIMEDOUT ? time_out(fd, error) : receive_reset(fd, c, error));
+  if (ok && !error_number)
+    (void)sockopt_get(fd, SOL_SOCKET, SO_ERROR, 0); /* reading it takes it off */
+  return setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none) == 0 ? ok : ok && fail_step("detach a filter", error);
+}
+
+bool tcp_repair_refuse(int fd, const InetAddress *reserved, socklen_t size, GError **error) {
+  int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || tcp_repair_set(fd, TCP_REPAIR_OFF_NO_WP) < 0)
+    return fail_step("get ready to connect", error);
+  if (connect(fd, &reserved->sa, size) == 0 || errno != EINPROGRESS)
+    return fail_step("be refused", error);
+  return await_state(fd, INET_CLOSE, error) && (fcntl(fd, F_SETFL, flags) == 0 || fail_step("set its flags", error));
 }

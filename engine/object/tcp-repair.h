@@ -58,13 +58,26 @@ bool tcp_repair_check(const TcpStreamEntry *stream, guint32 state, GError **erro
  * now (net-lock.h) but for those with NET_LOCK_MARK. */
 bool tcp_repair_restore(int fd, const TcpConnection *c, GError **error);
 
+/* --- connections that have ended (state CLOSE) --- */
+
+/* Reads what came in and was not read, with the options, of a socket that need not be in repair mode; nothing of it is changed,
+ * nor its error taken. Sequence numbers are made up, for a connection of which the peer had sent a FIN or not (@fin). The message
+ * and the bytes are the caller's. */
+TcpStreamEntry *tcp_repair_read_ended(int fd, bool fin, GBytes **ret_queue, GError **error);
+/* The same way as tcp_repair_restore(), to a connection with a made-up peer, and then to its end: by a reset as if from the peer
+ * where @error_number is ECONNRESET (with a FIN before it: LAST_ACK) or EPIPE (CLOSE_WAIT), by patience (a second) where it is
+ * ETIMEDOUT; 0: the error of the reset is taken off. Nothing of it comes to or from a network. A filter of the socket is lost. */
+bool tcp_repair_end(int fd, const TcpConnection *c, int error_number, GError **error);
+/* Takes @fd, a fresh socket, out of the mode and connects it to a port of this host that @reserved, a socket, has and does not listen at. */
+bool tcp_repair_refuse(int fd, const InetAddress *reserved, socklen_t size, GError **error);
+
 /* --- tcp-packet.c --- */
 
-/* A segment without data, made up as if the peer had sent it: how a socket in repair mode learns of a FIN or its
- * acknowledgement. */
+/* A segment without data, made up as if the peer had sent it: how a socket in repair mode learns of a FIN, its
+ * acknowledgement, or a reset. */
 typedef struct TcpSegment {
   const InetAddress *from, *to; /* of one family; IPv4 addresses in IPv6 are taken for what they are */
   guint32 seq, ack;
-  bool fin;
+  bool fin, rst;
 } TcpSegment;
 bool tcp_packet_send(const TcpSegment *segment, GError **error);

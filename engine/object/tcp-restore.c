@@ -143,11 +143,14 @@ static bool restore_stream(Restorer *r, const InetSkEntry *i, int fd, GError **e
          engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot shut a connection down for reading");
 }
 
+void tcp_restore_note(Restorer *r, const InetSkEntry *i, bool connecting) {
+  const Opened one = {.id = i->id, .socket.reuse = i->opts->has_reuseaddr && i->opts->reuseaddr, .connecting = connecting};
+  g_array_append_val(tcp_restore(r)->opened, one);
+}
+
 bool tcp_open(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
   TcpRestore *t = tcp_restore(r);
-  Opened one = {.id = i->id,
-      .socket.reuse = i->opts->has_reuseaddr && i->opts->reuseaddr,
-      .connecting = i->state == INET_SYN_SENT};
+  bool connecting = i->state == INET_SYN_SENT;
   if (!job_options(restorer_job(r))->tcp_established)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
         "A TCP connection (port %u to %u) is restored on demand only: use the option tcp-established to keep it, or "
@@ -159,11 +162,11 @@ bool tcp_open(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
   int e = tcp_repair_set(fd, TCP_REPAIR_ON);
   if (e < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, e, "Cannot enter TCP repair mode");
-  if (!inet_bind(i, fd, error) || (!one.connecting && !restore_stream(r, i, fd, error)))
+  if (!inet_bind(i, fd, error) || (!connecting && !restore_stream(r, i, fd, error)))
     return false;
   if (extra)
     restore_extra(r, i, extra, fd);
-  g_array_append_val(t->opened, one);
+  tcp_restore_note(r, i, connecting);
   return true;
 }
 

@@ -40,10 +40,10 @@ static void tcp_pair(int pair[2]) {
   check_call(close(fd) == 0);
 }
 
-static void ended_unread(void) {
+static void ended_urgent(void) {
   int pair[2];
   tcp_pair(pair);
-  check_call(write(pair[0], "unread", 6) == 6 && shutdown(pair[0], SHUT_WR) == 0);
+  check_call(send(pair[0], "!", 1, MSG_OOB) == 1 && shutdown(pair[0], SHUT_WR) == 0);
   for (int state = 0; state != TCP_CLOSE;) {
     struct tcp_info info;
     socklen_t size = sizeof info;
@@ -61,7 +61,7 @@ static void connect_outside(void) {
 /* The queue of a listener that takes one is full: the next one has to try again and again. */
 static void tcp(void) {
   int pair[2];
-  ended_unread();
+  ended_urgent();
   tcp_pair(pair);
   (void)tcp_listener(0);
   (void)tcp_connect(SOCK_NONBLOCK);
