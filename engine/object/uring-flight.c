@@ -20,7 +20,7 @@ static gint32 by_counters(const Look *l) {
 }
 
 static gint32 in_flight(const Look *l) {
-  return l->has_inside && l->in.in_flight >= 0 ? l->in.in_flight : by_counters(l);
+  return !l->has_inside ? by_counters(l) : l->in.in_flight >= 0 ? l->in.in_flight : by_counters(l) + (gint32)l->in.extra;
 }
 
 static const UringRequest *request_at(const Look *l, guint k) {

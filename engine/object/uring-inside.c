@@ -179,7 +179,7 @@ static bool count(UringReader *r, UringInside *i, guint64 ctx) {
   guint64 at;
   i->in_flight = -1;
   if (r->l.requests < 0)
-    return true;
+    return r->l.extra < 0 || read_half(r, ctx + (guint64)r->l.extra, &i->extra);
   if (!read_half(r, ctx + (guint64)r->l.requests, &all) || !read_word(r, ctx + (guint64)r->l.free_list, &at))
     return false;
   for (; at; idle++)
@@ -214,8 +214,24 @@ static bool read_eventfd(UringReader *r, UringInside *i, guint64 ctx) {
   return true;
 }
 
+/* A slot of older kernels is the file, with marks in its lowest bits. */
+static bool read_slots(UringReader *r, UringInside *i, guint64 ctx) {
+  guint64 slots;
+  if (!read_half(r, ctx + (guint64)r->l.n_file_slots, &i->n_files) || !read_word(r, ctx + (guint64)r->l.file_slots, &slots) || i->n_files > 1u << 20)
+    return false;
+  i->files = g_new0(guint64, i->n_files + 1);
+  for (guint32 k = 0; k < i->n_files; k++) {
+    if (!read_word(r, slots + (guint64)k * 8, &i->files[k]))
+      return false;
+    i->files[k] &= ~7ull;
+  }
+  return true;
+}
+
 static bool read_files(UringReader *r, UringInside *i, guint64 ctx) {
   guint64 nodes, node, file;
+  if (r->l.n_file_slots >= 0 && r->l.file_slots >= 0)
+    return read_slots(r, i, ctx);
   if (r->l.n_file_nodes < 0 || r->l.file_nodes < 0 || r->l.node_file < 0)
     return true;
   if (!read_half(r, ctx + (guint64)r->l.n_file_nodes, &i->n_files) || !read_word(r, ctx + (guint64)r->l.file_nodes, &nodes) || i->n_files > 1u << 20)

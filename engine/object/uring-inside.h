@@ -35,6 +35,7 @@ typedef struct UringGroup {
 typedef struct UringInside {
   guint32 setup_flags;
   gint32 in_flight;     /* exactly; -1: the kernel keeps no count */
+  guint32 extra;        /* completions that are no request's last, where it keeps none */
   guint n_listed;       /* of them, found */
   GArray *requests;     /* UringRequest */
   guint64 eventfd;      /* where the kernel has what it tells, 0: none */
@@ -69,8 +70,8 @@ bool uring_inside_read(UringReader *r, int fd, UringInside *ret);
 /* Where things are on this kernel. -1: not there. */
 typedef struct UringLayout {
   int file_private, file_refs, file_count, files, fdt, fd_table, max_fds, thread_pid, level, numbers;
-  int ctx_flags, requests, free_list, hbs, hash_bits, locked_hbs, locked_bits, bucket_list, timeouts, link_timeouts, futexes, waitids, commands, n_timeouts, cq_tail,
-      evfd, groups, personalities, restricted, n_file_nodes, file_nodes;
+  int ctx_flags, requests, extra, free_list, hbs, hash_bits, locked_hbs, locked_bits, bucket_list, timeouts, link_timeouts, futexes, waitids, commands, n_timeouts, cq_tail,
+      evfd, groups, personalities, restricted, n_file_nodes, file_nodes, n_file_slots, file_slots;
   int evfd_ctx, evfd_async;
   int opcode, flags, user_data, fd, tctx, task, link, hash, data, creds, buf_index, poll_refs;
   int tctx_task;

@@ -41,6 +41,7 @@ static const Field fields[] = {
     {"pid", "numbers", AT(numbers), false},
     {"io_ring_ctx", "flags", AT(ctx_flags), false},
     {"io_ring_ctx", "nr_req_allocated", AT(requests), true}, /* since 6.16 */
+    {"io_ring_ctx", "cq_extra", AT(extra), true},
     {"io_ring_ctx", "submit_state.free_list.next", AT(free_list), false},
     {"io_ring_ctx", "cancel_table.hbs", AT(hbs), false},
     {"io_ring_ctx", "cancel_table.hash_bits", AT(hash_bits), false},
@@ -60,6 +61,8 @@ static const Field fields[] = {
     {"io_ring_ctx", "restrictions.registered", AT(restricted), false},
     {"io_ring_ctx", "file_table.data.nr", AT(n_file_nodes), true},
     {"io_ring_ctx", "file_table.data.nodes", AT(file_nodes), true},
+    {"io_ring_ctx", "nr_user_files", AT(n_file_slots), true}, /* before 6.13 */
+    {"io_ring_ctx", "file_table.files", AT(file_slots), true},
     {"io_ev_fd", "cq_ev_fd", AT(evfd_ctx), false},
     {"io_ev_fd", "eventfd_async", AT(evfd_async), true},
     {"io_kiocb", "opcode", AT(opcode), false},
@@ -129,6 +132,7 @@ bool uring_layout_find(const KernelTypes *t, UringLayout *ret) {
       return false;
     *(int *)(void *)((char *)&l + fields[i].at) = at;
   }
+  l.file_slots = kernel_types_size(t, "io_fixed_file") == 8 ? l.file_slots : -1;
   l.bucket_size = kernel_types_size(t, "io_hash_bucket");
   l.request_size = kernel_types_size(t, "io_kiocb");
   l.async_size = kernel_types_size(t, "io_async_rw");

@@ -47,7 +47,8 @@ static int make(const CkptUring *u, struct io_uring_params *p) {
 }
 
 static bool fits(const CkptUring *u, const UringMap *m, GError **error) {
-  if ((m->p.sq_off.array != u->array_at && u->array_at != u->rings.len) || u->sqes.len > m->sqes_size || m->p.cq_off.cqes != 64 ||
+  const guint32 cqes_at = u->has_cqes_at ? u->cqes_at : URING_CQES_AT;
+  if ((m->p.sq_off.array != u->array_at && u->array_at != u->rings.len) || u->sqes.len > m->sqes_size || m->p.cq_off.cqes != cqes_at ||
       m->p.sq_off.array + (gsize)u->sq_entries * 4 > m->rings_size)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
         "The io_uring of file id %u: this kernel lays rings out in another way", u->file_id);

@@ -487,6 +487,7 @@ static bool save_counters(const Look *l) {
 static void save(const Look *l) {
   CkptUring *u = l->u;
   u->array_at = (guint32)MIN(l->map.p.sq_off.array, l->map.rings_size);
+  u->has_cqes_at = l->map.p.cq_off.cqes != URING_CQES_AT, u->cqes_at = l->map.p.cq_off.cqes;
   u->rings.len = l->map.rings_size;
   u->rings.data = g_memdup2(l->map.rings, l->map.rings_size);
   u->sqes.len = l->map.sqes_size;

@@ -20,6 +20,8 @@
 /* Also what makes no difference here: CQSIZE, CLAMP, ATTACH_WQ, R_DISABLED, SUBMIT_ALL, COOP_TASKRUN, TASKRUN_FLAG,
  * REGISTERED_FD_ONLY, NO_SQARRAY, HYBRID_IOPOLL. */
 #define URING_HINT_FLAGS (0x78u | 0x380u | 0x18000u | 0x20000u)
+/* Where completions begin since Linux 6.6; before that behind six cache lines. */
+#define URING_CQES_AT 64u
 /* As many requests are made to do nothing, until the counters of a new ring are those of the old one. */
 #define URING_REQUESTS_MAX (1u << 28)
 

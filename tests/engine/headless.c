@@ -104,6 +104,8 @@ static void *lead(void *data) {
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   wishes = argc > 2;
+  if (!subject_has_thread_pidfds())
+    subject_skip("this kernel has no pidfds of threads, and such processes are refused");
   shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   check_call(shared != MAP_FAILED && pipe(out) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, back) == 0);
   shared[0] = (int)getpid();

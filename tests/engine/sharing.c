@@ -648,6 +648,8 @@ static void verify(void) {
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   const char *what = argc > 2 ? argv[2] : "child", *letters = argc > 3 ? argv[3] : "all";
+  if ((!strcmp(what, "tables") || !strcmp(what, "thread")) && !subject_has_thread_pidfds())
+    subject_skip("this kernel has no pidfds of threads, and such tables are refused");
   if (!strcmp(what, "locks"))
     return run_locks();
   if (!strcmp(what, "tables"))

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -92,6 +93,14 @@ __attribute__((noreturn)) static inline void subject_skip(const char *why) {
   (void)snprintf(text, sizeof text, "SKIP: %s", why);
   subject_say("result", text);
   _exit(77);
+}
+
+/* pidfds of threads (PIDFD_THREAD), since Linux 6.9. */
+static inline bool subject_has_thread_pidfds(void) {
+  int fd = (int)syscall(SYS_pidfd_open, getpid(), O_EXCL);
+  if (fd >= 0)
+    (void)close(fd);
+  return fd >= 0;
 }
 
 static inline void subject_begin(int argc, char **argv) {
