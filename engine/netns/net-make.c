@@ -54,18 +54,41 @@ static bool is_port_setting(int type) {
   return type <= IFLA_BRPORT_ISOLATED;
 }
 
-static bool is_any_setting(int type) {
-  return true;
+static const struct nlattr *find_setting(GBytes *data, int type) {
+  gsize size = 0;
+  const void *bytes = data ? g_bytes_get_data(data, &size) : NULL;
+  return size ? nla_find(bytes, (int)size, type) : NULL;
 }
 
-static void put_settings(struct nl_msg *m, int nest_type, const ProtobufCBinaryData *data, bool (*wanted)(int type)) {
-  struct nlattr *nest = nla_nest_start(m, nest_type);
-  struct nlattr *a;
-  int left;
-  nla_for_each_attr(a, (struct nlattr *)(void *)data->data, (int)data->len, left)
-    if (wanted(nla_type(a)))
-      (void)nla_put(m, a->nla_type, nla_len(a), nla_data(a));
+static int set_one(guint32 index, bool port, const struct nlattr *a) {
+  const struct ifinfomsg i = {.ifi_family = AF_UNSPEC, .ifi_index = (int)index};
+  struct nl_msg *m = net_talk_new(RTM_NEWLINK, 0, &i, sizeof i);
+  struct nlattr *info = nla_nest_start(m, IFLA_LINKINFO);
+  (void)nla_put_string(m, port ? IFLA_INFO_SLAVE_KIND : IFLA_INFO_KIND, "bridge");
+  struct nlattr *nest = nla_nest_start(m, port ? IFLA_INFO_SLAVE_DATA : IFLA_INFO_DATA);
+  (void)nla_put(m, a->nla_type, nla_len(a), nla_data(a));
   (void)nla_nest_end(m, nest);
+  (void)nla_nest_end(m, info);
+  return net_talk(m, NULL);
+}
+
+/* Of a bridge or a port of one: what is not as it was is set, one after the other. The kernel refuses to hear of what it was
+ * built without, even that it is off. */
+static bool set_settings(NetRestore *r, guint32 index, const char *name, bool port, const ProtobufCBinaryData *data, GError **error) {
+  g_autoptr(GPtrArray) links = net_links(error);
+  const NetLink *l = links ? net_links_find(links, index) : NULL;
+  const struct nlattr *a;
+  int left;
+  if (!l)
+    return links && engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The network link %s has gone", name);
+  nla_for_each_attr(a, (const struct nlattr *)(const void *)data->data, (int)data->len, left) {
+    const struct nlattr *now = find_setting(port ? l->port : l->data, nla_type(a));
+    bool same = now && nla_len(now) == nla_len(a) && memcmp(nla_data(now), nla_data(a), (size_t)nla_len(a)) == 0;
+    int outcome = same || !(port ? is_port_setting : is_bridge_setting)(nla_type(a)) ? 0 : set_one(index, port, a);
+    if (outcome < 0)
+      job_log(r->job, 4, "Setting %d of the %s %s cannot be made: %s", nla_type(a), port ? "port" : "bridge", name, g_strerror(-outcome));
+  }
+  return true;
 }
 
 static struct nl_msg *link_message(const NetDeviceEntry *e, const CkptNetLink *x) {
@@ -82,17 +105,20 @@ static struct nl_msg *link_message(const NetDeviceEntry *e, const CkptNetLink *x
   return m;
 }
 
-static bool make_plain(const NetDeviceEntry *e, const CkptNetLink *x, GError **error) {
+static bool make_plain(NetRestore *r, const NetDeviceEntry *e, const CkptNetLink *x, GError **error) {
   const char *kind = e->type == ND_TYPE__BRIDGE ? "bridge" : x->kind;
   struct nl_msg *m = link_message(e, x);
   struct nlattr *info = nla_nest_start(m, IFLA_LINKINFO);
   (void)nla_put_string(m, IFLA_INFO_KIND, kind);
-  if (x && x->has_data)
-    put_settings(m, IFLA_INFO_DATA, &x->data, e->type == ND_TYPE__BRIDGE ? is_bridge_setting : is_any_setting);
+  bool bridge = e->type == ND_TYPE__BRIDGE;
+  if (x && x->has_data && !bridge)
+    (void)nla_put(m, IFLA_INFO_DATA | NLA_F_NESTED, (int)x->data.len, x->data.data);
   (void)nla_nest_end(m, info);
-  int r = net_talk(m, NULL);
-  return r == 0 || engine_fail_errno(error, r == -EOPNOTSUPP ? ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE : ENGINE_ERROR_CODE__FAILED, r,
-                       "Cannot make the network link %s (%s)", e->name, kind);
+  int outcome = net_talk(m, NULL);
+  if (outcome < 0)
+    return engine_fail_errno(error, outcome == -EOPNOTSUPP ? ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE : ENGINE_ERROR_CODE__FAILED, outcome,
+        "Cannot make the network link %s (%s)", e->name, kind);
+  return !bridge || !x || !x->has_data || set_settings(r, e->ifindex, e->name, false, &x->data, error);
 }
 
 /* --- pairs --- */
@@ -247,7 +273,7 @@ bool net_make_links(NetRestore *r, const NetNamespace *ns, GError **error) {
         return false;
       if (net_links_find_name(links, e->name))
         continue; /* lo, and the other end of a pair that is there */
-      if (e->type == ND_TYPE__VETH ? !make_veth(r, ns, e, x, error) : is_made_here(e, x) && !make_plain(e, x, error))
+      if (e->type == ND_TYPE__VETH ? !make_veth(r, ns, e, x, error) : is_made_here(e, x) && !make_plain(r, e, x, error))
         return false;
     }
   return true;
@@ -255,7 +281,7 @@ bool net_make_links(NetRestore *r, const NetNamespace *ns, GError **error) {
 
 /* --- all that are there --- */
 
-static bool change_link(const NetDeviceEntry *e, const CkptNetLink *x, guint32 index, guint32 master, GError **error) {
+static bool change_link(NetRestore *nets, const NetDeviceEntry *e, const CkptNetLink *x, guint32 index, guint32 master, GError **error) {
   const struct ifinfomsg i = {.ifi_family = AF_UNSPEC, .ifi_index = (int)index};
   struct nl_msg *m = net_talk_new(RTM_NEWLINK, 0, &i, sizeof i);
   (void)nla_put_u32(m, IFLA_MTU, e->mtu);
@@ -266,15 +292,7 @@ static bool change_link(const NetDeviceEntry *e, const CkptNetLink *x, guint32 i
   int r = net_talk(m, NULL);
   if (r < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "Cannot set the network link %s up as it was", e->name);
-  if (!master || !x || !x->has_port)
-    return true;
-  m = net_talk_new(RTM_NEWLINK, 0, &i, sizeof i);
-  struct nlattr *info = nla_nest_start(m, IFLA_LINKINFO);
-  (void)nla_put_string(m, IFLA_INFO_SLAVE_KIND, "bridge");
-  put_settings(m, IFLA_INFO_SLAVE_DATA, &x->port, is_port_setting);
-  (void)nla_nest_end(m, info);
-  r = net_talk(m, NULL);
-  return r == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, r, "Cannot make the network link %s the port that it was", e->name);
+  return !master || !x || !x->has_port || set_settings(nets, index, e->name, true, &x->port, error);
 }
 
 static bool set_flags(const NetDeviceEntry *e, guint32 index, GError **error) {
@@ -292,7 +310,7 @@ bool net_make_ready(NetRestore *r, const NetNamespace *ns, GHashTable *indexes, 
     const NetDeviceEntry *e = ns->devices->pdata[i];
     const CkptNetLink *x = net_make_extra(ns, e->ifindex);
     guint32 index = index_now(indexes, e->ifindex);
-    if (!change_link(e, x, index, e->has_master ? index_now(indexes, e->master) : 0, error))
+    if (!change_link(r, e, x, index, e->has_master ? index_now(indexes, e->master) : 0, error))
       return false;
     net_settings_restore_link(r->job, x, e->name);
   }

@@ -6,11 +6,19 @@
 
 #include "misbehave.h"
 #include <errno.h>
+#include <net/if.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 
 extern int criu_get_image_dir(void);
+
+/* With the name that the number has in the network namespace of the call. */
+static inline void test_note_link(const char *callback, int index, int type, const char *kind) {
+  char name[IF_NAMESIZE] = "?";
+  (void)if_indextoname((unsigned)index, name);
+  test_note("%s %d %d %s is %s", callback, index, type, kind, name);
+}
 
 static inline int old_state(int id, int flags) {
   char name[64];

@@ -80,7 +80,8 @@ static int restore_mount(int id, char *mountpoint, char *old_root, int *is_file)
 }
 
 static int dump_link(int index, int type, char *kind) {
-  return -ENOTSUP;
+  test_note_link("DUMP_EXT_LINK", index, type, kind);
+  return test_answer("DUMP_EXT_LINK", -ENOTSUP);
 }
 
 static int handle_vma(int fd, const struct stat *st) {

@@ -64,5 +64,6 @@ int cr_plugin_restore_ext_mount(int id, char *mountpoint, char *old_root, int *i
 }
 
 int cr_plugin_dump_ext_link(int index, int type, char *kind) {
-  return -ENOTSUP;
+  test_note_link("dump_ext_link", index, type, kind);
+  return test_answer("dump_ext_link", -ENOTSUP);
 }

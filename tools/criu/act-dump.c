@@ -17,7 +17,8 @@
   "fanotify-mark|fifo|fifo-data|filelocks|files|inetsk|inotify|inotify-wd|memfd|netlinksk|ns-files|packetsk|pidfd|"    \
   "pipes|pipes-data|pstree|reg-files|remap-fpath|seccomp|signalfd|sk-queues|timerfd|tty|tty-data|tty-info|tunfile|"    \
   "unixsk|(core|creds|fdinfo|fs|ids|itimers|mm|pagemap|pagemap-shmem|pages|pages-shmem|posix-timers|rlimit|sigacts|"   \
-  "signal-p|signal-s|timens|tcp-stream|ghost-file|vmas)-[0-9a-f]+)\\.img$"
+  "signal-p|signal-s|timens|tcp-stream|ghost-file|vmas|"   \
+  "netns|netdev|ifaddr|route|route6|rule|nftables)-[0-9a-f]+)\\.img$"
 
 static bool remove_image(int dir_fd, const char *name, GError **error) {
   if (unlinkat(dir_fd, name, 0) == 0 || errno == ENOENT)
@@ -76,6 +77,7 @@ int act_dump(CriuRun *run) {
   engine.has_tcp_established = engine.tcp_established = options->tcp_established;
   engine.has_tcp_close = engine.tcp_close = options->tcp_close;
   engine.has_skip_in_flight = engine.skip_in_flight = options->skip_in_flight;
+  engine.has_empty_net = engine.empty_net = options->empty_net;
   engine.network_lock = options->network_lock;
   engine.has_timeout_usec = options->timeout_sec > 0;
   engine.timeout_usec = options->timeout_sec * G_USEC_PER_SEC;

@@ -98,6 +98,7 @@ int act_restore(CriuRun *run) {
   engine.has_shell_job = engine.shell_job = options->shell_job;
   engine.has_tcp_established = engine.tcp_established = options->tcp_established;
   engine.has_tcp_close = engine.tcp_close = options->tcp_close;
+  engine.has_empty_net = engine.empty_net = options->empty_net;
   engine.network_lock = options->network_lock;
   /* Control groups are restored on request only. */
   engine.has_keep_cgroup = engine.keep_cgroup = !options->manage_cgroups;

@@ -7,7 +7,7 @@ G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
 /* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
-typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT, SCRIPT } Setter;
+typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT, SCRIPT, VETH_PAIR, EMPTY_NS } Setter;
 
 enum { D = CRIU_ACTION_DUMP, R = CRIU_ACTION_RESTORE, C = CRIU_ACTION_CHECK, ALL = D | R | C };
 
@@ -60,6 +60,8 @@ static const Option table[] = {
         "connect unix sockets to named peers outside the tree again (only those)"},
     {"external", 0, NEEDS_ARG, EXTERNAL, D | R, 0, "RULE", "what to do with external objects, checkpoint-external(5)"},
     {"inherit-fd", 0, NEEDS_ARG, INHERIT_FD, R, 0, "fd[N]:KEY", "descriptor N is to be used for the external object KEY"},
+    {"veth-pair", 0, NEEDS_ARG, VETH_PAIR, R, 0, "IN=OUT[@BRIDGE]", "the same as --external veth[IN]:OUT@BRIDGE"},
+    {"empty-ns", 0, NEEDS_ARG, EMPTY_NS, D | R, 0, "net", "network namespaces of the tree come back empty, for others to fill"},
     {"file-validation", 0, NEEDS_ARG, VALIDATION, D | R, 0, "HOW", "how files are compared: filesize or buildid (default)"},
     {"action-script", 0, NEEDS_ARG, SCRIPT, D | R, 0, "SCRIPT",
         "run it (by sh -c) at moments that CRTOOLS_SCRIPT_ACTION names: pre-dump, post-dump, …"},
@@ -85,7 +87,6 @@ static const Option table[] = {
     REFUSED("close", 0, NEEDS_ARG),
     REFUSED("cpu-cap", 0, MAY_HAVE_ARG),
     REFUSED("daemon", 0, NO_ARG),
-    REFUSED("empty-ns", 0, NEEDS_ARG),
     REFUSED("enable-external-masters", 0, NO_ARG),
     REFUSED("enable-external-sharing", 0, NO_ARG),
     REFUSED("enable-fs", 0, NEEDS_ARG),
@@ -119,7 +120,6 @@ static const Option table[] = {
     REFUSED("tls-no-cn-verify", 0, NO_ARG),
     REFUSED("track-mem", 0, NO_ARG),
     REFUSED("unprivileged", 0, NO_ARG),
-    REFUSED("veth-pair", 0, NEEDS_ARG),
     REFUSED("weak-sysctls", 0, NO_ARG),
 };
 
@@ -347,13 +347,22 @@ static bool set_external(CriuOptions *options, const char *arg, GError **error) 
     return usage_error(error, "invalid argument for --external: %s", arg);
   g_autofree char *kind = g_strndup(arg, length);
   g_autofree char *id = g_strndup(arg + length + 1, (gsize)(end - arg) - length - 1);
-  char *rule = external_rule(kind, id);
+  bool network = g_str_equal(kind, "veth") || g_str_equal(kind, "netdev") || g_str_equal(kind, "net");
+  char *rule = network ? g_strdup(arg) : external_rule(kind, id);
   if (rule)
     g_ptr_array_add(options->external, rule);
   else if (g_str_equal(kind, "unix") || g_str_equal(kind, "file"))
     return usage_error(error, "invalid argument for --external: %s", arg);
   else
     refuse(options, "option --external ", kind);
+  return true;
+}
+
+static bool set_veth_pair(CriuOptions *options, const char *arg, GError **error) {
+  g_auto(GStrv) parts = g_strsplit(arg, "=", 2);
+  if (g_strv_length(parts) != 2 || !*parts[0] || !*parts[1])
+    return usage_error(error, "invalid argument for --veth-pair: %s", arg);
+  g_ptr_array_add(options->external, g_strdup_printf("veth[%s]:%s", parts[0], parts[1]));
   return true;
 }
 
@@ -401,6 +410,11 @@ static bool apply(CriuOptions *options, const Option *option, bool value, const 
     return set_ext_unix_sk(options, value, arg, error);
   case EXTERNAL:
     return set_external(options, arg, error);
+  case VETH_PAIR:
+    return set_veth_pair(options, arg, error);
+  case EMPTY_NS:
+    options->empty_net |= g_str_equal(arg, "net");
+    return g_str_equal(arg, "net") || usage_error(error, "invalid argument for --empty-ns: %s (only net)", arg);
   case INHERIT_FD:
     return set_inherit_fd(options, arg, error);
   case VALIDATION:
