@@ -285,6 +285,8 @@ static bool change_link(NetRestore *nets, const NetDeviceEntry *e, const CkptNet
   const struct ifinfomsg i = {.ifi_family = AF_UNSPEC, .ifi_index = (int)index};
   struct nl_msg *m = net_talk_new(RTM_NEWLINK, 0, &i, sizeof i);
   (void)nla_put_u32(m, IFLA_MTU, e->mtu);
+  if (x && x->has_tx_queue)
+    (void)nla_put_u32(m, IFLA_TXQLEN, x->tx_queue);
   if (x && x->alias)
     (void)nla_put_string(m, IFLA_IFALIAS, x->alias);
   if (master)
