@@ -206,7 +206,7 @@ static bool map_route(struct nlmsghdr *h, GHashTable *indexes) {
     else if (nla_type(a) == RTA_MULTIPATH)
       map_paths(a, indexes);
   }
-  h->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+  h->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | (r->rtm_family == AF_INET ? NLM_F_APPEND : 0);
   return true;
 }
 
@@ -300,11 +300,31 @@ static void remove_others(GBytes *raw, MapMessage map, GHashTable *indexes, int 
   }
 }
 
+/* Of equal routes the first one counts. Those that came with addresses came in the order of these. */
+static void drop_routes(void) {
+  const struct rtmsg all = {.rtm_family = AF_INET};
+  g_autoptr(GByteArray) now = g_byte_array_new();
+  guint at = 0;
+  if (net_talk_list(NETLINK_ROUTE, RTM_GETROUTE, RTM_NEWROUTE, &all, sizeof all, now) < 0)
+    return;
+  for (struct nlmsghdr *h; (h = net_talk_next(now, &at));) {
+    const struct rtmsg *r = NLMSG_DATA(h);
+    h->nlmsg_type = RTM_DELROUTE;
+    h->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+    if (h->nlmsg_len >= NLMSG_LENGTH(sizeof *r) && r->rtm_table != RT_TABLE_LOCAL)
+      (void)net_talk_bytes(h, h->nlmsg_len);
+  }
+}
+
 /* --- all of it --- */
 
 static bool replay_lists(const NetNamespace *ns, GHashTable *indexes, GError **error) {
   const CkptNetns *x = ns->extra;
-  if (!replay_raw(ns, NET_RAW_IFADDR, map_address, indexes, "addresses", error) || !replay_raw(ns, NET_RAW_ROUTE, map_route, indexes, "routes", error) || !replay_raw(ns, NET_RAW_ROUTE6, map_route, indexes, "IPv6 routes", error) ||
+  if (!replay_raw(ns, NET_RAW_IFADDR, map_address, indexes, "addresses", error))
+    return false;
+  if (ns->raw[NET_RAW_ROUTE])
+    drop_routes();
+  if (!replay_raw(ns, NET_RAW_ROUTE, map_route, indexes, "routes", error) || !replay_raw(ns, NET_RAW_ROUTE6, map_route, indexes, "IPv6 routes", error) ||
       !replay_raw(ns, NET_RAW_RULE, map_rule, indexes, "rules of routing", error))
     return false;
   remove_others(ns->raw[NET_RAW_RULE], map_rule, indexes, RTM_GETRULE, RTM_NEWRULE, RTM_DELRULE, same_payload);

@@ -46,23 +46,23 @@ static ino_t net_inode(void) {
 /* --- content --- */
 
 static const char make_content[] =
-    "set -e; ip link set lo up; ip link add br0 type bridge forward_delay 700; ip link add ve0 mtu 1400 type veth peer name ve1; "
+    "set -e; sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0; ip link set lo up; ip link add br0 type bridge forward_delay 700; ip link add ve0 mtu 1400 type veth peer name ve1; "
     "ip link set ve0 address 02:00:00:00:07:01; ip link set ve0 txqueuelen 77; ip link set ve1 alias 'the other end'; ip link set ve1 master br0; "
     "ip link set ve1 type bridge_slave cost 42 hairpin on; ip link add later type ifb; ip link set ve1 up; ip link set br0 up; ip link set ve0 up; "
     "ip addr add 10.5.0.2/24 brd + dev ve0 label ve0:x; ip addr add 10.5.0.3/24 dev ve0; ip addr add 10.5.0.1/24 dev br0; "
     "ip addr add fd05::2/64 dev ve0 nodad; ip addr del fe80::ff:fe00:701/64 dev ve0 2>/dev/null || true; "
     "ip route add default via 10.5.0.1 dev ve0 metric 5; ip route add 10.6.0.0/16 via 10.5.0.1 dev ve0 table 66; ip route add blackhole 10.7.0.0/16; "
     "ip route add 10.8.0.0/16 nexthop via 10.5.0.1 dev ve0 weight 2 nexthop via 10.5.0.9 dev br0 weight 1; "
-    "ip -6 route add fd06::/64 via fd05::1 dev ve0; ip rule add fwmark 7 table 66 pref 1000; ip rule del pref 32767; ip -6 rule add from fd05::2 table 66 pref 99; "
+    "ip -6 route add fd06::/64 via fd05::1 dev ve0; ip -6 route add unreachable fd08::/64 table 66; ip rule add fwmark 7 table 66 pref 1000; ip rule del pref 32767; ip -6 rule add from fd05::2 table 66 pref 99; "
     "ip neigh add 10.5.0.77 lladdr 02:00:00:00:00:77 dev ve0 nud permanent; ip neigh add fd05::77 lladdr 02:00:00:00:00:77 dev ve0 nud permanent; "
     "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.ip_default_ttl=99 net.ipv4.conf.default.rp_filter=2 net.ipv4.conf.ve0.arp_ignore=2 "
-    "net.ipv4.conf.lo.log_martians=1 net.ipv6.conf.ve0.accept_ra=0 net.ipv4.ping_group_range='5 6' net.core.somaxconn=77 net.unix.max_dgram_qlen=33; "
+    "net.ipv4.conf.lo.log_martians=1 net.ipv6.conf.ve0.accept_dad=2 net.ipv6.conf.ve0.accept_ra=0 net.ipv4.ping_group_range='5 6' net.core.somaxconn=77 net.unix.max_dgram_qlen=33; "
     "nft add table inet t; nft add set inet t s '{ type ipv4_addr; elements = { 10.1.1.1, 10.2.2.2 }; }'; "
     "nft add chain inet t c '{ type filter hook input priority 5; policy accept; }'; nft add rule inet t c ip saddr @s tcp dport 77 counter drop";
 
 /* What comes and goes by itself (carriers, queues) is left out. */
 static const char show_content[] =
-    "(ip -o -d link; ip -o addr; ip route show table 0; ip -6 route show table 0; ip rule; ip -6 rule; ip neigh show nud permanent; "
+    "(ip -o -d link; ip -o addr; ip route show table main; ip route show table 66; ip -6 route show table main; ip -6 route show table 66; ip rule; ip -6 rule; ip neigh show nud permanent; "
     "sysctl net.ipv4.ip_forward net.ipv4.ip_default_ttl net.ipv4.conf.default.rp_filter net.ipv4.conf.ve0.arp_ignore net.ipv4.conf.all.forwarding "
     "net.ipv4.conf.lo.log_martians net.ipv6.conf.ve0.accept_ra net.ipv6.conf.ve0.accept_dad net.ipv4.ping_group_range net.core.somaxconn "
     "net.unix.max_dgram_qlen; nft list ruleset) | "
