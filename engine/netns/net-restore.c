@@ -301,8 +301,8 @@ static void remove_others(GBytes *raw, MapMessage map, GHashTable *indexes, int 
 }
 
 /* Of equal routes the first one counts. Those that came with addresses came in the order of these. */
-static void drop_routes(void) {
-  const struct rtmsg all = {.rtm_family = AF_INET};
+static void drop_routes(guint8 family) {
+  const struct rtmsg all = {.rtm_family = family};
   g_autoptr(GByteArray) now = g_byte_array_new();
   guint at = 0;
   if (net_talk_list(NETLINK_ROUTE, RTM_GETROUTE, RTM_NEWROUTE, &all, sizeof all, now) < 0)
@@ -323,7 +323,9 @@ static bool replay_lists(const NetNamespace *ns, GHashTable *indexes, GError **e
   if (!replay_raw(ns, NET_RAW_IFADDR, map_address, indexes, "addresses", error))
     return false;
   if (ns->raw[NET_RAW_ROUTE])
-    drop_routes();
+    drop_routes(AF_INET);
+  if (ns->raw[NET_RAW_ROUTE6])
+    drop_routes(AF_INET6);
   if (!replay_raw(ns, NET_RAW_ROUTE, map_route, indexes, "routes", error) || !replay_raw(ns, NET_RAW_ROUTE6, map_route, indexes, "IPv6 routes", error) ||
       !replay_raw(ns, NET_RAW_RULE, map_rule, indexes, "rules of routing", error))
     return false;
