@@ -127,6 +127,8 @@ static void test_usage_errors(void) {
       {"restore --inherit-fd 5:x", "--inherit-fd: 5:x"},
       {"restore --inherit-fd fd[x]:y", "--inherit-fd: fd[x]:y"},
       {"restore --inherit-fd fd[5]:", "--inherit-fd: fd[5]:"},
+      {"restore --veth-pair eth0", "--veth-pair: eth0"},
+      {"restore --empty-ns mnt", "--empty-ns: mnt"},
       {"dump -t 1 --file-validation=colour", "--file-validation: colour"},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
@@ -143,7 +145,7 @@ static void test_refusals(void) {
       {"dump -t 1 --auto-dedup", "--auto-dedup"},
       {"restore -r /x -d", "--root"},
       {"dump -t 1 --external mnt[/x]:y", "--external"},
-      {"dump -t 1 --external net[5]:y", "--external net"},
+      {"dump -t 1 --external macvlan[eth0]:y", "--external macvlan"},
       {"dump -t 1 --cgroup-props-file=x", "--cgroup-props-file"},
       {"dump -t 1 --cgroup-yard /x", "--cgroup-yard"},
       {"dump -t 1 --lazy-pages --track-mem", "--track-mem"},
@@ -159,6 +161,15 @@ static void test_refusals(void) {
   g_autoptr(CriuOptions) o = parse_ok("dump -t 1 --no-auto-dedup --no-track-mem");
   g_autoptr(GError) error = NULL;
   g_assert_true(criu_options_check(o, &error));
+}
+
+static void test_networks(void) {
+  g_autoptr(CriuOptions) o = parse_ok("restore --external veth[eth0]:o@br0 --veth-pair eth1=p --external net[5]:key --empty-ns net --external netdev[a]:b");
+  static const char *const rows[] = {"veth[eth0]:o@br0", "veth[eth1]:p", "net[5]:key", "netdev[a]:b"};
+  g_assert_true(o->empty_net);
+  g_assert_cmpuint(o->external->len, ==, G_N_ELEMENTS(rows));
+  for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
+    g_assert_cmpstr(o->external->pdata[i], ==, rows[i]);
 }
 
 static void test_external(void) {
@@ -249,6 +260,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/criu/options/refusals-name-every-option", test_refusals);
   g_test_add_func("/criu/options/idle-ones-are-named", test_idle);
   g_test_add_func("/criu/options/external-objects", test_external);
+  g_test_add_func("/criu/options/networks", test_networks);
   g_test_add_func("/criu/options/configuration", test_config);
   g_test_add_func("/criu/options/configuration-errors", test_config_errors);
   g_test_add_func("/criu/options/help", test_help);
