@@ -12,6 +12,7 @@
 #define PATIENCE_USEC (1000 * 1000)
 #define DISK_PATIENCE_USEC (60 * 1000 * 1000)
 #define PAUSE_USEC 2000
+#define PATIENT_LOOKS 50 /* at least so many in vain: on a busy machine one may take as long as all patience */
 #define CURE "let the program cancel it, or use epoll instead (UV_USE_IO_URING=0 for node and libuv)"
 
 static gint32 by_counters(const Look *l) {
@@ -61,13 +62,15 @@ static bool is_worked_on(const Look *l) {
  * at which something was being done. */
 bool uring_settle(Look *l, GError **error) {
   gint64 now = g_get_monotonic_time(), until = now + PATIENCE_USEC;
+  int in_vain = 0;
   for (gint64 last = now + DISK_PATIENCE_USEC;; now = g_get_monotonic_time()) {
     if (!uring_look_again(l, error) || !job_poll(collector_job(l->c), error))
       return false;
-    if (uring_is_settled(l) || (!l->has_inside && l->facts.n_polls) || now > until)
+    if (uring_is_settled(l) || (!l->has_inside && l->facts.n_polls) || (now > until && in_vain > PATIENT_LOOKS))
       return true;
-    if (is_worked_on(l))
-      until = MIN(now + PATIENCE_USEC, last);
+    in_vain++;
+    if (is_worked_on(l) && now < last)
+      until = now + PATIENCE_USEC, in_vain = 0;
     (void)uring_look_enter(l);
     g_usleep(PAUSE_USEC);
   }
