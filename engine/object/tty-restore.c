@@ -23,7 +23,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define PATIENCE_USEC G_USEC_PER_SEC
+#define PATIENCE_USEC (5 * G_USEC_PER_SEC)
 #define PAUSE_USEC 20000
 
 typedef struct BackPty {
