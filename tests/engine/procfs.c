@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static _Atomic int tid;
@@ -156,7 +157,7 @@ static int refused(const char *what) {
     (void)open_proc(getpid(), name, O_RDONLY);
     go = 0;
     pthread_join(thread, NULL);
-    subject_tick();
+    check(subject_await(syscall(SYS_tgkill, getpid(), tid, 0) < 0), "the thread lives");
   } else {
     check_call(chdir("/proc/self") == 0);
   }
