@@ -96,7 +96,7 @@ static void keep_busy(int direct) {
 static unsigned fetch_busy(void) {
   struct io_event events[64];
   unsigned total = 0;
-  for (int tries = 0; total < 64 && tries < 2000; tries++) {
+  for (int tries = 0; total < 64 && tries < SUBJECT_PATIENCE; tries++) {
     int n = fetch(busy, 64, events);
     check_call(n >= 0);
     for (int i = 0; i < n; i++)

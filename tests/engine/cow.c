@@ -128,7 +128,7 @@ int main(int argc, char **argv) {
   verify(-1);
   for (int i = 0; i < N_CHILDREN; i++)
     for (int tries = 0; !board->verified[i] && !subject_failed(); tries++) {
-      check(tries < 4000, "child %d does not verify", i);
+      check(tries < SUBJECT_PATIENCE, "child %d does not verify", i);
       subject_tick();
     }
   /* What the parent writes now stays its own. */
