@@ -71,20 +71,31 @@ static int find_own(const FileProbe *probe) {
   return -1;
 }
 
+/* One of those that the tree has beside the engine's. */
+static const NsEntry *find_other(const Collector *c, const FileProbe *probe) {
+  const NsSet *set = collector_namespaces(c);
+  for (guint i = 0; i < ns_set_size(set); i++)
+    if (ns_set_get(set, i)->ino == probe->st.st_ino)
+      return ns_set_get(set, i);
+  return NULL;
+}
+
 static bool ns_collect(Collector *c, const FileProbe *probe, FileEntry *entry, GError **error) {
   int kind = find_own(probe);
-  const Task *root = collector_checkpoint(c)->tasks->len ? collector_checkpoint(c)->tasks->pdata[0] : NULL;
-  if (kind < 0) {
+  const NsEntry *other = kind < 0 ? find_other(c, probe) : NULL;
+  if (kind < 0 && !other) {
     g_autofree char *what = g_strdup_printf("namespace %s", probe->link);
     return collector_block_external(c, EXTERNAL_OTHER, probe, entry, what,
         "it is another namespace than that of the tree, and nothing of it is in the checkpoint",
         "close it before the dump, or give it back at the restore: the option external with other:path=PATH action=inherit:KEY",
         error);
   }
+  TaskKobjIdsEntry ours = TASK_KOBJ_IDS_ENTRY__INIT;
+  ns_set_own_ids(&ours);
   NsFileEntry *e = entry->nsf = MESSAGE_NEW(NsFileEntry, ns_file_entry__init);
   e->id = entry->id;
-  e->ns_cflag = kinds[kind].flag;
-  e->ns_id = root && root->ids ? id_of(root->ids, e->ns_cflag) : 0;
+  e->ns_cflag = other ? other->kind : kinds[kind].flag;
+  e->ns_id = other ? other->id : id_of(&ours, e->ns_cflag);
   e->flags = (guint32)probe->flags;
   return true;
 }
@@ -103,11 +114,16 @@ static int ns_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry is of no known kind of namespace");
     return -1;
   }
-  if (ids && e->ns_id != id_of(ids, e->ns_cflag)) {
+  const NsEntry *other = ids && e->ns_id != id_of(ids, e->ns_cflag) ? ns_set_find(restorer_namespaces(r), e->ns_cflag, e->ns_id) : NULL;
+  if (ids && e->ns_id != id_of(ids, e->ns_cflag) && !other) {
     engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "The open %s namespace is not the one of the tree", kinds[kind].name);
     return -1;
   }
-  _cleanup_fd_ int fd = open(own_path(path, sizeof path, kinds[kind].name), reg_open_flags(e->flags));
+  if (other)
+    g_snprintf(path, sizeof path, "/proc/self/fd/%d", other->fd);
+  else
+    (void)own_path(path, sizeof path, kinds[kind].name);
+  _cleanup_fd_ int fd = open(path, reg_open_flags(e->flags));
   if (fd < 0)
     engine_fail_errno(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, errno, "Cannot open %s", path);
   return fd >= 0 && restorer_set_flags(fd, e->flags, error) ? fd_take(&fd) : -1;

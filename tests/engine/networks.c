@@ -205,6 +205,7 @@ typedef struct Sockets {
   int udp, name, routes, packets;
   int foreign; /* of the child's namespace */
   int of_home; /* of the one that the test was started in */
+  int here_ns, home_ns;
 } Sockets;
 
 static Sockets make_sockets(void) {
@@ -244,6 +245,9 @@ static void check_sockets(const Sockets *s, int with, int home, bool apart) {
   struct pollfd p = {.fd = s->foreign, .events = POLLIN};
   check(poll(&p, 1, 20000) == 1 && recv(s->foreign, text, sizeof text, 0) == 8, "no datagram has come through the pair");
   (void)close(outgoing);
+  struct stat here_ns, home_ns;
+  check_call(fstat(s->here_ns, &here_ns) == 0 && fstat(s->home_ns, &home_ns) == 0);
+  check(here_ns.st_ino == net_inode() && home_ns.st_ino == ask(home, 'n'), "descriptors of namespaces lead to others");
   check(ask(with, 'a') == 1 && ask(home, 'a') == 1, "the children's names are in other namespaces than they");
   check(ask(with, 'n') != net_inode() && ask(home, 'n') != net_inode() && ask(with, 'n') != ask(home, 'n'), "three are not in three namespaces%s",
       apart ? "" : " any more");
@@ -254,6 +258,7 @@ static void test_sockets(void) {
   char byte, command[160];
   Sockets s;
   (void)snprintf(abstract_name, sizeof abstract_name, "networks-%d", (int)getpid());
+  int home_ns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
   int of_home = bound(SOCK_DGRAM, "127.0.0.1", 0);
   (void)fork_other(&home, true);
   check_call(read(home, &byte, 1) == 1 && byte == 'R');
@@ -265,6 +270,8 @@ static void test_sockets(void) {
   run(command);
   s = make_sockets();
   s.of_home = of_home;
+  s.home_ns = home_ns;
+  s.here_ns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
   check_call(write(with, "g", 1) == 1);
   s.wire = accept4(s.wire_listener, NULL, NULL, SOCK_CLOEXEC);
   check_call(s.wire >= 0);
