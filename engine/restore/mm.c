@@ -418,6 +418,19 @@ static void build_unmap(const Restore *r, const PlanTask *t, Program *p) {
   }
 }
 
+/* Whether an inherited mapping can be written to as it comes: those above may have other protections, and no pages for which they
+ * would have been lifted. */
+static bool comes_writable(const PlanTask *t, const VmaEntry *v) {
+  for (; v && v->prot & PROT_WRITE; t = t->parent) {
+    if (!t->late)
+      return true;
+    v = same_in_parent(v, t->parent->task->mm);
+    if (!v)
+      return true; /* made by this task */
+  }
+  return false;
+}
+
 static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error) {
   const MmEntry *mm = t->task->mm, *parent = t->parent->task->mm;
   PageCursor child, theirs;
@@ -434,7 +447,7 @@ static bool build_inherited(Restore *r, PlanTask *t, Program *p, GError **error)
       continue;
     if (!is_special(v) && !same_in_parent(v, parent))
       ok = build_map(r, t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) && has_pages(t->task, v, &at), p, error);
-    else if (!is_special(v) && has_pages(t->task, v, &at) && !(v->prot & PROT_WRITE))
+    else if (!is_special(v) && has_pages(t->task, v, &at) && !comes_writable(t, v))
       PROGRAM_CALL(p, "mprotect to fill", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot | PROT_READ | PROT_WRITE));
   }
   g_autofree Reader *rd = g_new0(Reader, 1);

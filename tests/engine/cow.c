@@ -26,6 +26,7 @@ typedef struct Board {
 
 static Board *board;
 static uint8_t *memory;
+static uint8_t *apart; /* a page that the parent never wrote to and may not use any more; the children have it */
 
 static uint64_t word(size_t page, int owner) {
   return (uint64_t)page * 0x9e3779b97f4a7c15ULL + (uint64_t)owner * 77 + 1;
@@ -55,6 +56,14 @@ static void verify(int number) {
     for (size_t i = 0; i < PAGE; i += 512)
       check(*(uint64_t *)(memory + page * PAGE + i) == word(page, writer_of(page, number)),
           "child %d: page %zu has been lost or mixed up", number, page);
+  check(number < 0 || *apart == 40 + number % (N_CHILDREN - 1), "child %d: the page apart is %d", number, *apart);
+}
+
+static void map_apart(void) {
+  uint8_t *pages = mmap(NULL, 3 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  check_call(pages != MAP_FAILED);
+  apart = pages + PAGE;
+  check_call(mprotect(apart, PAGE, PROT_READ | PROT_WRITE) == 0);
 }
 
 static void live(int number) {
@@ -84,6 +93,7 @@ static void child(int number) {
     return;
   check_call(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
   write_own(number);
+  *apart = (uint8_t)(40 + number);
   if (number == 0)
     grandchild();
   live(number);
@@ -112,8 +122,10 @@ int main(int argc, char **argv) {
   memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   check_call(board != MAP_FAILED && memory != MAP_FAILED && madvise(memory, SIZE, MADV_NOHUGEPAGE) == 0);
   write_own(-1);
+  map_apart();
   for (int i = 0; i < N_CHILDREN - 1; i++)
     child(i);
+  check_call(mprotect(apart, PAGE, PROT_NONE) == 0);
   for (int i = 0; i < N_CHILDREN; i++)
     while (!board->pid[i])
       subject_tick();
