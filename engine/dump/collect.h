@@ -3,6 +3,7 @@
 
 /* Collecting: kernel -> model, while the tree is frozen. */
 
+#include "dispatch.h"
 #include "frozen.h"
 #include "object.h"
 
@@ -67,7 +68,7 @@ bool collect_task(Job *job, FrozenTree *tree, FrozenTask *task, GError **error);
  * there. */
 void collect_task_namespaces(Job *job, FrozenTree *tree, const FrozenTask *task);
 /* What is in the tree's own namespaces. */
-bool collect_namespaces(Job *job, FrozenTree *tree, Collector *collector, GError **error);
+bool collect_namespaces(Job *job, FrozenTree *tree, Collector *collector, PluginSet *plugins, GError **error);
 /* Control groups and their properties, into cgroup.img. */
 void collect_cgroups(Job *job, FrozenTree *tree, Checkpoint *checkpoint);
 /* Mappings of a task; files behind them go through the collector. */

@@ -163,7 +163,7 @@ static bool dump_objects(Dump *d, int images_fd, GError **error) {
   collector_set_ask(d->collector, ask_thread, d->tree);
   if (!plugins_begin(d->plugins, 0, error))
     return false;
-  if (!collect_namespaces(d->job, d->tree, d->collector, error) || !dump_nets(d, error))
+  if (!collect_namespaces(d->job, d->tree, d->collector, d->plugins, error) || !dump_nets(d, error))
     return false;
   for (guint i = 0; i < d->tree->tasks->len; i++) {
     FrozenTask *task = d->tree->tasks->pdata[i];

@@ -98,6 +98,7 @@ static const ImageKind kinds[IMAGE_N_KINDS] = {
     /* larger ones are read piecewise only, and have no digest */
     [IMAGE_GHOST] = {"ghost-file-", 'x', IMAGE_FRAME_COMMON, 0x52583605, &ghost_file_entry__descriptor,
         &ghost_chunk_entry__descriptor, .limit = 16 * MIB},
+    [IMAGE_TMPFS] = {"tmpfs-dev-", 'u', IMAGE_FRAME_RAW, .suffix = ".tar.gz", .limit = G_MAXINT64},
     [IMAGE_PAGES] = {"pages-", 'u', IMAGE_FRAME_RAW, .limit = G_MAXINT64},
 };
 
@@ -134,7 +135,7 @@ char *image_name(char *name, ImageKindId id, guint64 number) {
   const ImageKind *k = &kinds[id];
   int n;
   if (k->numbering == 'u')
-    n = snprintf(name, IMAGE_NAME_MAX, "%s%" PRIu64 ".img", k->name, number);
+    n = snprintf(name, IMAGE_NAME_MAX, "%s%" PRIu64 "%s.img", k->name, number, k->suffix ? k->suffix : "");
   else if (k->numbering == 'x')
     n = snprintf(name, IMAGE_NAME_MAX, "%s%" PRIx64 ".img", k->name, number);
   else

@@ -42,6 +42,7 @@ typedef enum ImageKindId {
   IMAGE_ROUTE6,
   IMAGE_RULE,
   IMAGE_NFTABLES,
+  IMAGE_TMPFS, /* an archive (tar, gzip); the number is that of the device */
   IMAGE_GHOST,
   IMAGE_PAGES,
   IMAGE_N_KINDS
@@ -72,6 +73,7 @@ typedef struct ImageKind {
   bool nested;                             /* the message may hold itself: depth is checked before it is unpacked */
   guint64 (*extra)(const ProtobufCMessage *entry); /* raw bytes behind an entry; NULL: none */
   guint64 limit;                                   /* of what is read into memory, in bytes */
+  const char *suffix; /* what comes before ".img" behind the number; may be NULL */
 } ImageKind;
 
 const ImageKind *image_kind(ImageKindId id);

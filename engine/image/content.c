@@ -83,12 +83,29 @@ static bool content_visit_ghosts(ImageWriter *w, const ImageSource *source, cons
   return true;
 }
 
+/* What was in file systems of the tree's own: archives that have checksums of their own. */
+static bool content_visit_tmpfs(ImageWriter *w, const ImageSource *source, const Checkpoint *c, GError **error) {
+  for (guint i = 0; i < c->mounts->len; i++) {
+    const CkptMount *m = c->mounts->pdata[i];
+    const MntEntry *e = m->content ? checkpoint_find_mount_entry(c, m->mnt_id) : NULL;
+    ImageDigest d = {0};
+    if (!e)
+      continue;
+    if (image_source_size(source, image_name(d.file, IMAGE_TMPFS, e->root_dev), &d.size) < 0)
+      return image_invalid(error, IMAGE_TMPFS, e->root_dev, "missing, though it has what was in %s", e->mountpoint);
+    if (w)
+      g_array_append_val(w->digests, d);
+  }
+  return true;
+}
+
 bool content_check(const ImageSource *source, const Checkpoint *checkpoint, GError **error) {
   return content_visit_all_pages(NULL, source, checkpoint, error) &&
-         content_visit_ghosts(NULL, source, checkpoint, error);
+         content_visit_ghosts(NULL, source, checkpoint, error) && content_visit_tmpfs(NULL, source, checkpoint, error);
 }
 
 bool content_note(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
   const ImageSource source = {.dir_fd = w->dir_fd};
-  return content_visit_all_pages(w, &source, checkpoint, error) && content_visit_ghosts(w, &source, checkpoint, error);
+  return content_visit_all_pages(w, &source, checkpoint, error) && content_visit_ghosts(w, &source, checkpoint, error) &&
+         content_visit_tmpfs(w, &source, checkpoint, error);
 }

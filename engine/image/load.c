@@ -438,6 +438,7 @@ static void load_events(Loader *l) {
   (void)swap_array(&l->checkpoint->pidfds, &l->manifest.pidfds);
   (void)swap_array(&l->checkpoint->fs_marks, &l->manifest.fs_marks);
   (void)swap_array(&l->checkpoint->watches, &l->manifest.watches);
+  (void)swap_array(&l->checkpoint->mounts, &l->manifest.mounts);
 }
 
 /* Options of netlink sockets, locks of mapped files, files that lost their names. */

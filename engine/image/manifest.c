@@ -27,6 +27,7 @@ void manifest_init(Manifest *m) {
       .fs_marks = g_ptr_array_new_with_free_func(free_message),
       .watches = g_ptr_array_new_with_free_func(free_message),
       .nets = g_ptr_array_new_with_free_func(free_message),
+      .mounts = g_ptr_array_new_with_free_func(free_message),
       .files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
   };
 }
@@ -50,6 +51,7 @@ void manifest_deinit(Manifest *m) {
   g_clear_pointer(&m->fs_marks, g_ptr_array_unref);
   g_clear_pointer(&m->watches, g_ptr_array_unref);
   g_clear_pointer(&m->nets, g_ptr_array_unref);
+  g_clear_pointer(&m->mounts, g_ptr_array_unref);
   g_clear_pointer(&m->files, g_hash_table_unref);
 }
 
@@ -116,7 +118,9 @@ static bool manifest_take(Manifest *m, const ImageReader *r, CkptEntry *e, GErro
   e->n_epoll = 0;
   for (size_t i = 0; i < e->n_fs_mark; i++)
     g_ptr_array_add(m->fs_marks, g_steal_pointer(&e->fs_mark[i]));
-  e->n_watch = e->n_fs_mark = 0;
+  for (size_t i = 0; i < e->n_mount; i++)
+    g_ptr_array_add(m->mounts, g_steal_pointer(&e->mount[i]));
+  e->n_watch = e->n_fs_mark = e->n_mount = 0;
   for (size_t i = 0; i < e->n_netns; i++)
     g_ptr_array_add(m->nets, g_steal_pointer(&e->netns[i]));
   e->n_netns = 0;
@@ -354,6 +358,13 @@ static bool store_plugins(ImageWriter *w, const Checkpoint *checkpoint, GError *
   return true;
 }
 
+static bool store_mounts(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
+  CkptEntry entry = CKPT_ENTRY__INIT;
+  entry.n_mount = checkpoint->mounts->len;
+  entry.mount = (CkptMount **)checkpoint->mounts->pdata;
+  return !entry.n_mount || store_entry(w, &entry, error);
+}
+
 bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error) {
   image_writer_begin(w, IMAGE_CHECKPOINT, 0);
   CkptEntry entry = CKPT_ENTRY__INIT;
@@ -388,7 +399,7 @@ bool manifest_store(ImageWriter *w, const Checkpoint *checkpoint, GError **error
   ttys.tty = (CkptTty **)checkpoint->ttys->pdata;
   if (ttys.n_tty && !store_entry(w, &ttys, error))
     return false;
-  if (!store_events(w, checkpoint, error) || !store_nets(w, checkpoint, error) || !store_plugins(w, checkpoint, error) || !store_digests(w, error))
+  if (!store_events(w, checkpoint, error) || !store_nets(w, checkpoint, error) || !store_mounts(w, checkpoint, error) || !store_plugins(w, checkpoint, error) || !store_digests(w, error))
     return false;
   CkptEntry seal = CKPT_ENTRY__INIT;
   seal.has_seal = true;

@@ -35,6 +35,7 @@ typedef struct Manifest {
   GPtrArray *fs_marks; /* CkptFsMark, the same */
   GPtrArray *watches; /* CkptWatch, the same */
   GPtrArray *nets;      /* CkptNetns, the same */
+  GPtrArray *mounts; /* CkptMount, the same */
   GHashTable *files;    /* name -> ManifestFile */
 } Manifest;
 

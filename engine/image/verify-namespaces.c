@@ -49,11 +49,33 @@ static bool verify_uts(const NsImage *ns, GError **error) {
   return true;
 }
 
+static bool is_text(const ProtobufCBinaryData *d) {
+  return d->len && d->len < PATH_MAX && d->data[0] == '/' && !memchr(d->data, 0, d->len);
+}
+
+/* What checkpoint.img says about them. */
+static bool verify_details(const Checkpoint *c, GError **error) {
+  g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+  for (guint i = 0; i < c->mounts->len; i++) {
+    const CkptMount *m = c->mounts->pdata[i];
+    const MntEntry *e = checkpoint_find_mount_entry(c, m->mnt_id);
+    const MntEntry *of = m->has_bind_of ? checkpoint_find_mount_entry(c, m->bind_of) : NULL;
+    if (!e || !g_hash_table_add(seen, GUINT_TO_POINTER(m->mnt_id)))
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "mount %u is in no namespace, or described twice", m->mnt_id);
+    if (m->has_bind_of && (!of || checkpoint_find_mount_entry(c, m->bind_of) == e))
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "mount %u shows mount %u, which there is not", m->mnt_id, m->bind_of);
+    if ((m->has_source && !is_text(&m->source)) || (m->has_shared_with && !is_text(&m->shared_with)) ||
+        (m->has_slave_of && !is_text(&m->slave_of)))
+      return image_invalid(error, IMAGE_CHECKPOINT, 0, "mount %u has a source that is no path", m->mnt_id);
+  }
+  return true;
+}
+
 bool verify_namespaces(const Checkpoint *c, GError **error) {
   for (guint i = 0; i < c->namespaces->len; i++) {
     const NsImage *ns = c->namespaces->pdata[i];
     if (ns->kind == CLONE_NEWNS ? !verify_mounts(ns, error) : ns->kind == CLONE_NEWUTS && !verify_uts(ns, error))
       return false;
   }
-  return true;
+  return verify_details(c, error);
 }

@@ -89,10 +89,11 @@ int ns_visit_new(NsVisit *ret_visit, int kind, int *ret_fd) {
   int r = k ? leave_home(k) : -EINVAL;
   if (r < 0)
     return r;
+  *ret_fd = -1;
   if (unshare(kind) < 0)
     return -errno;
   *ret_fd = open_own(k);
-  if (*ret_fd >= 0) {
+  if (*ret_fd >= 0 && (kind != CLONE_NEWNS || setns(*ret_fd, kind) == 0)) { /* to its root, as in any other */
     k->current = *ret_fd + 1;
     return 0;
   }

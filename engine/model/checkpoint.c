@@ -176,6 +176,7 @@ Checkpoint *checkpoint_new(void) {
   c->fs_marks = g_ptr_array_new_with_free_func(message_free);
   c->watches = g_ptr_array_new_with_free_func(message_free);
   c->namespaces = g_ptr_array_new_with_free_func(ns_image_free);
+  c->mounts = g_ptr_array_new_with_free_func(message_free);
   c->shmem = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)page_set_free);
   return c;
 }
@@ -188,6 +189,7 @@ void checkpoint_free(Checkpoint *c) {
   g_ptr_array_unref(c->tasks);
   g_hash_table_unref(c->tasks_by_pid);
   g_ptr_array_unref(c->namespaces);
+  g_ptr_array_unref(c->mounts);
   g_ptr_array_unref(c->files);
   g_hash_table_unref(c->files_by_id);
   for (int i = 0; i < RECORD_N_KINDS; i++)
@@ -380,12 +382,36 @@ NsImage *checkpoint_find_namespace(const Checkpoint *c, guint32 kind, guint32 id
   return NULL;
 }
 
+static const MntEntry *find_mount_entry(const NsImage *ns, guint32 mnt_id) {
+  for (guint i = 0; i < ns->mounts->len; i++) {
+    const MntEntry *m = ns->mounts->pdata[i];
+    if (m->mnt_id == mnt_id)
+      return m;
+  }
+  return NULL;
+}
+
 const NsImage *checkpoint_namespace_of_mount(const Checkpoint *c, gint32 mnt_id) {
-  for (guint i = 0; mnt_id > 0 && i < c->namespaces->len; i++) {
-    const NsImage *ns = c->namespaces->pdata[i];
-    for (guint k = 0; k < ns->mounts->len; k++)
-      if (((const MntEntry *)ns->mounts->pdata[k])->mnt_id == (guint32)mnt_id)
-        return ns;
+  for (guint i = 0; mnt_id > 0 && i < c->namespaces->len; i++)
+    if (find_mount_entry(c->namespaces->pdata[i], (guint32)mnt_id))
+      return c->namespaces->pdata[i];
+  return NULL;
+}
+
+const MntEntry *checkpoint_find_mount_entry(const Checkpoint *c, guint32 mnt_id) {
+  for (guint i = 0; i < c->namespaces->len; i++) {
+    const MntEntry *m = find_mount_entry(c->namespaces->pdata[i], mnt_id);
+    if (m)
+      return m;
+  }
+  return NULL;
+}
+
+const CkptMount *checkpoint_find_mount(const Checkpoint *c, guint32 mnt_id) {
+  for (guint i = 0; i < c->mounts->len; i++) {
+    const CkptMount *m = c->mounts->pdata[i];
+    if (m->mnt_id == mnt_id)
+      return m;
   }
   return NULL;
 }

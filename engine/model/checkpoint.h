@@ -183,6 +183,7 @@ typedef struct Checkpoint {
   GPtrArray *watches; /* CkptWatch */
   GPtrArray *namespaces; /* NsImage; empty for trees in the namespaces of whoever dumped them */
   GPtrArray *net_namespaces; /* NetNamespace */
+  GPtrArray *mounts; /* CkptMount: of all of them */
 } Checkpoint;
 
 Checkpoint *checkpoint_new(void);
@@ -230,3 +231,7 @@ NsImage *checkpoint_add_namespace(Checkpoint *checkpoint, guint32 kind, guint32 
 NsImage *checkpoint_find_namespace(const Checkpoint *checkpoint, guint32 kind, guint32 id);
 /* The mount namespace of the tree's own that has a mount with that id (mnt_entry.mnt_id); NULL: none. */
 const NsImage *checkpoint_namespace_of_mount(const Checkpoint *checkpoint, gint32 mnt_id);
+/* What checkpoint.img says about a mount; NULL: nothing. */
+const CkptMount *checkpoint_find_mount(const Checkpoint *checkpoint, guint32 mnt_id);
+/* The mount with that id, in any namespace of the tree's own; NULL: none. */
+const MntEntry *checkpoint_find_mount_entry(const Checkpoint *checkpoint, guint32 mnt_id);

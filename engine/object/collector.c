@@ -682,7 +682,7 @@ guint32 collector_add_path(Collector *c, const FileProbe *given, bool *blocked, 
   if (!looker_look(c->looker, &full, true, &link, error))
     return 0;
   g_autofree char *key =
-      g_strdup_printf("%lu:%lu:%x:%s", probe->st.st_dev, probe->st.st_ino, (guint)probe->flags, probe->link);
+      g_strdup_printf("%lu:%lu:%x:%u:%s", probe->st.st_dev, probe->st.st_ino, (guint)probe->flags, probe->mount, probe->link);
   guint32 id = GPOINTER_TO_UINT(g_hash_table_lookup(c->named, key));
   if (id)
     return id;

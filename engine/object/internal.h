@@ -3,6 +3,7 @@
 
 /* What the kinds share among themselves and nobody else needs. */
 
+#include "ns-visit.h"
 #include "object.h"
 #include <string.h>
 #include <unistd.h>
@@ -82,6 +83,9 @@ extern const ObjectOps unix_ops, inet_ops, packet_ops, tty_ops, ext_ops, unsuppo
 
 /* --- restorer.c --- */
 
+/* What is done by a path until the visit ends is done in the mount namespace that has the mount with that id in the images
+ * (reg_file_entry.mnt_id); the engine's own: of none of the tree's. ns_visit_end() ends it. */
+bool restorer_visit_mount(const Restorer *r, gint32 mount, NsVisit *ret_visit, GError **error);
 /* Adds owner and signal of a description to a program; nothing where @fown is NULL or empty. */
 void fown_program(const FownEntry *fown, int fd, Program *p);
 

@@ -35,6 +35,7 @@ typedef struct FileProbe {
   int pidfd;         /* of the holder, borrowed */
   struct stat st;    /* fstat of it */
   guint64 mnt_id;    /* statx's stx_mnt_id, 0 when not known */
+  guint32 mount;     /* that mount's id in the images, if it is in a mount namespace of the tree's own; else 0 */
   const char *link;  /* readlink of /proc/PID/fd/N: "/path", "/path (deleted)", "pipe:[12]", "anon_inode:[eventfd]" */
   int flags;         /* F_GETFL */
   off_t pos;         /* of regular files and directories, else 0 */

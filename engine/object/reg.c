@@ -84,7 +84,7 @@ static RegProblem path_problem(const FileProbe *probe) {
   if (strcmp(probe->link, LONG_PATH) == 0) {
     p.reason = "its path is longer than the 4095 bytes that the kernel can tell";
     p.cure = "let the program open it by a shorter path, or close it before the dump";
-  } else if (!is_mounted_here(probe->mnt_id)) {
+  } else if (!probe->mount && !is_mounted_here(probe->mnt_id)) {
     p.reason = "its file system is not mounted here: it was unmounted while it was in use, or is mounted in another mount namespace only";
     p.cure = "close it before the dump, or mount the file system where it was and let the program open it again";
   } else if (S_ISDIR(probe->st.st_mode)) {
@@ -138,6 +138,10 @@ static RegProblem find_problem(const Collector *c, const FileProbe *probe) {
         .reason = "it has an owner (F_SETOWN), so there may be a watch on it (F_NOTIFY), which the kernel does not show",
         .cure = "let the program use inotify, or close it; where there is no watch: the option external with file:path=PATH "
                 "action=reopen"};
+  if (probe->mount && (deleted || has_lost_name(probe)))
+    return (RegProblem){.what = g_strdup_printf("%s %s", kind_of(probe), probe->link),
+        .reason = "it was deleted in a mount namespace of the tree's own, where such files cannot be made again yet",
+        .cure = "close it before the dump"};
   char *large = deleted ? ghost_too_large(c, probe) : NULL;
   if (large)
     return (RegProblem){.what = g_strdup_printf("file %s", probe->link), .own_reason = large, .reason = large,
@@ -151,6 +155,8 @@ static RegFileEntry *reg_entry_new(const FileProbe *probe, guint32 id) {
   reg->flags = (guint32)probe->flags;
   reg->pos = probe->fd < 0 ? 0 : (guint64)probe->pos;
   reg->fown = collector_fown(probe);
+  reg->has_mnt_id = probe->mount != 0;
+  reg->mnt_id = probe->mount ? (gint32)probe->mount : -1;
   reg->has_mode = true;
   reg->mode = probe->st.st_mode;
   if (probe->fd < 0 && S_ISREG(probe->st.st_mode)) {
@@ -421,7 +427,7 @@ static bool ask_about(Restorer *r, const RegFileEntry *reg, const CkptExternal *
 }
 
 /* *ret_given: the descriptor is somebody else's, and stays as it is. */
-static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_given, GError **error) {
+static int open_there(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_given, GError **error) {
   const CkptExternal *record = checkpoint_find_external(restorer_checkpoint(r), reg->id);
   g_auto(ExternalAnswer) answer = {.fd = -1};
   bool ghost;
@@ -445,6 +451,16 @@ static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_g
   }
   return ghost && answer.action != EXTERNAL_REMAP ? ghost_open(r, reg, flags, error)
                                                   : open_path(r, reg, record, &answer, (guint32)flags, error);
+}
+
+/* Where it is mounted. */
+static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_given, GError **error) {
+  NsVisit visit;
+  if (!restorer_visit_mount(r, reg->has_mnt_id ? reg->mnt_id : -1, &visit, error))
+    return -1;
+  int fd = open_there(r, reg, flags, ret_given, error);
+  ns_visit_end(&visit);
+  return fd;
 }
 
 /* What untrusted.c saw of a path is its name; links lead elsewhere. Below /proc are processes, and /proc/self is us. */

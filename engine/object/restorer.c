@@ -8,6 +8,7 @@
 #include "rights.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -176,6 +177,14 @@ char *file_entry_name(const FileEntry *entry) {
   const char *text = entry_text(entry);
   return text ? g_strdup_printf("file id %u (%s)", entry->id, text)
               : g_strdup_printf("file id %u (type %d)", entry->id, (int)entry->type);
+}
+
+bool restorer_visit_mount(const Restorer *r, gint32 mount, NsVisit *ret_visit, GError **error) {
+  const NsImage *ns = checkpoint_namespace_of_mount(r->checkpoint, mount);
+  const NsEntry *place = ns ? ns_set_find(r->namespaces, ns->kind, ns->id) : NULL;
+  *ret_visit = (NsVisit){0};
+  int result = ns_set_size(r->namespaces) ? ns_visit_begin(ret_visit, CLONE_NEWNS, place ? place->fd : -1) : 0;
+  return result == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, -result, "Cannot go to the mount namespace of mount %d", mount);
 }
 
 static int entry_open(Restorer *r, const FileEntry *entry, GError **error) {

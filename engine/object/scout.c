@@ -113,6 +113,8 @@ bool looker_look(Looker *l, FileProbe *probe, bool keep_flags, char **ret_link, 
     return false;
   if (keep_flags)
     probe->flags = flags;
+  const MntEntry *mount = ns_set_mount(l->namespaces, probe->mnt_id);
+  probe->mount = mount ? mount->mnt_id : 0;
   l->seen_ino = probe->st.st_ino;
   *ret_link = find_link(l, probe, error);
   probe->link = *ret_link;

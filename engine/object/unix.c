@@ -74,6 +74,12 @@ static bool has_own_file(const UnixSkEntry *u) {
   return u->type == SOCK_DGRAM || u->state != UNIX_ESTABLISHED;
 }
 
+static bool is_mounted_apart(const Collector *c, int fd) {
+  struct statx sx = {0};
+  return ns_set_size(collector_namespaces(c)) && statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &sx) == 0 &&
+         ns_set_of_mount(collector_namespaces(c), sx.stx_mask & STATX_MNT_ID ? sx.stx_mnt_id : 0);
+}
+
 /* The file of a bound socket: its owner and mode, whether it is still there, where a relative name began, and where it is now if
  * it was renamed, or its task sees another root. */
 static void collect_file(Collector *c, UnixSkEntry *u, const FileProbe *probe) {
@@ -82,6 +88,11 @@ static void collect_file(Collector *c, UnixSkEntry *u, const FileProbe *probe) {
   char link[4200];
   if (fd < 0 || fstat(fd, &st) < 0 || !probe_readlink(fd, link, sizeof link, NULL))
     return;
+  if (is_mounted_apart(c, fd)) {
+    g_autofree char *what = g_strdup_printf("unix socket (%s)", link);
+    collector_block(c, probe, what, "it is bound in a mount namespace of the tree's own, where that cannot be done again yet",
+        "have it bind an abstract name, or a path of a directory that is mounted outside before that namespace is made");
+  }
   u->file_perms = MESSAGE_NEW(FilePermsEntry, file_perms_entry__init);
   u->file_perms->mode = st.st_mode;
   u->file_perms->uid = st.st_uid;

@@ -111,7 +111,7 @@ static int hook_of_moment(enum checkpoint_moment moment) {
   }
 }
 
-/* -1: no hook is meant. Mounts have no calls yet. Links are not made by plugins of this door: somebody brings them. */
+/* -1: no hook is meant. Links are not made by plugins of this door: somebody brings them. */
 static int hook_of(const PluginCall *call) {
   guint32 kind = call->object ? call->object->kind : 0;
   bool dump = call->callback == PLUGIN_CALL_DUMP;
@@ -128,6 +128,8 @@ static int hook_of(const PluginCall *call) {
     return dump ? HOOK_DUMP_EXT_LINK : -1;
   case CHECKPOINT_KIND_MAPPING:
     return dump ? HOOK_HANDLE_DEVICE_VMA : HOOK_UPDATE_VMA_MAP;
+  case CHECKPOINT_KIND_MOUNT:
+    return dump ? HOOK_DUMP_EXT_MOUNT : HOOK_RESTORE_EXT_MOUNT;
   default:
     return -1;
   }
@@ -183,6 +185,21 @@ static int dump_link(void *f, const struct checkpoint_object *o) {
   return ((int (*)(int, int, char *))f)((int)o->link_index, (int)o->link_type, kind);
 }
 
+/* Both old doors have the same two. The texts are theirs to write into. */
+int plugin_dump_mount(void *f, const PluginCall *call) {
+  g_autofree char *mountpoint = g_strdup(call->object->path);
+  return ((int (*)(char *, int))f)(mountpoint, (int)call->object->id);
+}
+
+/* Whether it is a file is seen at what is mounted then. */
+int plugin_restore_mount(void *f, PluginCall *call) {
+  const struct checkpoint_object *o = call->object;
+  g_autofree char *target = g_strdup(o->target), *outside = g_strdup(o->outside);
+  int is_file = 0, r = ((int (*)(int, char *, char *, int *))f)((int)o->id, target, outside, &is_file);
+  call->fd = r < 0 ? -1 : open(o->target, O_PATH | O_CLOEXEC);
+  return r < 0 ? r : call->fd < 0 ? -errno : 0;
+}
+
 static int call_hook(int hook, void *f, PluginCall *call) {
   switch (hook) {
   case HOOK_DUMP_UNIX_SK:
@@ -193,6 +210,10 @@ static int call_hook(int hook, void *f, PluginCall *call) {
     return MIN(call->fd, 0);
   case HOOK_RESTORE_EXT_FILE:
     return restore_file(f, call);
+  case HOOK_DUMP_EXT_MOUNT:
+    return plugin_dump_mount(f, call);
+  case HOOK_RESTORE_EXT_MOUNT:
+    return plugin_restore_mount(f, call);
   case HOOK_HANDLE_DEVICE_VMA:
     return handle_mapping(f, call->object);
   case HOOK_UPDATE_VMA_MAP:

@@ -38,8 +38,7 @@ typedef struct Named {
   void *symbols[NAMED_N_SYMBOLS];
 } Named;
 
-/* Which callback a call means; NAMED_N_SYMBOLS: none. Mounts have no calls yet. Links are not made by plugins of
- * this door: somebody brings them. */
+/* Which callback a call means; NAMED_N_SYMBOLS: none. Links are not made by plugins of this door: somebody brings them. */
 static NamedSymbol symbol_of(const PluginCall *call) {
   guint32 kind = call->object ? call->object->kind : 0;
   switch (call->callback) {
@@ -51,10 +50,12 @@ static NamedSymbol symbol_of(const PluginCall *call) {
     return kind == CHECKPOINT_KIND_UNIX_SOCKET ? NAMED_DUMP_UNIX_SK
            : kind == CHECKPOINT_KIND_FILE      ? NAMED_DUMP_FILE
            : kind == CHECKPOINT_KIND_LINK      ? NAMED_DUMP_EXT_LINK
+           : kind == CHECKPOINT_KIND_MOUNT     ? NAMED_DUMP_EXT_MOUNT
                                                : NAMED_N_SYMBOLS;
   case PLUGIN_CALL_RESTORE:
     return kind == CHECKPOINT_KIND_UNIX_SOCKET ? NAMED_RESTORE_UNIX_SK
            : kind == CHECKPOINT_KIND_FILE      ? NAMED_RESTORE_FILE
+           : kind == CHECKPOINT_KIND_MOUNT     ? NAMED_RESTORE_EXT_MOUNT
                                                : NAMED_N_SYMBOLS;
   case PLUGIN_CALL_BEGIN:
   case PLUGIN_CALL_END:
@@ -103,7 +104,9 @@ static int named_call(Plugin *p, PluginCall *call) {
   case NAMED_DUMP_EXT_LINK:
     return link_call(f, call->object);
   case NAMED_DUMP_EXT_MOUNT:
+    return plugin_dump_mount(f, call);
   case NAMED_RESTORE_EXT_MOUNT:
+    return plugin_restore_mount(f, call);
   case NAMED_N_SYMBOLS:
   default:
     return -ENOTSUP;

@@ -111,6 +111,12 @@ bool process_open(Plugin *p, int dir_fd, int manifest, GError **error);
 /* What criu_get_image_dir() and print_on_level() refer to while a plugin of the old doors is called: NULL: none. */
 void abi_criu_set_current(Plugin *p);
 
+/* --- abi-criu.c --- */
+
+/* Mounts through an old door: @f is its callback. */
+int plugin_dump_mount(void *f, const PluginCall *call);
+int plugin_restore_mount(void *f, PluginCall *call);
+
 /* --- services.c --- */
 
 /* Fills what came with revision 2. */

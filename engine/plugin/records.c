@@ -49,6 +49,10 @@ void object_to_image(const struct checkpoint_object *o, PluginObject *m) {
   m->has_link_index = m->has_link_type = o->kind == CHECKPOINT_KIND_LINK;
   m->link_index = o->link_index, m->link_type = o->link_type;
   m->link_kind = (char *)o->link_kind;
+  m->has_filesystem = o->filesystem != NULL, m->filesystem = lend(o->filesystem);
+  m->has_source = o->source != NULL, m->source = lend(o->source);
+  m->has_target = o->target != NULL, m->target = lend(o->target);
+  m->has_outside = o->outside != NULL, m->outside = lend(o->outside);
 }
 
 /* Bytes fields are allocated by protobuf-c without a terminating zero: records_check() has added or refused it. */
@@ -90,6 +94,8 @@ struct checkpoint_object plugin_object_of(const PluginObject *m) {
       .link_index = m->link_index,
       .link_type = m->link_type,
       .link_kind = m->link_kind,
+      .filesystem = text_of(m->has_filesystem, &m->filesystem),
+      .source = text_of(m->has_source, &m->source),
   };
 }
 
@@ -98,7 +104,7 @@ struct checkpoint_object plugin_object_of(const PluginObject *m) {
 PluginObject *plugin_object_copy(const struct checkpoint_object *o) {
   PluginObject lent;
   object_to_image(o, &lent);
-  ProtobufCBinaryData *const texts[] = {&lent.path, &lent.socket_name, &lent.peer_name};
+  ProtobufCBinaryData *const texts[] = {&lent.path, &lent.socket_name, &lent.peer_name, &lent.filesystem, &lent.source, &lent.target, &lent.outside};
   for (size_t i = 0; i < G_N_ELEMENTS(texts); i++)
     texts[i]->len += texts[i]->data != NULL;
   size_t size = plugin_object__get_packed_size(&lent);

@@ -140,6 +140,7 @@ void files_plan_moves(Program *p, const FdMove *moves, size_t n) {
   g_hash_table_unref(m.by_goal);
 }
 
+/* In a mount namespace of its own a task has that one's root by then. */
 static bool has_other_root(const Restore *r, guint32 id) {
   const FileEntry *root = checkpoint_find_file(r->checkpoint, id);
   return root && root->reg && strcmp(root->reg->name, "/") != 0;

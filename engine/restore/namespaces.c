@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Namespaces of the tree's own: made by this process before there is any task, and entered by each task whose maker is in
  * another one. Nothing but our descriptors and the tasks keeps them. */
-#include "stages.h"
+#include "mounts.h"
 #include "ns-visit.h"
+#include "stages.h"
 #include "uts.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -32,12 +33,61 @@ static bool check_kinds(const Checkpoint *c, GError **error) {
   return true;
 }
 
-static bool make_one(const Restore *r, const NsImage *image, NsEntry *e, GError **error) {
+static const CkptPluginObject *find_object(const Checkpoint *c, guint32 id) {
+  for (guint i = 0; i < c->plugin_objects->len; i++) {
+    const CkptPluginObject *m = c->plugin_objects->pdata[i];
+    if (m->object->kind == CHECKPOINT_KIND_MOUNT && m->object->id == id)
+      return m;
+  }
+  return NULL;
+}
+
+/* A plugin of whoever made the dump has it. */
+static int ask_plugin(void *data, const MountQuestion *q, GError **error) {
+  Restore *r = data;
+  const CkptPluginObject *m = find_object(r->checkpoint, q->id);
+  struct checkpoint_object object = {.size = sizeof object,
+      .kind = CHECKPOINT_KIND_MOUNT,
+      .id = q->id,
+      .number = -1,
+      .fd = -1,
+      .path = q->mountpoint,
+      .source = q->source,
+      .peer_uid = G_MAXUINT32,
+      .peer_gid = G_MAXUINT32};
+  if (m)
+    object = plugin_object_of(m->object);
+  object.target = q->target;
+  object.outside = q->outside;
+  PluginRestored restored;
+  if (!plugins_restore(r->plugins, m ? m->plugin : NULL, false, &object, &restored, error))
+    return -1;
+  plugin_said_clear(&restored.said);
+  if (restored.fd < 0)
+    engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "Plugin %s: the mount %s has to be there at once", restored.plugin, q->mountpoint);
+  return restored.fd;
+}
+
+/* The network that a task in the mount namespace is in; -1: the engine's. */
+static int network_of(const Restore *r, guint32 mnt_ns) {
+  for (guint i = 0; i < r->checkpoint->tasks->len; i++) {
+    const Task *t = r->checkpoint->tasks->pdata[i];
+    const NsEntry *e = t->ids && t->ids->mnt_ns_id == mnt_ns ? ns_set_find(r->namespaces, CLONE_NEWNET, t->ids->net_ns_id) : NULL;
+    if (e)
+      return e->fd;
+  }
+  return -1;
+}
+
+static bool make_one(Restore *r, const NsImage *image, NsEntry *e, GError **error) {
+  const MountHelp help = {.job = r->job, .images_fd = job_images_fd(r->job), .data = r, .ask = ask_plugin};
   switch (image->kind) {
   case CLONE_NEWUTS:
     return uts_make(image, e, error);
   case CLONE_NEWNET:
     return (e->fd = networks_open(r, image->id, error)) >= 0;
+  case CLONE_NEWNS:
+    return mounts_make(&help, r->checkpoint, image, e, network_of(r, image->id), error);
   default:
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED, "Namespace %u of the checkpoint cannot be made again yet", image->id);
   }

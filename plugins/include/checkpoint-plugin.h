@@ -102,6 +102,11 @@ struct checkpoint_object {
   uint32_t link_index;
   uint32_t link_type;    /* ARPHRD_ETHER … */
   const char *link_kind; /* "vxlan", "tun"; "": it has none, as hardware */
+  /* Revision 3: mounts. `path` is the mountpoint in the namespace, `fd` (dump) what is mounted there (O_PATH). At a restore, where
+   * it is to be mounted now, and where what the engine usually has as its root lies meanwhile ("/old"). */
+  const char *filesystem; /* its type; may be NULL at a restore */
+  const char *source;     /* what was mounted */
+  const char *target, *outside;
 };
 
 /* What was kept of a file (revision 2). */
@@ -235,15 +240,17 @@ struct checkpoint_plugin {
   int (*begin)(void *context, uint64_t n_objects);
   int (*end)(void *context);
 
-  /* UNIX_SOCKET, FILE, MAPPING. 0: taken; or DISCONNECTED, CONNECT, REOPEN, REFUSED. LINK (revision 3): 0 or REFUSED; the thread
-   * is in the link's network namespace meanwhile. */
+  /* UNIX_SOCKET, FILE, MAPPING, MOUNT. 0: taken; or DISCONNECTED, CONNECT, REOPEN, REFUSED. LINK (revision 3): 0 or REFUSED; the
+   * thread is in the link's network namespace meanwhile. */
   int (*dump)(void *context, const struct checkpoint_object *object);
   /* Makes it again: 0 with a new descriptor, which is handed over, AGAIN, DISCONNECTED, CONNECT or REOPEN. First
    * asked is the plugin that took it; if that answers -ENOTSUP, all others; if nobody has it, the restore fails. -ESTALE, with
    * an explanation, fails it as FileChanged: what is there now is not what was there. The
    * engine sets the status flags (F_SETFL), the owner and signal, and a socket's options. For a MAPPING, the mapping is
    * made of the descriptor at *ret_offset, which holds the old one before the call. A LINK (revision 3) has no descriptor: with
-   * the answer 0 it is in the namespace object->fd, under its name; all may pass (-ENOTSUP), where a script brings it. */
+   * the answer 0 it is in the namespace object->fd, under its name; all may pass (-ENOTSUP), where a script brings it. For a MOUNT
+   * (revision 3) the descriptor is of what shall be mounted at `target`: a directory or file (O_PATH), a mount that is nowhere yet
+   * (open_tree(2), fsmount(2)); or of what the plugin has mounted there itself. */
   int (*restore)(void *context, const struct checkpoint_object *object, int *ret_fd, uint64_t *ret_offset);
 
   /* MEMORY: a private mapping of a frozen task. 0: the plugin has the content, or knows how to make it; none of it goes

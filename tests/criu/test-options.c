@@ -129,10 +129,20 @@ static void test_usage_errors(void) {
       {"restore --inherit-fd fd[5]:", "--inherit-fd: fd[5]:"},
       {"restore --veth-pair eth0", "--veth-pair: eth0"},
       {"restore --empty-ns mnt", "--empty-ns: mnt"},
+      {"dump -t 1 --external mnt[/x]", "for a mount: /x:"},
+      {"dump -t 1 -M /x", "for a mount: /x"},
       {"dump -t 1 --file-validation=colour", "--file-validation: colour"},
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_USAGE, rows[i][1]);
+}
+
+static void test_mounts(void) {
+  g_autoptr(CriuOptions) o = parse_ok("restore --external mnt[]:ms --ext-mount-map auto -M /a:b --external mnt[c]:/d -r /root");
+  g_assert_cmpuint(o->mounts->len, ==, 2);
+  g_assert_cmpstr(o->mounts->pdata[0], ==, "/a:b");
+  g_assert_cmpstr(o->mounts->pdata[1], ==, "c:/d");
+  g_assert_cmpstr(o->root, ==, "/root");
 }
 
 /* Everything that criu has and we do not is named, with whatever argument it takes. */
@@ -143,9 +153,8 @@ static void test_refusals(void) {
       {"cpuinfo dump", "cpuinfo"},
       {"page-server --port 5", "page-server"},
       {"dump -t 1 --auto-dedup", "--auto-dedup"},
-      {"restore -r /x -d", "--root"},
-      {"dump -t 1 --external mnt[/x]:y", "--external"},
       {"dump -t 1 --external macvlan[eth0]:y", "--external macvlan"},
+      {"restore -J uts:/x -d", "--join-ns"},
       {"dump -t 1 --cgroup-props-file=x", "--cgroup-props-file"},
       {"dump -t 1 --cgroup-yard /x", "--cgroup-yard"},
       {"dump -t 1 --lazy-pages --track-mem", "--track-mem"},
@@ -155,8 +164,8 @@ static void test_refusals(void) {
   };
   for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
     assert_fails(rows[i][0], CRIU_OPTIONS_ERROR_NOT_SUPPORTED, rows[i][1]);
-  assert_fails("dump -t 1 --auto-dedup --lazy-pages --root /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
-      "--auto-dedup, option --lazy-pages, option --root");
+  assert_fails("dump -t 1 --auto-dedup --lazy-pages --join-ns /", CRIU_OPTIONS_ERROR_NOT_SUPPORTED,
+      "--auto-dedup, option --lazy-pages, option --join-ns");
   /* What is not to be done can be promised. */
   g_autoptr(CriuOptions) o = parse_ok("dump -t 1 --no-auto-dedup --no-track-mem");
   g_autoptr(GError) error = NULL;
@@ -257,6 +266,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/criu/options/cgroups", test_cgroups);
   g_test_add_func("/criu/options/verbosity", test_verbosity);
   g_test_add_func("/criu/options/usage-errors-name-the-word", test_usage_errors);
+  g_test_add_func("/criu/options/mounts", test_mounts);
   g_test_add_func("/criu/options/refusals-name-every-option", test_refusals);
   g_test_add_func("/criu/options/idle-ones-are-named", test_idle);
   g_test_add_func("/criu/options/external-objects", test_external);

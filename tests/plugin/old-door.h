@@ -7,6 +7,7 @@
 #include "misbehave.h"
 #include <errno.h>
 #include <net/if.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
@@ -84,4 +85,22 @@ static inline int old_restore_file(int id) {
   int r = old_load(id, path);
   int fd = r < 0 ? r : open(path, O_RDONLY | O_CLOEXEC);
   return fd < 0 && r == 0 ? -errno : fd;
+}
+
+/* A mount whose place is called plugged-…: what is to be there after a restore lies beside it, under that name and ".from". */
+static inline int old_dump_mount(const char *mountpoint, int id) {
+  const char *name = strrchr(mountpoint, '/');
+  return name && strncmp(name, "/plugged-", 9) == 0 ? old_save(id, mountpoint) : -ENOTSUP;
+}
+
+static inline int old_restore_mount(int id, const char *mountpoint, const char *old_root) {
+  char was[128], from[4096];
+  int r = old_load(id, was);
+  size_t n = strlen(mountpoint), k = strlen(was);
+  if (r < 0)
+    return r;
+  if (n < k || strcmp(mountpoint + n - k, was) != 0)
+    return -EINVAL;
+  (void)snprintf(from, sizeof from, "%s%s.from", old_root, was);
+  return mount(from, mountpoint, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
 }

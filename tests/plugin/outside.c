@@ -4,6 +4,8 @@
  * server there), device, perf (with a mapping), memory (which comes back as its complement), fork. */
 
 #include "subject.h"
+#include <sched.h>
+#include <sys/mount.h>
 #include <linux/perf_event.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -19,7 +21,7 @@
 #define MEMORY_AT ((unsigned char *)0x600000000000u)
 #define MEMORY_SIZE (1u << 20)
 
-static bool has_unix, has_device, has_perf, has_memory, has_fork, is_cut;
+static bool has_unix, has_device, has_perf, has_memory, has_fork, is_cut, has_mounts;
 static volatile struct perf_event_mmap_page *perf_page;
 
 static void place(int fd, int number) {
@@ -91,6 +93,50 @@ static void verify_memory(void) {
   free(maps);
 }
 
+/* --- mounts: a directory and a file from outside, at other places --- */
+
+static const char *below(const char *name) {
+  static char paths[4][4096];
+  static int turn;
+  char *path = paths[turn++ % 4];
+  (void)snprintf(path, 4096, "%.3000s.d/%.500s", subject_base, name);
+  return path;
+}
+
+static void write_text(const char *path, const char *text) {
+  int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+  check_call(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text) && close(fd) == 0);
+}
+
+static void setup_mounts(void) {
+  static const char *const names[] = {"", "a", "b", "plugged-a", "plugged-b"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    check_call(mkdir(below(names[i]), 0755) == 0);
+  write_text(below("a/text"), "a");
+  write_text(below("b/text"), "b");
+  write_text(below("c"), "c");
+  write_text(below("plugged-c"), "covered");
+  check_call(unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+  check_call(mount(below("a"), below("plugged-a"), NULL, MS_BIND, NULL) == 0);
+  check_call(mount(below("b"), below("plugged-b"), NULL, MS_BIND, NULL) == 0);
+  check_call(mount(NULL, below("plugged-b"), NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL) == 0);
+  check_call(mount(below("c"), below("plugged-c"), NULL, MS_BIND, NULL) == 0);
+}
+
+static void verify_text(const char *name, const char *text) {
+  char *is = subject_read(below(name), NULL);
+  check(strcmp(is, text) == 0, "%s has \"%s\", not \"%s\"", name, is, text);
+  free(is);
+}
+
+static void verify_mounts(void) {
+  verify_text("plugged-a/text", "a restored");
+  verify_text("plugged-b/text", "b restored");
+  verify_text("plugged-c", "c restored");
+  check(open(below("plugged-b/text"), O_WRONLY) < 0 && errno == EROFS, "the second mount is not read-only");
+  check(open(below("plugged-a/text"), O_WRONLY) >= 0, "the first mount is read-only");
+}
+
 static void verify(void) {
   if (has_unix)
     verify_unix();
@@ -100,6 +146,8 @@ static void verify(void) {
     verify_perf();
   if (has_memory)
     verify_memory();
+  if (has_mounts)
+    verify_mounts();
 }
 
 int main(int argc, char **argv) {
@@ -112,7 +160,10 @@ int main(int argc, char **argv) {
     has_memory |= strcmp(argv[i], "memory") == 0;
     has_fork |= strcmp(argv[i], "fork") == 0;
     is_cut |= strcmp(argv[i], "cut") == 0;
+    has_mounts |= strcmp(argv[i], "mounts") == 0;
   }
+  if (has_mounts)
+    setup_mounts();
   if (has_device)
     place(open("/dev/loop-control", O_RDONLY | O_NONBLOCK), DEVICE_FD);
   if (has_perf)

@@ -72,11 +72,15 @@ static int restore_file(int id, bool *retry_needed) {
 }
 
 static int dump_mount(char *mountpoint, int id) {
-  return -ENOTSUP;
+  test_note("DUMP_EXT_MOUNT %d %s", id, mountpoint);
+  int r = test_answer("DUMP_EXT_MOUNT", 0);
+  return r ? r : old_dump_mount(mountpoint, id);
 }
 
 static int restore_mount(int id, char *mountpoint, char *old_root, int *is_file) {
-  return -ENOTSUP;
+  test_note("RESTORE_EXT_MOUNT %d", id);
+  int r = test_answer("RESTORE_EXT_MOUNT", 0);
+  return r ? r : old_restore_mount(id, mountpoint, old_root);
 }
 
 static int dump_link(int index, int type, char *kind) {

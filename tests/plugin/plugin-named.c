@@ -56,11 +56,15 @@ int cr_plugin_restore_file(int id) {
 }
 
 int cr_plugin_dump_ext_mount(char *mountpoint, int id) {
-  return -ENOTSUP;
+  test_note("dump_ext_mount %d %s", id, mountpoint);
+  int r = test_answer("dump_ext_mount", 0);
+  return r ? r : old_dump_mount(mountpoint, id);
 }
 
 int cr_plugin_restore_ext_mount(int id, char *mountpoint, char *old_root, int *is_file) {
-  return -ENOTSUP;
+  test_note("restore_ext_mount %d", id);
+  int r = test_answer("restore_ext_mount", 0);
+  return r ? r : old_restore_mount(id, mountpoint, old_root);
 }
 
 int cr_plugin_dump_ext_link(int index, int type, char *kind) {

@@ -66,6 +66,8 @@ static int native_dump(void *data, const struct checkpoint_object *o) {
   }
   if (r || o->kind == CHECKPOINT_KIND_MAPPING)
     return r ? r : -ENOTSUP;
+  if (o->kind == CHECKPOINT_KIND_MOUNT && !strstr(o->path, "/plugged-"))
+    return -ENOTSUP;
   const char *text = o->kind == CHECKPOINT_KIND_UNIX_SOCKET ? o->peer_name : o->path;
   if (!text || *text != '/')
     return -ENOTSUP;
@@ -106,6 +108,12 @@ static int native_restore(void *data, const struct checkpoint_object *o, int *re
     return CHECKPOINT_DISCONNECTED;
   if (test_answer("always-again", 0))
     return CHECKPOINT_AGAIN;
+  if (o->kind == CHECKPOINT_KIND_MOUNT) {
+    char from[4096];
+    (void)snprintf(from, sizeof from, "%s%s.from", o->outside, text);
+    *ret_fd = strcmp(text, o->path) == 0 ? open(from, O_PATH | O_CLOEXEC) : -1;
+    return *ret_fd < 0 ? -errno : 0;
+  }
   *ret_fd = o->kind == CHECKPOINT_KIND_UNIX_SOCKET ? old_connect(text) : open(text, O_RDONLY | O_CLOEXEC);
   return *ret_fd < 0 ? -errno : 0;
 }
@@ -169,7 +177,7 @@ CHECKPOINT_PLUGIN = {
 #ifdef FLAGS
     .flags = FLAGS,
 #endif
-    .kinds = CHECKPOINT_KIND_UNIX_SOCKET | CHECKPOINT_KIND_FILE | CHECKPOINT_KIND_MAPPING | CHECKPOINT_KIND_MEMORY,
+    .kinds = CHECKPOINT_KIND_UNIX_SOCKET | CHECKPOINT_KIND_FILE | CHECKPOINT_KIND_MAPPING | CHECKPOINT_KIND_MEMORY | CHECKPOINT_KIND_MOUNT,
     .priority = PRIORITY,
 #ifdef AFTER
     .after = after,

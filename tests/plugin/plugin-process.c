@@ -99,6 +99,12 @@ static int restore(const PluginRequest *q, int *ret_fd) {
   }
   if (r || n_records != 1 || q->n_records != 1)
     return r ? r : -ENODATA;
+  if (q->object->kind == CHECKPOINT_KIND_MOUNT) {
+    char from[4096];
+    (void)snprintf(from, sizeof from, "%s.from", records[0]);
+    *ret_fd = open(from, O_PATH | O_CLOEXEC);
+    return *ret_fd < 0 ? -errno : 0;
+  }
   *ret_fd =
       q->object->kind == CHECKPOINT_KIND_UNIX_SOCKET ? old_connect(records[0]) : open(records[0], O_RDONLY | O_CLOEXEC);
   return *ret_fd < 0 ? -errno : 0;

@@ -29,6 +29,41 @@ static void own_many(void) {
   (void)kept(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
 }
 
+/* --- mounts that cannot be made again --- */
+
+static void *in_own_mounts(void *unused) {
+  check_call(unshare(CLONE_NEWNS) == 0);
+  for (;;)
+    (void)pause();
+  return NULL;
+}
+
+static void own_mounts(void) {
+  struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "/tmp/bound"};
+  check_call(unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+  check_call(mount("mine", "/tmp", "tmpfs", 0, NULL) == 0);
+  check_call(mkdir("/tmp/ram", 0755) == 0 && mkdir("/tmp/pts", 0755) == 0 && mkdir("/tmp/below", 0755) == 0 && mkdir("/tmp/part", 0755) == 0);
+  check_call(mount("ram", "/tmp/ram", "ramfs", 0, NULL) == 0);
+  check_call(mount("pts", "/tmp/pts", "devpts", 0, "newinstance,ptmxmode=0666") == 0);
+  (void)kept(open("/tmp/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC));
+  check_call(mount("below", "/tmp/below", "tmpfs", 0, NULL) == 0 && mount("above", "/tmp/below", "tmpfs", 0, NULL) == 0);
+  check_call(mount("whole", "/tmp/part", "tmpfs", 0, NULL) == 0 && mkdir("/tmp/part/sub", 0755) == 0);
+  check_call(mount("/tmp/part/sub", "/tmp/ram", NULL, MS_BIND, NULL) == 0 && umount("/tmp/part") == 0);
+  (void)kept(open("/tmp/gone", O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+  check_call(unlink("/tmp/gone") == 0);
+  int bound = kept(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  check_call(bind(bound, (const struct sockaddr *)&name, sizeof name) == 0);
+  pthread_t thread;
+  check_call(pthread_create(&thread, NULL, in_own_mounts, NULL) == 0);
+  if (syscall(SYS_clone, CLONE_FS | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0) == 0)
+    for (;;) /* whose parent sees other mounts */
+      (void)pause();
+}
+
+static void mounts(void) {
+  child(own_mounts);
+}
+
 static void own_user(void) {
   check_call(unshare(CLONE_NEWUSER) == 0);
 }
@@ -279,6 +314,7 @@ static void with_capability(void) {
 static const RefusedCase cases[] = {
     {"namespaces", namespaces, NULL},
     {"network", network, NULL},
+    {"mounts", mounts, NULL},
     {"not-leader", not_leader, NULL},
     {"orphan", orphan, NULL},
     {"places", places, NULL},

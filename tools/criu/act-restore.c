@@ -108,6 +108,9 @@ int act_restore(CriuRun *run) {
   engine.cgroup_root = (char **)options->cgroup_roots->pdata;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;
+  engine.n_external_mount = options->mounts->len;
+  engine.external_mount = (char **)options->mounts->pdata;
+  engine.root = options->root;
   engine.file_validation = options->file_validation;
 
   CriuSink sink = {.run = run};

@@ -7,7 +7,7 @@ G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
 /* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
-typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT, SCRIPT, VETH_PAIR, EMPTY_NS } Setter;
+typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT, SCRIPT, VETH_PAIR, EMPTY_NS, MOUNT } Setter;
 
 enum { D = CRIU_ACTION_DUMP, R = CRIU_ACTION_RESTORE, C = CRIU_ACTION_CHECK, ALL = D | R | C };
 
@@ -59,6 +59,9 @@ static const Option table[] = {
     {"ext-unix-sk", 'x', MAY_HAVE_ARG, EXT_UNIX_SK, D | R, 0, "INODE,…",
         "connect unix sockets to named peers outside the tree again (only those)"},
     {"external", 0, NEEDS_ARG, EXTERNAL, D | R, 0, "RULE", "what to do with external objects, checkpoint-external(5)"},
+    {"ext-mount-map", 'M', NEEDS_ARG, MOUNT, D | R, 0, "KEY:VALUE",
+        "dump: the mount at KEY is called VALUE; restore: what is called KEY is at VALUE now"},
+    {"root", 'r', NEEDS_ARG, STRING, D | R, FIELD(root), "DIR", "a restore takes it as root of the tree's mount namespaces"},
     {"inherit-fd", 0, NEEDS_ARG, INHERIT_FD, R, 0, "fd[N]:KEY", "descriptor N is to be used for the external object KEY"},
     {"veth-pair", 0, NEEDS_ARG, VETH_PAIR, R, 0, "IN=OUT[@BRIDGE]", "the same as --external veth[IN]:OUT@BRIDGE"},
     {"empty-ns", 0, NEEDS_ARG, EMPTY_NS, D | R, 0, "net", "network namespaces of the tree come back empty, for others to fill"},
@@ -92,7 +95,6 @@ static const Option table[] = {
     REFUSED("enable-fs", 0, NEEDS_ARG),
     REFUSED("evasive-devices", 0, NO_ARG),
     REFUSED("exec-cmd", 0, NO_ARG),
-    REFUSED("ext-mount-map", 'M', NEEDS_ARG),
     REFUSED("force-irmap", 0, NO_ARG),
     REFUSED("freeze-cgroup", 0, NEEDS_ARG),
     REFUSED("ghost-fiemap", 0, NO_ARG),
@@ -107,7 +109,6 @@ static const Option table[] = {
     REFUSED("pre-dump-mode", 0, NEEDS_ARG),
     REFUSED("prev-images-dir", 0, NEEDS_ARG),
     REFUSED("ps-socket", 0, NEEDS_ARG),
-    REFUSED("root", 'r', NEEDS_ARG),
     REFUSED("skip-file-rwx-check", 0, NO_ARG),
     REFUSED("skip-mnt", 0, NEEDS_ARG),
     REFUSED("status-fd", 0, NEEDS_ARG),
@@ -149,6 +150,7 @@ CriuOptions *criu_options_new(void) {
   options->external = g_ptr_array_new_with_free_func(g_free);
   options->cgroup_roots = g_ptr_array_new_with_free_func(g_free);
   options->action_scripts = g_ptr_array_new_with_free_func(g_free);
+  options->mounts = g_ptr_array_new_with_free_func(g_free);
   options->inherit_keys = g_ptr_array_new_with_free_func(g_free);
   options->inherit_fds = g_array_new(FALSE, FALSE, sizeof(int));
   options->refused = g_string_new(NULL);
@@ -170,6 +172,7 @@ void criu_options_free(CriuOptions *options) {
   g_ptr_array_unref(options->cgroup_roots);
   g_ptr_array_unref(options->action_scripts);
   g_ptr_array_unref(options->external);
+  g_ptr_array_unref(options->mounts);
   g_ptr_array_unref(options->inherit_keys);
   g_array_unref(options->inherit_fds);
   g_ptr_array_unref(options->given);
@@ -335,6 +338,22 @@ static char *external_rule(const char *kind, const char *id) {
   return NULL;
 }
 
+/* "KEY:VALUE"; criu's "auto" and the letters that may follow "mnt[]" ask for what is done anyway. */
+static bool set_mount(CriuOptions *options, const char *arg, GError **error) {
+  const char *colon = strchr(arg, ':');
+  if (g_str_equal(arg, "auto"))
+    return true;
+  if (!colon || colon == arg || !colon[1])
+    return usage_error(error, "invalid argument for a mount: %s", arg);
+  g_ptr_array_add(options->mounts, g_strdup(arg));
+  return true;
+}
+
+static bool set_external_mount(CriuOptions *options, const char *id, const char *value, GError **error) {
+  g_autofree char *both = g_strdup_printf("%s:%s", id, value);
+  return !*id || set_mount(options, both, error);
+}
+
 /* Either criu's form, or a rule. */
 static bool set_external(CriuOptions *options, const char *arg, GError **error) {
   size_t length = strcspn(arg, "[:");
@@ -347,6 +366,8 @@ static bool set_external(CriuOptions *options, const char *arg, GError **error) 
     return usage_error(error, "invalid argument for --external: %s", arg);
   g_autofree char *kind = g_strndup(arg, length);
   g_autofree char *id = g_strndup(arg + length + 1, (gsize)(end - arg) - length - 1);
+  if (g_str_equal(kind, "mnt"))
+    return set_external_mount(options, id, end[1] ? end + 2 : "", error);
   bool network = g_str_equal(kind, "veth") || g_str_equal(kind, "netdev") || g_str_equal(kind, "net");
   char *rule = network ? g_strdup(arg) : external_rule(kind, id);
   if (rule)
@@ -423,6 +444,8 @@ static bool apply(CriuOptions *options, const Option *option, bool value, const 
     return set_size(option, arg, field, error);
   case CGROUPS:
     return set_cgroups(options, value, arg, error);
+  case MOUNT:
+    return set_mount(options, arg, error);
   case SCRIPT:
     g_ptr_array_add(options->action_scripts, g_strdup(arg));
     return true;
