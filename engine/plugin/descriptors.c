@@ -15,12 +15,19 @@ static int compare(gconstpointer a, gconstpointer b) {
   return (x->fd > y->fd) - (x->fd < y->fd);
 }
 
-/* A thread of the engine's reads the list of locks while objects are collected: that one comes and goes by itself. */
-static bool is_of_thread(const struct stat *st) {
+/* Threads of the engine's read the list of locks and the clocks of processors while objects are collected: what they open for
+ * that comes and goes by itself. */
+static bool is_of_thread(int fd, const struct stat *st) {
   static struct stat locks;
-  if (!locks.st_ino && stat("/proc/locks", &locks) < 0)
+  char path[32], link[64];
+  if ((!locks.st_ino && stat("/proc/locks", &locks) < 0) || st->st_dev != locks.st_dev)
     return false;
-  return st->st_dev == locks.st_dev && st->st_ino == locks.st_ino;
+  if (st->st_ino == locks.st_ino)
+    return true;
+  (void)g_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  ssize_t n = readlink(path, link, sizeof link - 1);
+  link[MAX(n, 0)] = '\0';
+  return g_str_has_suffix(link, "/sched");
 }
 
 GArray *descriptors_now(void) {
@@ -30,7 +37,7 @@ GArray *descriptors_now(void) {
   while (dir && (e = readdir(dir))) {
     struct stat st;
     Descriptor d = {.fd = atoi(e->d_name)};
-    if (e->d_name[0] == '.' || d.fd == dirfd(dir) || fstat(d.fd, &st) < 0 || is_of_thread(&st))
+    if (e->d_name[0] == '.' || d.fd == dirfd(dir) || fstat(d.fd, &st) < 0 || is_of_thread(d.fd, &st))
       continue;
     d.dev = st.st_dev;
     d.ino = st.st_ino;
