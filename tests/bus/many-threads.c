@@ -9,6 +9,7 @@
 
 static atomic_ulong *counts;
 static atomic_ulong bad;
+static useconds_t pause_usec = 20000;
 static __thread unsigned long mine;
 
 static void *count(void *arg) {
@@ -17,7 +18,7 @@ static void *count(void *arg) {
     unsigned long seen = atomic_fetch_add(&counts[k], 1);
     if (mine != k * 1000003 + seen)
       atomic_fetch_add(&bad, 1);
-    usleep(20000);
+    usleep(pause_usec);
   }
   return NULL;
 }
@@ -27,6 +28,8 @@ int main(int argc, char **argv) {
   FILE *out = argc > 1 ? fopen(argv[1], "w") : NULL;
   if (!out)
     return 1;
+  if (n > 100)
+    pause_usec = 100000; /* so many would keep a slow processor busy with nothing but waking them */
   counts = calloc(n, sizeof *counts);
   pthread_attr_t attr;
   pthread_attr_init(&attr);
