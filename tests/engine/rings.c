@@ -439,11 +439,21 @@ static void end_waits(Ring *r, Waits *w, Seen *s) {
 
 static void end_timeouts(Ring *r, Seen *s) {
   check(await(r, s, SHORT, 1) == -ETIME, "the time-out has %d", s->result[SHORT]);
-  check(await(r, s, REPEATED, 3) == -ETIME && !(s->flags[REPEATED] & IORING_CQE_F_MORE), "the repeated time-out has %d", s->result[REPEATED]);
+  if (await(r, s, REPEATED, 1) != -EINVAL) /* before 6.4 there are none */
+    check(await(r, s, REPEATED, 3) == -ETIME && !(s->flags[REPEATED] & IORING_CQE_F_MORE), "the repeated time-out has %d", s->result[REPEATED]);
   check(s->times[LONG] == 0, "the long time-out has %d", s->result[LONG]);
   (void)next(r, 12 /* TIMEOUT_REMOVE */, -1, (void *)LONG, 0, 0);
   submit(r);
   check(await(r, s, 0, 1) == 0 && await(r, s, LONG, 1) == -ECANCELED, "the long time-out was not there: %d", s->result[0]);
+}
+
+/* Whether the kernel knows how many requests are in flight (since Linux 6.16), so that some may have ended without a word. */
+static bool counts_requests(void) {
+  size_t size = 0;
+  char *types = subject_read("/sys/kernel/btf/vmlinux", &size);
+  bool counts = memmem(types, size, "nr_req_allocated", 16);
+  free(types);
+  return counts;
 }
 
 /* Everything that can be made again, after requests with several completions and with none. */
@@ -451,7 +461,7 @@ static void waits(unsigned flags) {
   static Waits w;
   static Seen s;
   Ring r = ring_new(8, flags);
-  for (int i = 0; i < 3; i++) {
+  for (int i = counts_requests() ? 0 : 3; i < 3; i++) {
     next(&r, IORING_OP_NOP, -1, NULL, 0, 0)->flags = 1u << 6; /* IOSQE_CQE_SKIP_SUCCESS */
     submit(&r);
   }
@@ -478,7 +488,9 @@ static void waits(unsigned flags) {
   uint64_t begun = subject_nsec(CLOCK_MONOTONIC);
   wait_for_check();
   look(&r, &s);
-  check(s.times[POLL] == 0 && s.times[POLLS] <= 2 && s.times[ACCEPT] == 0 && s.times[RECV] == 0 && s.times[READ_EVENT] == 0, "something came of nothing");
+  check(s.times[POLL] == 0 && s.times[POLLS] <= 2 && s.times[ACCEPT] == 0 && s.times[RECV] == 0 && s.times[READ_EVENT] == 0,
+      "something came of nothing: %d, %d, %d (0x%x), %d, %d, %d", s.times[POLL], s.times[POLLS], s.times[ACCEPT], s.result[ACCEPT], s.times[RECV],
+      s.times[READ_EVENT], s.result[READ_EVENT]);
   s.times[POLLS] = 1; /* it may be told once more */
   end_waits(&r, &w, &s);
   end_timeouts(&r, &s);
