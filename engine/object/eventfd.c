@@ -3,10 +3,12 @@
 /* eventfd(2). The counter is read from fdinfo, where it is hexadecimal. That it is a semaphore has no field of its own:
  * it goes into the flags as EFD_SEMAPHORE, a bit that the access mode of an eventfd (always O_RDWR) leaves free.
  *
- * Kernels before 6.5 do not show whether it is one: what is read from it does, and is put back. A process of its own does
- * that for all of them, some microseconds each, so that an engine that dies takes nothing away (tty-queue.h has more). */
+ * Kernels before 6.5 do not show whether it is one. Where they can be read (kernel-types.h), they are: a request of io_uring that
+ * waits for the eventfd would hear of anything else. Where not, what is read from it does, and is put back. A process of its own
+ * does that for all of them, some microseconds each, so that an engine that dies takes nothing away (tty-queue.h has more). */
 
 #include "internal.h"
+#include "uring-inside.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -107,6 +109,20 @@ static bool ask_all(const int *fds, const GPtrArray *entries, bool *answers) {
   return pid > 0 && status == 0;
 }
 
+/* False: at least one cannot be. */
+static bool read_all(const int *fds, const GPtrArray *entries) {
+  UringReader *reader = g_getenv("CHECKPOINTD_NO_EVENTFD_SEMAPHORE") ? NULL : uring_reader_new();
+  bool ok = reader != NULL;
+  for (guint i = 0; ok && i < entries->len; i++) {
+    gint64 flags = uring_reader_eventfd_flags(reader, fds[i]);
+    ok = flags >= 0;
+    if (ok && flags & EFD_SEMAPHORE)
+      ((EventfdFileEntry *)entries->pdata[i])->flags |= EFD_SEMAPHORE;
+  }
+  uring_reader_free(reader);
+  return ok;
+}
+
 static bool eventfd_collect_finish(Collector *c, GError **error) {
   const GPtrArray *unknown = eventfds_of(c)->unknown;
   /* What is going to fail, or only to be explained, is left alone. */
@@ -115,6 +131,8 @@ static bool eventfd_collect_finish(Collector *c, GError **error) {
   g_autofree int *fds = g_new(int, unknown->len);
   for (guint i = 0; i < unknown->len; i++)
     fds[i] = collector_local_of(c, ((const EventfdFileEntry *)unknown->pdata[i])->id);
+  if (read_all(fds, unknown))
+    return true;
   bool *answers = mmap(NULL, unknown->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   bool ok = answers != MAP_FAILED && ask_all(fds, unknown, answers);
   for (guint i = 0; ok && i < unknown->len; i++)

@@ -79,6 +79,12 @@ guint64 uring_reader_private(UringReader *r, guint64 file) {
   return file && read_word(r, file + (guint64)r->l.file_private, &value) ? value : 0;
 }
 
+gint64 uring_reader_eventfd_flags(UringReader *r, int fd) {
+  guint64 ctx = r && r->l.eventfd_flags >= 0 ? uring_reader_private(r, uring_reader_file(r, fd)) : 0;
+  guint32 flags;
+  return ctx && read_half(r, ctx + (guint64)r->l.eventfd_flags, &flags) ? (gint64)flags : -1;
+}
+
 guint64 uring_reader_page_size(const UringReader *r) {
   return r->page_size;
 }

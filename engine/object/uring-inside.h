@@ -60,6 +60,8 @@ guint64 uring_reader_private(UringReader *r, guint64 file);
 gint64 uring_reader_refs(UringReader *r, int fd);
 /* Whether nobody but our own descriptors holds it. */
 bool uring_reader_is_ours(UringReader *r, int fd);
+/* The flags that the eventfd behind our descriptor @fd was made with; -1: cannot be read. */
+gint64 uring_reader_eventfd_flags(UringReader *r, int fd);
 /* sizeof(struct page). */
 guint64 uring_reader_page_size(const UringReader *r);
 /* Reads all of the ring behind our descriptor @fd. False if it changes too fast, or cannot be read. */
@@ -72,7 +74,7 @@ typedef struct UringLayout {
   int file_private, file_refs, file_count, files, fdt, fd_table, max_fds, thread_pid, level, numbers;
   int ctx_flags, requests, extra, free_list, hbs, hash_bits, locked_hbs, locked_bits, bucket_list, timeouts, link_timeouts, futexes, waitids, commands, n_timeouts, cq_tail,
       evfd, groups, personalities, restricted, n_file_nodes, file_nodes, n_file_slots, file_slots;
-  int evfd_ctx, evfd_async;
+  int evfd_ctx, evfd_async, eventfd_flags;
   int opcode, flags, user_data, fd, tctx, task, link, hash, data, creds, buf_index, poll_refs;
   int tctx_task;
   int node_file;

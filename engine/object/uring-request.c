@@ -65,6 +65,7 @@ static const Field fields[] = {
     {"io_ring_ctx", "file_table.files", AT(file_slots), true},
     {"io_ev_fd", "cq_ev_fd", AT(evfd_ctx), false},
     {"io_ev_fd", "eventfd_async", AT(evfd_async), true},
+    {"eventfd_ctx", "flags", AT(eventfd_flags), true},
     {"io_kiocb", "opcode", AT(opcode), false},
     {"io_kiocb", "flags", AT(flags), false},
     {"io_kiocb", "cqe.user_data", AT(user_data), false},
