@@ -230,10 +230,17 @@ static void memfd_of_root(Checkpoint *c) {
   checkpoint_add_record(c, RECORD_MEMFD, &m->base, NULL);
 }
 
+static void own_network(Checkpoint *c) {
+  NetNamespace *ns = net_namespace_new(99);
+  ns->entry = message(&netns_entry__descriptor);
+  g_ptr_array_add(c->net_namespaces, ns);
+}
+
 static const struct {
   void (*change)(Checkpoint *c);
   const char *says; /* NULL: allowed */
 } cases[] = {
+    {own_network, "a network namespace of its own"},
     {ambient, "has capabilities"},
     {other_user, "another user id"},
     {more_groups, "in group 0, and you are not"},
