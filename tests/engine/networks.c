@@ -50,7 +50,7 @@ static const char make_content[] =
     "ip link set ve0 address 02:00:00:00:07:01; ip link set ve0 txqueuelen 77; ip link set ve1 alias 'the other end'; ip link set ve1 master br0; "
     "ip link set ve1 type bridge_slave cost 42 hairpin on; ip link add later type ifb; ip link set ve1 up; ip link set br0 up; ip link set ve0 up; "
     "ip addr add 10.5.0.2/24 brd + dev ve0 label ve0:x; ip addr add 10.5.0.3/24 dev ve0; ip addr add 10.5.0.1/24 dev br0; "
-    "ip addr add fd05::2/64 dev ve0 nodad; ip addr del fe80::ff:fe00:701/64 dev ve0 2>/dev/null || true; "
+    "ip addr add fd05::2/64 dev ve0 nodad; "
     "ip route add default via 10.5.0.1 dev ve0 metric 5; ip route add 10.6.0.0/16 via 10.5.0.1 dev ve0 table 66; ip route add blackhole 10.7.0.0/16; "
     "ip route add 10.8.0.0/16 nexthop via 10.5.0.1 dev ve0 weight 2 nexthop via 10.5.0.9 dev br0 weight 1; "
     "ip -6 route add fd06::/64 via fd05::1 dev ve0; ip -6 route add unreachable fd08::/64 table 66; ip rule add fwmark 7 table 66 pref 1000; ip rule del pref 32767; ip -6 rule add from fd05::2 table 66 pref 99; "
