@@ -15,6 +15,13 @@ static void closedir_cleanup(DIR **dir) {
 }
 #define _cleanup_dir_ __attribute__((cleanup(closedir_cleanup)))
 
+/* Each container has terminals of its own, by the same names: one of this path is the one that it leads to here. */
+static bool is_that_terminal(int dir_fd, const char *name, const char *link) {
+  struct stat here, there;
+  return !g_str_has_prefix(link, "/dev/pts/") || stat(link, &here) < 0 ||
+         (fstatat(dir_fd, name, &there, 0) == 0 && there.st_dev == here.st_dev && there.st_ino == here.st_ino);
+}
+
 /* The mode of a link in /proc/PID/fd says what the descriptor is open for. */
 static bool holds_link(pid_t pid, const char *link, mode_t access) {
   char path[64];
@@ -28,7 +35,7 @@ static bool holds_link(pid_t pid, const char *link, mode_t access) {
       continue;
     target[n] = '\0';
     struct stat st;
-    if (strcmp(target, link) == 0 &&
+    if (strcmp(target, link) == 0 && is_that_terminal(dirfd(dir), e->d_name, link) &&
         (!access || (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_mode & access)))
       return true;
   }
