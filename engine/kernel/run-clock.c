@@ -45,8 +45,8 @@ static gint64 monotonic_nsec(void) {
   return now.tv_sec * NSEC + now.tv_nsec;
 }
 
-/* Both clocks at one moment. Who loses the processor between the two looks tries again. The offset is never too small: a sleep
- * would end too early. */
+/* Both clocks at one moment. Who loses the processor between the two looks tries again. The offset is never too small:
+ * a sleep would end too early. */
 static bool compare_clocks(gint64 *ret_offset) {
   for (int i = 0;; i++) {
     gint64 before = monotonic_nsec(), start = 0;
