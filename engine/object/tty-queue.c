@@ -184,8 +184,8 @@ static int insert(Feeder *f, guint8 byte) {
   return write_all(f->master, &byte, 1);
 }
 
-/* What can be counted must have arrived; the line that is not complete, an end of file and a stop character cannot, and get some
- * time. */
+/* What can be counted must have arrived; the line that is not complete, an end of file and a stop character cannot, and
+ * get some time. */
 static void settle_input(const Feeder *f, const struct termios2 *now) {
   const TtyContent *c = f->content;
   guint32 wanted = MIN(is_canonical(now) ? MIN(c->complete, f->at) : f->at, LDISC_SLOTS);
