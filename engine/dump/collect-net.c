@@ -4,7 +4,7 @@
 
 #include "collect-net.h"
 #include "net-dump.h"
-#include "net-ends.h"
+#include "outside-ends.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -80,7 +80,7 @@ static const FrozenTask *task_in(const FrozenTree *tree, const NetPlace *place) 
 
 bool collect_net(Job *job, const FrozenTree *tree, const NetPlaces *places, PluginSet *plugins, Checkpoint *checkpoint, GError **error) {
   NetDump d = {.job = job, .places = places, .offer = offer_link, .data = plugins};
-  bool ok = net_ends_check(job, error);
+  bool ok = outside_ends_check(job, error);
   for (guint i = 0; ok && i < net_places_count(places); i++) {
     const NetPlace *place = net_places_get(places, i);
     const FrozenTask *task = place->home ? NULL : task_in(tree, place);

@@ -5,7 +5,7 @@
  * that cannot be followed is a blocker of its own, which names the rule; it never falls through to the next. */
 
 #include "external-dump.h"
-#include "net-ends.h"
+#include "outside-ends.h"
 #include "plugin-stage.h"
 #include "rules.h"
 #include <sys/socket.h>
@@ -156,7 +156,7 @@ static bool stage_ask(void *data, const ExternalObject *o, ExternalClaim *ret_cl
 static bool read_rules(ExternalStage *s, GError **error) {
   const EngineOptions *options = job_options(s->job);
   for (size_t i = 0; i < options->n_external; i++)
-    if (!net_end_is(options->external[i]) && !rules_add(s->own, options->external[i], "option external", error))
+    if (!outside_end_is(options->external[i]) && !rules_add(s->own, options->external[i], "option external", error))
       return false;
   return rules_add_directories(s->machine, rules_directories(), error);
 }

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #define PIDFD_THREAD_ O_EXCL
-#define VFORK_PATIENCE 1000 /* half a second */
+#define VFORK_PATIENCE 4000 /* two seconds: a child may have to be read from a slow disk */
 
 static void frozen_task_free(void *p) {
   FrozenTask *t = p;

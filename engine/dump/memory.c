@@ -4,6 +4,7 @@
 #include "collect.h"
 #include "page-writer.h"
 #include "pagemap.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -134,7 +135,22 @@ static void add_shmem(PageWriter *writer, Checkpoint *checkpoint, const Collecte
 }
 
 #define RING_QUIET_USEC 50000
-#define RING_PATIENCE_USEC (5 * G_USEC_PER_SEC)
+#define RING_UNSURE_USEC (2 * G_USEC_PER_SEC)
+#define RING_PATIENCE_USEC (60 * G_USEC_PER_SEC)
+
+/* Whether no block device of the machine is busy with any request; true, too, where the kernel does not tell
+ * (Documentation/ABI/stable/sysfs-block: inflight). */
+static bool disks_are_idle(void) {
+  g_autoptr(GDir) dir = g_dir_open("/sys/block", 0, NULL);
+  for (const char *name; dir && (name = g_dir_read_name(dir));) {
+    g_autofree char *path = g_strdup_printf("/sys/block/%s/inflight", name);
+    g_autofree char *text = NULL;
+    unsigned long reads, writes;
+    if (g_file_get_contents(path, &text, NULL, NULL) && sscanf(text, "%lu %lu", &reads, &writes) == 2 && reads + writes)
+      return false;
+  }
+  return true;
+}
 
 /* A sum over the tails of all rings of the tree, and how many there are. */
 static guint64 sum_tails(const FrozenTree *tree, guint *ret_n) {
@@ -154,17 +170,20 @@ static guint64 sum_tails(const FrozenTree *tree, guint *ret_n) {
 }
 
 /* Requests that are under way complete while the tree stands still, and write into its memory: until nothing does any
- * more. */
+ * more. How many there are the kernel does not tell: a short while without any is enough if the disks had nothing to do
+ * meanwhile, and else a longer one. */
 static bool drain_rings(Job *job, const FrozenTree *tree, GError **error) {
   guint n;
   guint64 before = sum_tails(tree, &n);
   gint64 began = g_get_monotonic_time(), changed = began;
+  bool idle = false;
   if (!n)
     return true;
-  for (gint64 now = began; now - changed < RING_QUIET_USEC; now = g_get_monotonic_time()) {
+  for (gint64 now = began; now - changed < (idle ? RING_QUIET_USEC : RING_UNSURE_USEC); now = g_get_monotonic_time()) {
     guint64 sum = sum_tails(tree, &n);
     if (sum != before)
-      changed = now;
+      changed = now, idle = false;
+    idle = idle || disks_are_idle();
     before = sum;
     if (now - began > RING_PATIENCE_USEC)
       return engine_fail(error, ENGINE_ERROR_CODE__BUSY, "Asynchronous I/O (io_submit(2)) of the tree does not come to an end; try again");

@@ -2,6 +2,7 @@
 #include "mountinfo.h"
 #include "mounts.h"
 #include "ns-visit.h"
+#include "outside-ends.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -273,16 +274,6 @@ static void block(const Looking *l, const MountInfo *m, const char *reason, cons
   job_block(l->help->job, "mount", l->entry->pid, -1, object, reason, cure);
 }
 
-/* "KEY:VALUE" of the job's option; NULL: none. */
-static const char *external_value(const Job *job, const char *key) {
-  const EngineOptions *o = job_options(job);
-  size_t n = strlen(key);
-  for (size_t i = 0; i < o->n_external_mount; i++)
-    if (strncmp(o->external_mount[i], key, n) == 0 && o->external_mount[i][n] == ':')
-      return o->external_mount[i] + n + 1;
-  return NULL;
-}
-
 #define CURE                                                                                                                     \
   "a plugin for mounts, or the option external (mnt[MOUNTPOINT]:NAME, and at the restore mnt[NAME]:PATH); or unmount it before the dump"
 
@@ -380,7 +371,7 @@ static bool collect_own(Looking *l, guint i, const MntEntry *e, CkptMount *x, co
 
 static bool collect_mount(Looking *l, guint i, MntEntry *e, CkptMount *x, GError **error) {
   const MountInfo *m = mount_at(l->mounts, i);
-  const char *key = external_value(l->help->job, m->mountpoint);
+  g_autofree char *key = outside_end_find(l->help->job, "mnt", m->mountpoint);
   g_autofree char *unasked = NULL;
   bool same = false, done = false;
   if (key) {

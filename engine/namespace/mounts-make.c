@@ -5,6 +5,7 @@
  * everything else goes. Mounts with the same parent are made from the deepest on: one may hide another. */
 #include "mounts.h"
 #include "ns-visit.h"
+#include "outside-ends.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -199,15 +200,6 @@ static int clone_here(const Making *m, const MntEntry *e, guint32 of, GError **e
   return tree >= 0 ? tree : fail_mount(e, reason, "the mount that it shows a part of has not got that", error);
 }
 
-static const char *external_value(const Making *m, const char *key) {
-  const EngineOptions *o = job_options(m->help->job);
-  size_t n = strlen(key);
-  for (size_t i = 0; i < o->n_external_mount; i++)
-    if (strncmp(o->external_mount[i], key, n) == 0 && o->external_mount[i][n] == ':')
-      return o->external_mount[i] + n + 1;
-  return NULL;
-}
-
 static char *text_of(const ProtobufCBinaryData *d) {
   return g_strndup((const char *)d->data, d->len);
 }
@@ -216,9 +208,8 @@ static char *text_of(const ProtobufCBinaryData *d) {
 static int make_tree(const Making *m, guint i, GError **error) {
   const MntEntry *e = mount_at(m, i);
   const CkptMount *x = checkpoint_find_mount(m->checkpoint, e->mnt_id);
-  const char *given = external_value(m, e->ext_key ? e->ext_key : e->mountpoint);
-  if (!given && i == 0)
-    given = job_options(m->help->job)->root;
+  g_autofree char *named = outside_end_find(m->help->job, "mnt", e->ext_key ? e->ext_key : e->mountpoint);
+  const char *given = named ? named : i == 0 ? job_options(m->help->job)->root : NULL;
   if (given)
     return clone_outside(m, e, given, error);
   g_autofree char *source = x && x->has_source ? text_of(&x->source) : NULL;

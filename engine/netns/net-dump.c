@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "net-dump.h"
-#include "net-ends.h"
+#include "outside-ends.h"
 #include "net-firewall.h"
 #include "net-settings.h"
 #include <linux/if_arp.h>
@@ -213,7 +213,7 @@ static bool comes_by_itself(const NetLink *l) {
 
 static bool add_veth(NetDump *d, const NetPlace *place, const NetLink *l, NetDeviceEntry *e, CkptNetLink *x, bool *ret_taken, GError **error) {
   guint32 peer = 0;
-  g_autofree char *named = net_end_find(d->job, "veth", l->name);
+  g_autofree char *named = outside_end_find(d->job, "veth", l->name);
   if (!net_peer_find(d, place, l, &peer, &x->outside, error))
     return false;
   const NetPlace *there = net_places_find(d->places, peer);
@@ -229,7 +229,7 @@ static bool add_veth(NetDump *d, const NetPlace *place, const NetLink *l, NetDev
 
 /* Who brings it at the restore. */
 static bool offer_link(NetDump *d, const NetPlace *place, const NetLink *l, CkptNetLink *x, GError **error) {
-  g_autofree char *named = net_end_find(d->job, "netdev", l->name), *reason = NULL, *cure = NULL, *plugin = NULL;
+  g_autofree char *named = outside_end_find(d->job, "netdev", l->name), *reason = NULL, *cure = NULL, *plugin = NULL;
   guint64 object = 0;
   if (named) {
     x->plugin = strdup("");
@@ -317,7 +317,7 @@ static void namespace_init(NetNamespace *ns) {
 
 bool net_dump(NetDump *d, const NetPlace *place, NetNamespace *ns, GError **error) {
   g_autofree char *inode = g_strdup_printf("%" G_GUINT64_FORMAT, (guint64)place->ino);
-  g_autofree char *key = net_end_find(d->job, "net", inode);
+  g_autofree char *key = outside_end_find(d->job, "net", inode);
   g_auto(NetVisit) visit = NET_VISIT_INIT;
   namespace_init(ns);
   ns->entry->ext_key = key && *key ? strdup(key) : NULL;

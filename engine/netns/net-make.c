@@ -2,7 +2,7 @@
 
 /* Links, made again: by their kind and what the kernel had shown of it, under their names and numbers. */
 
-#include "net-ends.h"
+#include "outside-ends.h"
 #include "net-link.h"
 #include "net-restore.h"
 #include "net-settings.h"
@@ -226,7 +226,7 @@ static bool ready_outside(NetRestore *r, const char *name, const char *master, b
 }
 
 static bool make_outer_pair(NetRestore *r, const NetDeviceEntry *e, const CkptNetLink *x, GError **error) {
-  g_autofree char *said = net_end_find(r->job, "veth", e->name);
+  g_autofree char *said = outside_end_find(r->job, "veth", e->name);
   const CkptNetOutside *was = x && !(said && *said) ? x->outside : NULL;
   g_auto(GStrv) parts = g_strsplit(said ? said : "", "@", 2);
   const char *name = was ? was->name : parts[0], *master = was ? was->master : g_strv_length(parts) > 1 ? parts[1] : NULL;

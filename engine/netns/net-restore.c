@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "net-restore.h"
-#include "net-ends.h"
+#include "outside-ends.h"
 #include "net-firewall.h"
 #include "net-link.h"
 #include "net-settings.h"
@@ -84,7 +84,7 @@ static bool fill_namespace(NetRestore *r, const NetNamespace *ns, GError **error
 bool net_restore_begin(NetRestore *r, GError **error) {
   const GPtrArray *all = r->checkpoint->net_namespaces;
   r->places = net_places_new(0, error);
-  if (!r->places || !net_ends_check(r->job, error))
+  if (!r->places || !outside_ends_check(r->job, error))
     return false;
   for (guint i = 0; i < all->len; i++)
     if (!make_namespace(r, all->pdata[i], error))
@@ -119,7 +119,7 @@ static bool bring_links(NetRestore *r, const NetNamespace *ns, GError **error) {
   for (guint i = 0; i < ns->devices->len; i++) {
     const NetDeviceEntry *e = ns->devices->pdata[i];
     const CkptNetLink *x = net_make_extra(ns, e->ifindex);
-    g_autofree char *from = net_end_find(r->job, "netdev", e->name);
+    g_autofree char *from = outside_end_find(r->job, "netdev", e->name);
     g_autoptr(GPtrArray) links = net_links(error);
     if (!links)
       return false;

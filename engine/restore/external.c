@@ -4,7 +4,7 @@
  * and for the images of other programs, which say only that a peer is external, to connect again. */
 
 #include "external-restore.h"
-#include "net-ends.h"
+#include "outside-ends.h"
 #include "rules.h"
 #include <fcntl.h>
 
@@ -137,7 +137,7 @@ ExternalReturn *external_return_new(Job *job, Restorer *restorer, GError **error
   x->rules = rules_new();
   x->validation = options->file_validation && *options->file_validation ? options->file_validation : NULL;
   for (size_t i = 0; i < options->n_external; i++)
-    if (!net_end_is(options->external[i]) && !rules_add(x->rules, options->external[i], "option external", error)) {
+    if (!outside_end_is(options->external[i]) && !rules_add(x->rules, options->external[i], "option external", error)) {
       external_return_free(x);
       return NULL;
     }

@@ -139,9 +139,9 @@ static void test_usage_errors(void) {
 
 static void test_mounts(void) {
   g_autoptr(CriuOptions) o = parse_ok("restore --external mnt[]:ms --ext-mount-map auto -M /a:b --external mnt[c]:/d -r /root");
-  g_assert_cmpuint(o->mounts->len, ==, 2);
-  g_assert_cmpstr(o->mounts->pdata[0], ==, "/a:b");
-  g_assert_cmpstr(o->mounts->pdata[1], ==, "c:/d");
+  g_assert_cmpuint(o->external->len, ==, 2);
+  g_assert_cmpstr(o->external->pdata[0], ==, "mnt[/a]:b");
+  g_assert_cmpstr(o->external->pdata[1], ==, "mnt[c]:/d");
   g_assert_cmpstr(o->root, ==, "/root");
 }
 

@@ -74,8 +74,6 @@ int act_dump(CriuRun *run) {
   engine.manage_cgroups = options->manage_cgroups;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;
-  engine.n_external_mount = options->mounts->len;
-  engine.external_mount = (char **)options->mounts->pdata;
   engine.has_tcp_established = engine.tcp_established = options->tcp_established;
   engine.has_tcp_close = engine.tcp_close = options->tcp_close;
   engine.has_skip_in_flight = engine.skip_in_flight = options->skip_in_flight;

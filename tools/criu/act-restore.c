@@ -108,8 +108,6 @@ int act_restore(CriuRun *run) {
   engine.cgroup_root = (char **)options->cgroup_roots->pdata;
   engine.n_external = options->external->len;
   engine.external = (char **)options->external->pdata;
-  engine.n_external_mount = options->mounts->len;
-  engine.external_mount = (char **)options->mounts->pdata;
   engine.root = options->root;
   engine.file_validation = options->file_validation;
 

@@ -150,7 +150,6 @@ CriuOptions *criu_options_new(void) {
   options->external = g_ptr_array_new_with_free_func(g_free);
   options->cgroup_roots = g_ptr_array_new_with_free_func(g_free);
   options->action_scripts = g_ptr_array_new_with_free_func(g_free);
-  options->mounts = g_ptr_array_new_with_free_func(g_free);
   options->inherit_keys = g_ptr_array_new_with_free_func(g_free);
   options->inherit_fds = g_array_new(FALSE, FALSE, sizeof(int));
   options->refused = g_string_new(NULL);
@@ -172,7 +171,6 @@ void criu_options_free(CriuOptions *options) {
   g_ptr_array_unref(options->cgroup_roots);
   g_ptr_array_unref(options->action_scripts);
   g_ptr_array_unref(options->external);
-  g_ptr_array_unref(options->mounts);
   g_ptr_array_unref(options->inherit_keys);
   g_array_unref(options->inherit_fds);
   g_ptr_array_unref(options->given);
@@ -345,7 +343,7 @@ static bool set_mount(CriuOptions *options, const char *arg, GError **error) {
     return true;
   if (!colon || colon == arg || !colon[1])
     return usage_error(error, "invalid argument for a mount: %s", arg);
-  g_ptr_array_add(options->mounts, g_strdup(arg));
+  g_ptr_array_add(options->external, g_strdup_printf("mnt[%.*s]:%s", (int)(colon - arg), arg, colon + 1));
   return true;
 }
 

@@ -61,7 +61,6 @@ typedef struct CriuOptions {
   bool ext_unix_sk;
   GPtrArray *external;     /* char *: rules, as the engine reads them (checkpoint-external(5)) */
   bool empty_net;
-  GPtrArray *mounts;       /* char *: "KEY:VALUE", as the engine has it (external_mount) */
   char *root;              /* of the tree's mount namespaces */
   GPtrArray *inherit_keys; /* char * */
   GArray *inherit_fds;     /* int: our descriptors, one for each key */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "net-ends.h"
+#include "outside-ends.h"
 #include <string.h>
 
-static const char *const kinds[] = {"veth", "netdev", "net"};
+static const char *const kinds[] = {"veth", "netdev", "net", "mnt"};
 
 /* The kind of a text like KIND[ID]…; NULL: it is none. *ret_id and *ret_rest point into the text. */
 static const char *split(const char *text, const char **ret_id, size_t *ret_id_size, const char **ret_rest) {
@@ -19,13 +19,13 @@ static const char *split(const char *text, const char **ret_id, size_t *ret_id_s
   return NULL;
 }
 
-bool net_end_is(const char *text) {
+bool outside_end_is(const char *text) {
   const char *id, *rest;
   size_t size;
   return split(text, &id, &size, &rest) != NULL;
 }
 
-bool net_ends_check(Job *job, GError **error) {
+bool outside_ends_check(Job *job, GError **error) {
   const EngineOptions *o = job_options(job);
   for (size_t i = 0; i < o->n_external; i++) {
     const char *id, *rest, *kind = NULL;
@@ -33,12 +33,12 @@ bool net_ends_check(Job *job, GError **error) {
     kind = split(o->external[i], &id, &size, &rest);
     if (kind && (!size || (*rest && (rest[0] != ':' || !rest[1]))))
       return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS, "%s: it is to be %s[%s]:%s", o->external[i], kind,
-          strcmp(kind, "net") == 0 ? "INODE" : "NAME", strcmp(kind, "net") == 0 ? "KEY" : "NAME");
+          strcmp(kind, "net") == 0 ? "INODE" : "NAME", strcmp(kind, "net") == 0 ? "KEY" : strcmp(kind, "mnt") == 0 ? "PATH" : "NAME");
   }
   return true;
 }
 
-char *net_end_find(Job *job, const char *kind, const char *id) {
+char *outside_end_find(const Job *job, const char *kind, const char *id) {
   const EngineOptions *o = job_options(job);
   for (size_t i = 0; i < o->n_external; i++) {
     const char *mine, *rest, *found;
