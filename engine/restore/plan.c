@@ -212,6 +212,16 @@ static bool plan_kinship(Plan *plan, GError **error) {
   return true;
 }
 
+/* Somebody who is in a session and can make others there: who lives, or the one who makes it, though he is there for a moment only. */
+static PlanTask *find_member(const Plan *plan, pid_t sid) {
+  for (guint i = 0; i < plan->tasks->len; i++) {
+    PlanTask *t = plan->tasks->pdata[i];
+    if (t->sid == sid && !t->zombie && !t->helper)
+      return t;
+  }
+  return find_task(plan, sid);
+}
+
 /* A group whose leader died needs somebody with its pid for a moment. */
 static void add_helpers(Plan *plan) {
   guint n = plan->tasks->len;
@@ -219,7 +229,10 @@ static void add_helpers(Plan *plan) {
     PlanTask *t = plan->tasks->pdata[i];
     /* the dead reap nobody */
     PlanTask *maker = t->zombie && t->parent && t->parent->sid == t->sid ? t->parent : t;
-    if (!t->pgid || t->pgid == t->pid || maker->zombie || find_task(plan, t->pgid))
+    if (!t->pgid || t->pgid == t->pid || find_task(plan, t->pgid))
+      continue;
+    maker = maker->zombie ? find_member(plan, t->sid) : maker;
+    if (!maker)
       continue;
     PlanTask *h = plan_task_new(t->pgid);
     h->helper = true;

@@ -257,9 +257,21 @@ static GPtrArray *select_tasks(const Restore *r, bool zombies, bool helpers) {
   return tasks;
 }
 
+/* Of helpers for groups; those who end soon can be it, too. */
+static GPtrArray *select_makers(const Restore *r) {
+  GPtrArray *makers = g_ptr_array_new();
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    const PlanTask *t = r->plan->tasks->pdata[i];
+    if (t->helper && !t->setsid && !t->brief && t->parent && !g_ptr_array_find(makers, t->parent, NULL))
+      g_ptr_array_add(makers, t->parent);
+  }
+  return makers;
+}
+
 static bool restore_groups(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = select_tasks(r, false, false), leaders = g_ptr_array_new(), members = g_ptr_array_new();
-  if (!stage_run(r, living, "helpers", skeleton_build_helpers, error))
+  g_autoptr(GPtrArray) makers = select_makers(r);
+  if (!stage_run(r, makers, "helpers", skeleton_build_helpers, error))
     return false;
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];

@@ -320,12 +320,33 @@ bool skeleton_pass_on(Restore *r, PlanTask *h, GError **error) {
   return !orphan || (came_home(orphan, error) && run_one(r, orphan->parent, "reaping no more", build_reaps_no_more, error));
 }
 
+/* Made by one who is about to end as well: that one reaps it before. */
+static bool is_of_dead(const PlanTask *t) {
+  return t->helper && !t->setsid && !t->brief && t->parent && (t->parent->zombie || t->parent->helper);
+}
+
+static bool end_those_of_dead(Restore *r, GError **error) {
+  g_autoptr(GPtrArray) makers = g_ptr_array_new();
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    if (!is_of_dead(t))
+      continue;
+    if (!start_end(r, t, error))
+      return false;
+    if (!g_ptr_array_find(makers, t->parent, NULL))
+      g_ptr_array_add(makers, t->parent);
+  }
+  return !makers->len || stage_run(r, makers, "helpers", build_wait, error);
+}
+
 bool skeleton_end_dead(Restore *r, GError **error) {
   g_autoptr(GPtrArray) living = g_ptr_array_new();
   bool any = false;
+  if (!end_those_of_dead(r, error))
+    return false;
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
-    if (t->brief)
+    if (t->brief || is_of_dead(t))
       continue;
     if (!t->zombie && !t->helper)
       g_ptr_array_add(living, t);

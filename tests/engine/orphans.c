@@ -17,7 +17,8 @@ typedef struct Orphan {
 
 /* Shared by all of them. */
 static struct {
-  int n;
+  int n, n_zombies;
+  Orphan zombies[ORPHANS];
   Orphan orphans[ORPHANS];
 } *table;
 
@@ -80,6 +81,43 @@ static void leave_session(pid_t root) {
     _exit(0);
   }
   check_call(waitpid(leader, NULL, 0) == leader);
+}
+
+/* A zombie in a group whose leader died, in a session whose leader died: alone there, or beside somebody who lives. */
+static void leave_zombie(pid_t root, bool alone) {
+  pid_t leader = fork();
+  check_call(leader >= 0);
+  if (leader) {
+    check_call(waitpid(leader, NULL, 0) == leader);
+    return;
+  }
+  check_call(setsid() > 0);
+  if (!alone)
+    orphan(root, false, false);
+  pid_t middle = fork();
+  check_call(middle >= 0);
+  if (middle == 0) {
+    check_call(setpgid(0, 0) == 0);
+    if (fork() != 0)
+      _exit(0);
+    while (getppid() != root)
+      subject_tick();
+    table->zombies[__atomic_fetch_add(&table->n_zombies, 1, __ATOMIC_SEQ_CST)] = look();
+    _exit(7);
+  }
+  check_call(waitpid(middle, NULL, 0) == middle);
+  _exit(0);
+}
+
+static void check_zombies(int n, bool reap) {
+  for (int i = 0; i < n; i++) {
+    const Orphan *o = &table->zombies[i];
+    siginfo_t info = {0};
+    check_call(waitid(P_PID, (id_t)o->pid, &info, WEXITED | (reap ? 0 : WNOWAIT)) == 0);
+    check(info.si_pid == o->pid && info.si_code == CLD_EXITED && info.si_status == 7, "zombie %d: %d, %d", (int)o->pid, info.si_code, info.si_status);
+    check(reap || (getpgid(o->pid) == o->pgid && getsid(o->pid) == o->sid), "zombie %d: group %d, session %d; was %d, %d", (int)o->pid,
+        (int)getpgid(o->pid), (int)getsid(o->pid), (int)o->pgid, (int)o->sid);
+  }
 }
 
 /* A leader that lives on beside the orphan of its session. */
@@ -157,8 +195,13 @@ int main(int argc, char **argv) {
   leave_session(getpid());
   leave_session(getpid());
   keep_session(getpid());
-  enum { ZOMBIES = 1, ALL = 2 * OF_COUSIN + 1 + OF_COUSIN + OF_COUSIN - ZOMBIES + 4 + 4 + 2 };
+  leave_zombie(getpid(), true);
+  leave_zombie(getpid(), false);
+  enum { LEFT = 2, ZOMBIES = 1, ALL = 2 * OF_COUSIN + 1 + OF_COUSIN + OF_COUSIN - ZOMBIES + 4 + 4 + 2 + 1 };
   wait_for(ALL);
+  while (__atomic_load_n(&table->n_zombies, __ATOMIC_SEQ_CST) < LEFT && !subject_failed())
+    subject_tick();
+  check_zombies(LEFT, false);
   subject_ready();
   while (!subject_checking())
     subject_tick();
@@ -167,6 +210,8 @@ int main(int argc, char **argv) {
     check(kill(o->pid, 0) == 0 && getpgid(o->pid) == o->pgid && getsid(o->pid) == o->sid, "orphan %d: group %d, session %d; was %d, %d",
         (int)o->pid, (int)getpgid(o->pid), (int)getsid(o->pid), (int)o->pgid, (int)o->sid);
   }
+  check_zombies(LEFT, false);
+  check_zombies(LEFT, true);
   check(waitpid(-1, NULL, WNOHANG) == 0, "a child that nobody made has ended");
   for (int i = 0; i < ALL; i++)
     check_call(kill(table->orphans[i].pid, SIGKILL) == 0);
