@@ -66,8 +66,9 @@ __attribute__((noreturn)) static void run_outer(void) {
     (void)step((void *)(uintptr_t)&board->inner_steps);
   check_call(kill(inner, SIGSTOP) == 0 && waitid(P_PID, (id_t)inner, &info, WSTOPPED) == 0);
   board->inner = inner;
-  for (;;) {
-    check(waitpid(inner, NULL, WNOHANG | WUNTRACED) == 0, "the stop of the inner child is reported again");
+  for (int status = 0;;) {
+    pid_t pid = waitpid(inner, &status, WNOHANG | WUNTRACED);
+    check(pid == 0, "something of the inner child is reported: %d, status %x", (int)pid, status);
     subject_tick();
   }
 }
@@ -80,6 +81,7 @@ static pid_t stop(pid_t pid) {
 
 static void check_still(pid_t pid, const char *what) {
   unsigned long then = 0, now = 0;
+  int status = 0;
   for (int i = 0; i < THREADS; i++)
     then += board->steps[i];
   then += board->inner_steps;
@@ -88,7 +90,8 @@ static void check_still(pid_t pid, const char *what) {
     now += board->steps[i];
   now += board->inner_steps;
   check(now == then, "%s runs", what);
-  check(waitpid(pid, NULL, WNOHANG | WUNTRACED) == 0, "the stop of %s is reported again", what);
+  pid_t reported = waitpid(pid, &status, WNOHANG | WUNTRACED);
+  check(reported == 0, "the stop of %s is reported again: %d, status %x", what, (int)reported, status);
 }
 
 static void check_goes_on(pid_t pid) {
@@ -145,6 +148,7 @@ int main(int argc, char **argv) {
   check_goes_on(threads);
   check_call(kill(outer, SIGCONT) == 0);
   (void)nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL); /* it looks for its child */
+  (void)stop(outer); /* or it sees the end of its child */
   check_call(kill(board->inner, SIGCONT) == 0 && kill(board->inner, SIGKILL) == 0);
   check_call(kill(threads, SIGKILL) == 0 && kill(outer, SIGKILL) == 0 && kill(unheard, SIGKILL) == 0);
   while (waitpid(-1, &status, 0) > 0)
