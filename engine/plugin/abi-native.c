@@ -26,7 +26,8 @@ static void host_log(const struct checkpoint_host *host, int priority, const cha
 
 static int host_progress(const struct checkpoint_host *host, uint64_t done, uint64_t total) {
   Plugin *p = host->data;
-  watchdog_start(p);
+  if (p->door->in_process)
+    watchdog_start(p);
   plugin_report(p, "progress", 0, "progress", NULL, done, total);
   return job_poll(p->set->job, NULL) ? 0 : -ECANCELED;
 }
@@ -51,7 +52,7 @@ static int host_memory_read(const struct checkpoint_host *host, int pid, uint64_
   return p->set->stage == CHECKPOINT_STAGE_DUMP ? tracee_read((pid_t)pid, address, buffer, size) : -EROFS;
 }
 
-static void host_init(Plugin *p) {
+void plugin_host_init(Plugin *p) {
   p->host = (struct checkpoint_host){
       .size = sizeof p->host,
       .abi = CHECKPOINT_PLUGIN_ABI,
@@ -106,7 +107,7 @@ static int native_call(Plugin *p, PluginCall *call) {
     return call->callback == PLUGIN_CALL_INIT ? 0 : -ENOTSUP;
   switch (call->callback) {
   case PLUGIN_CALL_INIT:
-    host_init(p);
+    plugin_host_init(p);
     return ops->init(&p->host, &native->context);
   case PLUGIN_CALL_FINI:
     ops->fini(native->context, call->result);

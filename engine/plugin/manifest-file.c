@@ -5,7 +5,8 @@
  *     [Plugin]
  *     Program=checkpoint-example    (in the plugin directory, or an absolute path)
  *     Kinds=file;unix-socket        (as ListPlugins names them)
- *     Name=, Version=, Description=, Priority=, After=a;b, DeadlineSec=10, Explains=false
+ *     Name=, Version=, Description=, Priority=, After=a;b, DeadlineSec=10, Explains=false,
+ *     Untrusted=false
  */
 
 #include "plugin-process.h"
@@ -99,6 +100,8 @@ static bool read_all(Plugin *p, GKeyFile *file, int dir_fd, GError **error) {
   p->after = g_key_file_get_string_list(file, GROUP, "After", NULL, NULL);
   if (g_key_file_get_boolean(file, GROUP, "Explains", NULL))
     p->flags |= CHECKPOINT_PLUGIN_EXPLAINS;
+  if (g_key_file_get_boolean(file, GROUP, "Untrusted", NULL))
+    p->flags |= CHECKPOINT_PLUGIN_UNTRUSTED;
   return read_kinds(p, file, error) && read_deadline(p, file, error) && read_program(p, file, dir_fd, error);
 }
 

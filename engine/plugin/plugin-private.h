@@ -111,6 +111,11 @@ bool process_open(Plugin *p, int dir_fd, int manifest, GError **error);
 /* What criu_get_image_dir() and print_on_level() refer to while a plugin of the old doors is called: NULL: none. */
 void abi_criu_set_current(Plugin *p);
 
+/* --- abi-native.c --- */
+
+/* What plugins of the third door may call, for one in this process or for what a program asks. */
+void plugin_host_init(Plugin *p);
+
 /* --- abi-criu.c --- */
 
 /* Mounts through an old door: @f is its callback. */

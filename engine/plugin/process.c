@@ -3,6 +3,7 @@
 /* Plugins that are programs of their own: the calls of checkpoint-plugin.h as messages (proto/plugin.proto) over a
  * SOCK_SEQPACKET socket, descriptors by SCM_RIGHTS. Whatever such a program does, only its answer can fail the job: it
  * is waited for no longer than its deadline after each packet, what it sends is checked, and it is killed at the end.
+ * What it asks before it answers is questions.c.
  */
 
 #include "plugin-process.h"
@@ -18,6 +19,7 @@
 
 #define PACKET_MAX (256 * 1024)
 #define PACKETS_PER_CALL 10000
+#define QUESTIONS_PER_CALL 1000000 /* of records, one by one */
 #define POLL_MS 20
 #define GOODBYE_USEC (2 * G_USEC_PER_SEC)
 #define SOCKET_FD 3
@@ -187,6 +189,8 @@ static int receive_packet(Plugin *p, PluginReply **ret_reply, int *ret_fd) {
 static int wait_packet(Exchange *e, PluginReply **ret_reply, int *ret_fd) {
   Process *x = e->p->self;
   for (;;) {
+    if (e->call->callback != PLUGIN_CALL_FINI && !job_poll(e->p->set->job, NULL))
+      return -ECANCELED;
     int r = receive_packet(e->p, ret_reply, ret_fd);
     if (r != -EAGAIN && r != -EINTR)
       return r;
@@ -195,8 +199,6 @@ static int wait_packet(Exchange *e, PluginReply **ret_reply, int *ret_fd) {
       e->p->trouble = g_strdup_printf("no answer within %" G_GINT64_FORMAT " ms", e->deadline_usec / 1000);
       return -ETIMEDOUT;
     }
-    if (e->call->callback != PLUGIN_CALL_FINI && !job_poll(e->p->set->job, NULL))
-      return -ECANCELED;
     struct pollfd in = {.fd = x->fd, .events = POLLIN};
     (void)poll(&in, 1, POLL_MS);
   }
@@ -222,11 +224,34 @@ static int take_news(Exchange *e, const PluginReply *m) {
   return r;
 }
 
+static int answer_question(Exchange *e, const PluginQuestion *q, int fd) {
+  PluginRequest m = PLUGIN_REQUEST__INIT;
+  PluginContent content = PLUGIN_CONTENT__INIT;
+  int given = -1;
+  if (fd >= 0 && !question_takes_descriptor(q))
+    return trouble(e->p, "a descriptor came where none belongs");
+  m.serial = ((Process *)e->p->self)->serial;
+  question_answer(e->p, q, fd, &m, &content, &given);
+  int r = send_packet(e->p, &m, given);
+  if (given >= 0)
+    (void)close(given);
+  return r < 0 ? r : 1;
+}
+
+/* Of a call that was given up when the job ended. */
+static bool is_late(const Exchange *e, guint32 serial, guint32 expected) {
+  return e->call->callback == PLUGIN_CALL_FINI && serial < expected;
+}
+
 /* What a packet means: > 0: go on waiting. */
 static int take_packet(Exchange *e, const PluginReply *m, guint32 serial, int *fd, int *ret_status) {
   bool final = m->has_status, restores = e->call->callback == PLUGIN_CALL_RESTORE;
+  if (is_late(e, m->serial, serial))
+    return 1;
   if (m->serial != serial)
     return trouble(e->p, "it answered another request");
+  if (m->question)
+    return final ? trouble(e->p, "it asks and answers at once") : answer_question(e, m->question, *fd);
   int r = take_news(e, m);
   if (r < 0)
     return r;
@@ -237,8 +262,10 @@ static int take_packet(Exchange *e, const PluginReply *m, guint32 serial, int *f
     if (r < 0)
       return trouble(e->p, "an address that is none, or too much to say there first");
   }
-  if (m->has_content_keep && e->call->callback == PLUGIN_CALL_DUMP)
-    e->call->said.content_keep = m->content_keep;
+  if (m->content_keep && e->call->callback == PLUGIN_CALL_DUMP) {
+    if (e->p->host.content_keep(&e->p->host) < 0)
+      return trouble(e->p, "it wants the content kept of what is no regular file");
+  }
   bool gives = final && restores && m->status == 0 && e->call->object->kind != CHECKPOINT_KIND_LINK;
   if ((*fd >= 0) != gives)
     return trouble(e->p, gives ? "the answer came without a descriptor" : "a descriptor came where none belongs");
@@ -253,12 +280,16 @@ static int take_packet(Exchange *e, const PluginReply *m, guint32 serial, int *f
   return 0;
 }
 
+/* Late packets are no signs of life. */
 static int wait_answer(Exchange *e, guint32 serial, int *ret_status) {
-  for (int n = 0; n < PACKETS_PER_CALL; n++) {
+  bool questions = true;
+  for (int n = 0, asked = 0; n < PACKETS_PER_CALL && asked < QUESTIONS_PER_CALL; questions ? asked++ : n++) {
     PluginReply *m = NULL;
     int fd = -1;
-    e->end = g_get_monotonic_time() + e->deadline_usec;
+    if (!e->end || e->call->callback != PLUGIN_CALL_FINI)
+      e->end = g_get_monotonic_time() + e->deadline_usec;
     int r = wait_packet(e, &m, &fd);
+    questions = m && m->question;
     if (r == 0)
       r = take_packet(e, m, serial, &fd, ret_status);
     if (m)
@@ -347,8 +378,10 @@ static bool is_broken(const Plugin *p, int answer) {
 static int process_call(Plugin *p, PluginCall *call) {
   Process *x = p->self;
   int r = 0;
-  if (call->callback == PLUGIN_CALL_INIT)
+  if (call->callback == PLUGIN_CALL_INIT) {
+    plugin_host_init(p);
     r = program_start(p);
+  }
   if (r < 0)
     return r;
   if (x->fd < 0)

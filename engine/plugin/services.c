@@ -5,10 +5,12 @@
 
 #include "plugin-private.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #define FIRST_MAX 4096
 #define WORDS_MAX 2048
+#define CONNECT_AGAIN_USEC 10000
 
 void plugin_said_clear(PluginSaid *said) {
   g_clear_pointer(&said->reason, g_free);
@@ -70,12 +72,33 @@ static int host_has_task(const struct checkpoint_host *host, int pid) {
   return s->has_task ? s->has_task(s->data, pid) : -ENOSYS;
 }
 
+/* Nobody can look after the job while another process connects: so it never waits, but is asked again. */
+static int connect_patiently(const Plugin *p, int fd, const char *address, uint32_t uid, uint32_t gid) {
+  const PluginServices *s = &p->set->services;
+  int flags = fcntl(fd, F_GETFL), r;
+  if (flags < 0)
+    return -errno;
+  bool waits = !(flags & O_NONBLOCK);
+  if (waits && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+    return -errno;
+  while ((r = s->connect_as(s->data, fd, address, uid, gid)) == -EAGAIN && waits) {
+    g_usleep(CONNECT_AGAIN_USEC);
+    if (!job_poll(p->set->job, NULL)) {
+      r = -ECANCELED;
+      break;
+    }
+  }
+  if (waits)
+    (void)fcntl(fd, F_SETFL, flags);
+  return r;
+}
+
 static int host_connect_as(const struct checkpoint_host *host, int fd, const char *address, uint32_t uid, uint32_t gid) {
   const Plugin *p = host->data;
   const PluginServices *s = &p->set->services;
   if (!p->call || !p->call->object || p->call->object->kind != CHECKPOINT_KIND_UNIX_SOCKET)
     return -EPERM;
-  return s->connect_as ? s->connect_as(s->data, fd, address, uid, gid) : -ENOSYS;
+  return s->connect_as ? connect_patiently(p, fd, address, uid, gid) : -ENOSYS;
 }
 
 static int host_connect_to(const struct checkpoint_host *host, const char *address, const void *first, size_t size) {

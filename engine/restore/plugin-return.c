@@ -448,8 +448,9 @@ static bool fill_one(PluginReturn *x, const CkptPluginObject *m, GError **error)
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID,
         "checkpoint.img: the plugin %s has memory of pid %d at %" G_GINT64_MODIFIER "x, where there is no such mapping",
         m->plugin, m->object->pid, m->object->start);
-  int fd = memfd_create("checkpoint-plugin", MFD_CLOEXEC);
-  if (fd < 0 || ftruncate(fd, (off_t)(object.end - object.start)) < 0) {
+  int fd = memfd_create("checkpoint-plugin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0 || ftruncate(fd, (off_t)(object.end - object.start)) < 0 ||
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) { /* as long as the mapping, whoever has it */
     if (fd >= 0)
       (void)close(fd);
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make room for memory of a plugin");

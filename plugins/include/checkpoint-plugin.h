@@ -35,7 +35,7 @@ extern "C" {
 #endif
 
 #define CHECKPOINT_PLUGIN_ABI 1
-#define CHECKPOINT_PLUGIN_REVISION 3
+#define CHECKPOINT_PLUGIN_REVISION 4 /* programs may ask; nothing here has grown */
 /* The name of the exported symbol. */
 #define CHECKPOINT_PLUGIN_SYMBOL "checkpoint_plugin_abi"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* A program with objects that only a plugin can bring back. Arguments after BASE: unix=PATH (a connection to the echo
- * server there), device, perf (with a mapping), memory (which comes back as its complement), fork. */
+ * server there), file=PATH (whose content comes back), device, perf (with a mapping), memory (which comes back as its
+ * complement), fork. */
 
 #include "subject.h"
 #include <sched.h>
@@ -18,10 +19,11 @@
 #define UNIX_FD 40
 #define DEVICE_FD 41
 #define PERF_FD 42
+#define FILE_FD 43
 #define MEMORY_AT ((unsigned char *)0x600000000000u)
 #define MEMORY_SIZE (1u << 20)
 
-static bool has_unix, has_device, has_perf, has_memory, has_fork, is_cut, has_mounts;
+static bool has_unix, has_device, has_perf, has_memory, has_fork, is_cut, has_mounts, has_file;
 static volatile struct perf_event_mmap_page *perf_page;
 
 static void place(int fd, int number) {
@@ -76,6 +78,12 @@ static void verify_device(void) {
   check(S_ISCHR(st.st_mode) && major(st.st_rdev) == 10 && minor(st.st_rdev) == 237, "the device is another one");
   check(fcntl(DEVICE_FD, F_GETFL) & O_NONBLOCK, "the device has lost its flags");
   check(fcntl(DEVICE_FD, F_GETFD) == FD_CLOEXEC, "the device has lost close-on-exec");
+}
+
+static void verify_file(void) {
+  char text[32] = "";
+  check_call(pread(FILE_FD, text, sizeof text - 1, 0) >= 0);
+  check(strcmp(text, "kept content") == 0, "the file has '%s'", text);
 }
 
 static void verify_perf(void) {
@@ -148,6 +156,8 @@ static void verify(void) {
     verify_memory();
   if (has_mounts)
     verify_mounts();
+  if (has_file)
+    verify_file();
 }
 
 int main(int argc, char **argv) {
@@ -155,6 +165,8 @@ int main(int argc, char **argv) {
   for (int i = 2; i < argc; i++) {
     if (strncmp(argv[i], "unix=", 5) == 0)
       has_unix = true, setup_unix(argv[i] + 5);
+    if (strncmp(argv[i], "file=", 5) == 0)
+      has_file = true, place(open(argv[i] + 5, O_RDONLY), FILE_FD);
     has_device |= strcmp(argv[i], "device") == 0;
     has_perf |= strcmp(argv[i], "perf") == 0;
     has_memory |= strcmp(argv[i], "memory") == 0;

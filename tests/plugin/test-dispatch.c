@@ -249,6 +249,44 @@ static void test_untrusted_images(void) {
   g_unsetenv("PLUGIN_DO");
 }
 
+static void put(const char *name, const char *text) {
+  g_autofree char *path = g_build_filename(directory, name, NULL);
+  g_assert_true(g_file_set_contents(path, text, -1, NULL));
+}
+
+/* The same of a program, whose manifest says so. */
+static void test_untrusted_program(void) {
+  Fixture f;
+  g_autoptr(GError) error = NULL;
+  g_autoptr(Checkpoint) checkpoint = checkpoint_new();
+  const struct checkpoint_object object = device(7);
+  PluginRestored restored;
+  const char *const manifests[] = {"[Plugin]\nProgram=test-process\nKinds=file\n",
+      "[Plugin]\nProgram=test-process\nKinds=file\nUntrusted=true\n"};
+  const char *const orders[] = {"\nrestore=4", "\nrestore=-95"};
+  install("test-process");
+  for (size_t i = 0; i < G_N_ELEMENTS(manifests); i++)
+    for (size_t k = 0; k < G_N_ELEMENTS(orders); k++) {
+      put("prog.plugin", manifests[i]);
+      put("test-process.conf", orders[k]);
+      fixture_begin(&f);
+      f.options.untrusted_images = true;
+      PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_RESTORE, checkpoint, &error);
+      g_assert_no_error(error);
+      g_assert_true(plugins_restore(set, NULL, false, &object, &restored, &error) == (i == 1 && k == 0));
+      g_assert_true(restored.reopen == (i == 1 && k == 0));
+      if (i == 0)
+        g_assert_error(error, ENGINE_ERROR, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET);
+      g_clear_error(&error);
+      plugin_said_clear(&restored.said);
+      plugins_end(set, NULL);
+      fixture_end(&f);
+    }
+  uninstall("prog.plugin");
+  uninstall("test-process.conf");
+  uninstall("test-process");
+}
+
 /* Before dbus was a plugin, what it keeps stood beside the object. */
 static void test_older_records(void) {
   Fixture f;
@@ -347,6 +385,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/plugin/a-plugin-that-is-not-there", test_a_plugin_that_is_not_there);
   g_test_add_func("/plugin/no-plugins", test_no_plugins);
   g_test_add_func("/plugin/untrusted-images", test_untrusted_images);
+  g_test_add_func("/plugin/untrusted-program", test_untrusted_program);
   g_test_add_func("/plugin/older-records", test_older_records);
   g_test_add_func("/plugin/nothing-is-left-open", test_nothing_is_left_open);
   g_test_add_func("/plugin/records-have-a-limit", test_records_have_a_limit);
