@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* What a program asks before it answers: the functions of the host, the very same that plugins in this process call. What
- * differs is that the program is trusted with nothing that this process depends on: memory goes out in files of the engine's
- * own, which are sealed; the engine makes the sockets that it connects, which nobody else can make wait; and of what the
- * program gives it takes only regular files, whose content nobody has to answer for. They are written with pwrite(2) and
- * read with pread(2), never mapped: what is cut short is an error, no signal. */
+/* What a program asks before it answers: the functions of the host, the very same that plugins in this process call.
+ * What differs is that the program is trusted with nothing that this process depends on: memory goes out in files of
+ * the engine's own, which are sealed; the engine makes the sockets that it connects, which nobody else can make wait;
+ * and of what the program gives it takes only regular files, whose content nobody has to answer for. They are written
+ * with pwrite(2) and read with pread(2), never mapped: what is cut short is an error, no signal. */
 
 #include "plugin-process.h"
 #include <errno.h>
@@ -111,7 +111,8 @@ bool question_takes_descriptor(const PluginQuestion *q) {
   return q->what == PLUGIN_ASK__PLUGIN_ASK_CONTENT_GET || q->what == PLUGIN_ASK__PLUGIN_ASK_CONTENT_HASH;
 }
 
-static int question_ask(Plugin *p, const PluginQuestion *q, int fd, PluginRequest *m, PluginContent *content, int *ret_fd) {
+static int question_ask(
+    Plugin *p, const PluginQuestion *q, int fd, PluginRequest *m, PluginContent *content, int *ret_fd) {
   switch (q->what) {
   case PLUGIN_ASK__PLUGIN_ASK_RECORD_ADD:
     return p->host.record_add(&p->host, q->id, q->record.data, q->has_record ? q->record.len : 0);
@@ -134,7 +135,8 @@ static int question_ask(Plugin *p, const PluginQuestion *q, int fd, PluginReques
   }
 }
 
-void question_answer(Plugin *p, const PluginQuestion *q, int fd, PluginRequest *m, PluginContent *content, int *ret_fd) {
+void question_answer(
+    Plugin *p, const PluginQuestion *q, int fd, PluginRequest *m, PluginContent *content, int *ret_fd) {
   *ret_fd = -1;
   m->operation = PLUGIN_OPERATION__PLUGIN_ANSWER;
   m->result = question_ask(p, q, fd, m, content, ret_fd);
