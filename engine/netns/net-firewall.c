@@ -27,8 +27,13 @@ static _Noreturn void become_nft(int in, int out, char *const *argv) {
   sigset_t none;
   (void)sigemptyset(&none);
   (void)sigprocmask(SIG_SETMASK, &none, NULL);
-  if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(out, 2) >= 0 && close_range(3, ~0u, 0) == 0)
-    (void)execvpe("nft", argv, environment);
+  if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || close_range(3, ~0u, 0) < 0)
+    _exit(127);
+  /* Whatever PATH this process has, or has not: where there is none, the C library does not look where the machine's
+   * administrator has it. */
+  (void)execve("/usr/sbin/nft", argv, environment);
+  (void)execve("/sbin/nft", argv, environment);
+  (void)execvpe("nft", argv, environment);
   _exit(127);
 }
 
