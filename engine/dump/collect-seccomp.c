@@ -3,6 +3,7 @@
 #include "tracee.h"
 #include "tracers.h"
 #include "traits.h"
+#include "user-dispatch.h"
 #include "seccomp.pb-c.h"
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -61,6 +62,7 @@ static void look_share(void *data, unsigned which) {
 bool seccomp_suspend(FrozenTree *tree) {
   bool any = false;
   tracers_run(look_share, tree);
+  user_dispatch_look(tree);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     for (guint k = 0; k < task->threads->len; k++) {

@@ -14,8 +14,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PIDFD_THREAD_ O_EXCL
-
 static const int kcmp_kinds[SHARE_KINDS] = {
     [SHARE_MEMORY] = KCMP_VM, [SHARE_SIGHAND] = KCMP_SIGHAND, [SHARE_FILES] = KCMP_FILES, [SHARE_FS] = KCMP_FS, [SHARE_SYSVSEM] = KCMP_SYSVSEM};
 
@@ -276,7 +274,7 @@ void sharing_free_table(FrozenThread *t) {
 }
 
 static bool visit_table(Job *job, const FrozenTask *task, FrozenThread *t, Collector *collector, GError **error) {
-  t->table_pidfd = (int)syscall(SYS_pidfd_open, t->state.tid, PIDFD_THREAD_) + 1;
+  t->table_pidfd = proc_thread_pidfd(t->state.tid) + 1;
   if (!t->table_pidfd) {
     block_thread(job, task, t->state.tid, "it has a descriptor table of its own, and such threads can be checkpointed since Linux 6.9 only");
     return true;

@@ -21,7 +21,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PIDFD_THREAD_ O_EXCL
 #define VFORK_PATIENCE 4000 /* two seconds: a child may have to be read from a slow disk */
 
 static void frozen_task_free(void *p) {
@@ -475,7 +474,7 @@ static bool freeze_all(Job *job, FrozenTree *tree, GError **error) {
 static bool take_view(FrozenTask *task, GError **error) {
   ProcStat s;
   task->view = g_array_index(task->threads, FrozenThread, 0).state.tid;
-  task->view_pidfd = (int)syscall(SYS_pidfd_open, task->view, PIDFD_THREAD_);
+  task->view_pidfd = proc_thread_pidfd(task->view);
   if (task->view_pidfd < 0)
     return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
         "pid %d (%s): its main thread has ended while others go on; such a process can be checkpointed since Linux 6.9 only (pidfds of "

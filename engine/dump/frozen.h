@@ -22,6 +22,7 @@ typedef struct FrozenThread {
   Task *table;     /* what the collector fills */
   guint own_fs; /* it has a directory apart from its process: a number, the same for those of it that share it; 0: it has not */
   bool own_dispatch, shadow_stack; /* no agent may run in it (traits.h) */
+  bool dispatch_hidden; /* the kernel does not tell whether own_dispatch is so */
   guint8 own_keys; /* in which of its keyrings (traits.c) */
   guint64 core_cookie;
   bool suspect;                 /* may be restricted by Landlock (landlock.h) */

@@ -115,7 +115,9 @@ void trait_ops_decode(const TraitOps *o, FrozenThread *t) {
 }
 
 void traits_look(FrozenThread *t) {
-  t->own_dispatch = tracee_dispatches_syscalls(t->state.tid);
+  int dispatches = tracee_dispatches_syscalls(t->state.tid);
+  t->own_dispatch = dispatches > 0;
+  t->dispatch_hidden = dispatches < 0;
   t->shadow_stack = tracee_has_shadow_stack(t->state.tid);
 }
 
@@ -169,6 +171,9 @@ static void check_thread(Job *job, const FrozenTask *task, const FrozenThread *t
   if (t->own_dispatch)
     block(job, task, t, "it dispatches its own system calls (PR_SET_SYSCALL_USER_DISPATCH), which nothing can stop if the engine dies",
         "dump it before it turns that on (it is what Wine does for Windows programs)");
+  if (t->dispatch_hidden)
+    job_log(job, 4, "pid %d (%s) thread %d: it catches SIGSYS, and this kernel (before 6.4) does not tell whether it dispatches its own "
+        "system calls (PR_SET_SYSCALL_USER_DISPATCH)", (int)task->pid, task->stat.comm, (int)t->state.tid);
   if (t->shadow_stack)
     block(job, task, t, "it has a shadow stack", "start the program without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off");
   if (t->core_cookie)

@@ -3,10 +3,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#define PIDFD_THREAD_ O_EXCL
 
 static bool proc_gone(GError **error, pid_t pid, const char *name, int err) {
   if (err == ENOENT || err == ESRCH)
@@ -104,6 +108,7 @@ static bool read_stat(pid_t pid, const char *name, ProcStat *ret, GError **error
   s.start_code = f[23];
   s.end_code = f[24];
   s.start_stack = f[25];
+  s.catches_sigsys = f[31] >> (SIGSYS - 1) & 1;
   s.exit_signal = (int)f[35];
   s.start_data = f[42];
   s.end_data = f[43];
@@ -203,6 +208,14 @@ bool proc_threads(pid_t pid, GArray *tids, GError **error) {
   (void)closedir(dir);
   g_array_sort(tids, compare_pids);
   return true;
+}
+
+int proc_thread_pidfd(pid_t tid) {
+  if (g_getenv("CHECKPOINTD_NO_THREAD_PIDFDS")) {
+    errno = EINVAL;
+    return -1;
+  }
+  return (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD_);
 }
 
 bool proc_is_kernel_worker(pid_t pid, pid_t tid) {

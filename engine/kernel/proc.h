@@ -27,6 +27,7 @@ typedef struct ProcStat {
   unsigned n_threads; /* those that have ended but for their process included */
   uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;
   uint64_t arg_start, arg_end, env_start, env_end;
+  bool catches_sigsys;
   int exit_signal; /* what the parent gets when it ends */
   int exit_code; /* as wait(2) would give it: of a zombie, or of a stop (0: waited for) */
 } ProcStat;
@@ -58,6 +59,8 @@ void proc_status_clear(ProcStatus *status);
 
 /* Appends the thread ids (pid_t), ascending. */
 bool proc_threads(pid_t pid, GArray *tids, GError **error);
+/* pidfd_open(2) of a thread, since Linux 6.9; -1 with errno where there is none (CHECKPOINTD_NO_THREAD_PIDFDS: anywhere). */
+int proc_thread_pidfd(pid_t tid);
 /* The kernel's own threads in a process (io_uring(7)): they have no registers, take no stop, and end with their rings. */
 bool proc_is_kernel_worker(pid_t pid, pid_t tid);
 /* Appends the children of every thread of @pid. */

@@ -5,6 +5,7 @@
 #include "warden.h"
 #include <elf.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/param.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
@@ -323,9 +324,15 @@ int tracee_get_rseq(pid_t tid, struct rseq_config *config) {
   return 0;
 }
 
-bool tracee_dispatches_syscalls(pid_t tid) {
+int tracee_dispatches_syscalls(pid_t tid) {
+  static int known = -1; /* to the kernel */
   uint64_t config[4] = {0}; /* struct ptrace_sud_config: mode, selector, offset, length */
-  return step_data(TRACE_GET_DISPATCH, tid, 0, 0, config, sizeof config) == 0 && config[0] != 0;
+  if (known < 0)
+    known = !getenv("CHECKPOINTD_NO_DISPATCH_QUERY");
+  int64_t r = known ? step_data(TRACE_GET_DISPATCH, tid, 0, 0, config, sizeof config) : -EIO;
+  if (r == -EIO)
+    known = 0;
+  return r == -EIO ? -EIO : r == 0 && config[0] != 0;
 }
 
 bool tracee_has_shadow_stack(pid_t tid) {

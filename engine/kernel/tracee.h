@@ -70,8 +70,8 @@ int tracee_count_seccomp_filters(pid_t tid);
 int tracee_get_seccomp_filter(pid_t tid, unsigned index, struct sock_filter *code, size_t room);
 /* The flags it was installed with that the kernel remembers (SECCOMP_FILTER_FLAG_LOG). */
 int tracee_get_seccomp_flags(pid_t tid, unsigned index, uint64_t *flags);
-/* prctl(PR_SET_SYSCALL_USER_DISPATCH) is on; kernels before 6.4 do not tell. */
-bool tracee_dispatches_syscalls(pid_t tid);
+/* prctl(PR_SET_SYSCALL_USER_DISPATCH) is on: 1 or 0; -EIO: kernels before 6.4 (CHECKPOINTD_NO_DISPATCH_QUERY: all) do not tell. */
+int tracee_dispatches_syscalls(pid_t tid);
 bool tracee_has_shadow_stack(pid_t tid);
 int tracee_get_rseq(pid_t tid, struct rseq_config *config);
 

@@ -158,6 +158,7 @@ Collector *collector_new(Job *job, Checkpoint *checkpoint, int images_fd) {
   c->job = job;
   c->checkpoint = checkpoint;
   c->images_fd = images_fd;
+  c->no_dupfd_query = g_getenv("CHECKPOINTD_NO_DUPFD_QUERY") != NULL; /* else found out; since 6.10 */
   c->looker = looker_new();
   c->descs = g_ptr_array_new_with_free_func(desc_free);
   c->groups = g_hash_table_new_full(desc_key_hash, desc_key_equal, NULL, group_free);

@@ -15,6 +15,10 @@
 #define PR_SET_VMA_ 0x53564d61
 #define PR_SET_VMA_ANON_NAME_ 0
 #define PR_SET_MDWE_ 65
+#define PR_GET_MDWE_ 66
+#define PR_THP_DISABLE_EXCEPT_ADVISED_ 2
+#define MADV_GUARD_INSTALL_ 102
+#define MAP_DROPPABLE_ 8
 #define PR_SET_MEMORY_MERGE_ 67
 #define N_PKEYS 16
 #define PAGE 4096
@@ -46,17 +50,100 @@ static bool has_pkeys(void) {
   return known;
 }
 
+/* --- what this kernel has --- */
+
 static bool has_mseal(void) {
   return syscall(SYS_mseal_, 0, 0, 0) == 0 || errno != ENOSYS;
 }
 
+static bool has_guards(void) {
+  void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  bool has = page != MAP_FAILED && madvise(page, PAGE, MADV_GUARD_INSTALL_) == 0;
+  if (page != MAP_FAILED)
+    (void)munmap(page, PAGE);
+  return has;
+}
+
+static bool has_droppable(void) {
+  void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_DROPPABLE_ | MAP_ANONYMOUS, -1, 0);
+  if (page != MAP_FAILED)
+    (void)munmap(page, PAGE);
+  return page != MAP_FAILED;
+}
+
+static bool has_mdwe(void) {
+  return prctl(PR_GET_MDWE_, 0, 0, 0, 0) >= 0;
+}
+
+static bool has_thp_flags(void) {
+  unsigned long own = (unsigned long)prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
+  bool has = prctl(PR_SET_THP_DISABLE, 1, PR_THP_DISABLE_EXCEPT_ADVISED_, 0, 0) == 0;
+  if (has)
+    (void)prctl(PR_SET_THP_DISABLE, own & 1, own & ~1ul, 0, 0);
+  return has;
+}
+
+static bool needs_mseal(const Task *t) {
+  const CkptMemory *m = memory_of(t);
+  for (size_t k = 0; m && k < m->n_vmas; k++)
+    if (m->vmas[k]->sealed)
+      return true;
+  return false;
+}
+
+static bool needs_guards(const Task *t) {
+  return t->extra && t->extra->n_guard;
+}
+
+static bool needs_droppable(const Task *t) {
+  for (size_t k = 0; t->mm && k < t->mm->n_vmas; k++)
+    if ((t->mm->vmas[k]->flags & MAP_TYPE) == MAP_DROPPABLE_)
+      return true;
+  return false;
+}
+
+static bool needs_mdwe(const Task *t) {
+  const CkptMemory *m = memory_of(t);
+  return m && m->mdwe;
+}
+
+static bool needs_thp_flags(const Task *t) {
+  const CkptMemory *m = memory_of(t);
+  return m && m->thp_flags && t->mm && t->mm->thp_disabled;
+}
+
+/* What a checkpoint of a newer kernel may need: it must not fail in the middle for want of that. */
+static const struct {
+  bool (*needed)(const Task *task);
+  bool (*here)(void);
+  const char *hide, *what; /* an environment variable, for tests */
+} novelties[] = {
+    {needs_mseal, has_mseal, "CHECKPOINTD_NO_MSEAL", "has sealed memory (mseal(2)), which takes Linux 6.10"},
+    {needs_guards, has_guards, "CHECKPOINTD_NO_GUARDS", "has guard regions (MADV_GUARD_INSTALL), which take Linux 6.13"},
+    {needs_droppable, has_droppable, "CHECKPOINTD_NO_DROPPABLE", "has droppable memory (MAP_DROPPABLE), which takes Linux 6.11"},
+    {needs_mdwe, has_mdwe, "CHECKPOINTD_NO_MDWE", "may not get new code (PR_SET_MDWE), which takes Linux 6.3"},
+    {needs_thp_flags, has_thp_flags, "CHECKPOINTD_NO_THP_FLAGS", "has flags of PR_SET_THP_DISABLE, which take Linux 6.18"},
+};
+
+static bool check_novelties(const Task *t, int known[static G_N_ELEMENTS(novelties)], GError **error) {
+  for (size_t i = 0; i < G_N_ELEMENTS(novelties); i++) {
+    if (!novelties[i].needed(t))
+      continue;
+    if (known[i] < 0)
+      known[i] = !g_getenv(novelties[i].hide) && novelties[i].here();
+    if (!known[i])
+      return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE, "process %d %s: restore it on a machine that has that",
+          (int)task_pid(t), novelties[i].what);
+  }
+  return true;
+}
+
 bool details_check(const Checkpoint *c, GError **error) {
+  int known[G_N_ELEMENTS(novelties)];
+  memset(known, -1, sizeof known);
   for (guint i = 0; i < c->tasks->len; i++) {
     const Task *t = c->tasks->pdata[i];
     const CkptMemory *m = memory_of(t);
-    bool sealed = false;
-    for (size_t k = 0; m && k < m->n_vmas; k++)
-      sealed |= m->vmas[k]->sealed;
     if (m && m->pkeys && !has_pkeys())
       return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
           "process %d uses memory protection keys (pkey_alloc(2)), which this processor or kernel has not", (int)task_pid(t));
@@ -64,9 +151,8 @@ bool details_check(const Checkpoint *c, GError **error) {
       return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
           "process %d uses the tile registers of AMX (ARCH_REQ_XCOMP_PERM), which this processor or kernel has not; restore it on a CPU with AMX",
           (int)task_pid(t));
-    if (sealed && !has_mseal())
-      return engine_fail(error, ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE,
-          "process %d has sealed memory (mseal(2)), and this kernel has no such thing", (int)task_pid(t));
+    if (!check_novelties(t, known, error))
+      return false;
   }
   return true;
 }

@@ -91,13 +91,15 @@ static void *run_other(void *data) {
     struct rseq area;
     char rest[OTHER_BYTES];
   } place __attribute__((aligned(OTHER_BYTES)));
+  uint32_t size = OTHER_BYTES;
   check_call(syscall(SYS_rseq, area_of_libc(), 32, UNREGISTER, RSEQ_SIG) == 0);
-  check_call(syscall(SYS_rseq, &place.area, OTHER_BYTES, 0, OTHER_SIGNATURE) == 0);
+  if (syscall(SYS_rseq, &place.area, size, 0, OTHER_SIGNATURE) < 0 && errno == EINVAL) /* before 6.3 there is one size */
+    check_call(syscall(SYS_rseq, &place.area, size = 32, 0, OTHER_SIGNATURE) == 0);
   ready_other = true;
   while (!ending && !subject_failed())
     subject_tick();
-  check_registered(&place.area, OTHER_BYTES, OTHER_SIGNATURE, "the thread with an area of its own");
-  check_call(syscall(SYS_rseq, &place.area, OTHER_BYTES, UNREGISTER, OTHER_SIGNATURE) == 0);
+  check_registered(&place.area, size, OTHER_SIGNATURE, "the thread with an area of its own");
+  check_call(syscall(SYS_rseq, &place.area, size, UNREGISTER, OTHER_SIGNATURE) == 0);
   return NULL;
 }
 

@@ -163,13 +163,34 @@ static int run_deadline(void) {
   return subject_pass();
 }
 
-static int run_dispatch(void) {
-  static volatile char selector; /* SYSCALL_DISPATCH_FILTER_ALLOW */
+static volatile char selector; /* SYSCALL_DISPATCH_FILTER_ALLOW */
+static volatile sig_atomic_t dispatched;
+
+static void on_sigsys(int signo) {
+  selector = 0;
+  dispatched++;
+}
+
+/* Its next call is dispatched, and that is all there is to see of it. */
+static void *dispatch(void *way) {
   if (prctl(59 /* PR_SET_SYSCALL_USER_DISPATCH */, 1, 0, 0, &selector) < 0)
     subject_skip("the kernel has no user dispatch of system calls");
   subject_ready();
   while (!subject_checking())
     subject_tick();
+  selector = 1; /* SYSCALL_DISPATCH_FILTER_BLOCK */
+  (void)syscall(SYS_getpid);
+  check(dispatched == 1 && selector == 0, "its call was dispatched %d times", (int)dispatched);
+  return way;
+}
+
+static int run_dispatch(bool in_thread) {
+  pthread_t thread;
+  check_call(signal(SIGSYS, on_sigsys) != SIG_ERR);
+  if (in_thread)
+    check_call(pthread_create(&thread, NULL, dispatch, NULL) == 0 && pthread_join(thread, NULL) == 0);
+  else
+    (void)dispatch(NULL);
   return subject_pass();
 }
 
@@ -190,5 +211,5 @@ static int run_keys(void) {
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   const char *what = argc > 2 ? argv[2] : "all";
-  return !strcmp(what, "deadline") ? run_deadline() : !strcmp(what, "dispatch") ? run_dispatch() : !strcmp(what, "keys") ? run_keys() : run_all();
+  return !strcmp(what, "deadline") ? run_deadline() : !strncmp(what, "dispatch", 8) ? run_dispatch(what[8] != '\0') : !strcmp(what, "keys") ? run_keys() : run_all();
 }
