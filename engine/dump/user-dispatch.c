@@ -41,8 +41,8 @@ static guint64 find_thread(const DispatchReader *r, pid_t pid, pid_t tid) {
   guint64 at = kernel_reader_self(r->kernel);
   /* the first list of a pid is of threads */
   bool found = fd >= 0 && at && follow(r, &at, p[FILES]) && follow(r, &at, p[TABLE]) && follow(r, &at, p[ARRAY]) &&
-               follow(r, &at, (gint64)fd * 8) && follow(r, &at, p[INODE]) && follow(r, &at, p[PROC_PID] - p[PROC_INODE]) &&
-               follow(r, &at, p[PID_TASKS]);
+               follow(r, &at, (gint64)fd * 8) && follow(r, &at, p[INODE]) &&
+               follow(r, &at, p[PROC_PID] - p[PROC_INODE]) && follow(r, &at, p[PID_TASKS]);
   if (fd >= 0)
     (void)close(fd);
   return found ? at - (guint64)p[TASK_LINKS] : 0;
