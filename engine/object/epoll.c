@@ -77,7 +77,8 @@ static bool restore_busy_poll(Restorer *r, int fd, guint32 id, GError **error) {
     const BusyPoll params = {.usecs = e->busy_poll_usecs, .budget = (guint16)e->busy_poll_budget, .prefer = (guint8)e->prefer_busy_poll};
     bool busy = params.usecs || params.budget || params.prefer;
     if (e->file_id == id && busy && ioctl(fd, SET_PARAMS, &params) < 0)
-      return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot make an epoll poll busily (since Linux 6.9)");
+      return engine_fail_errno(error, errno == ENOTTY ? ENGINE_ERROR_CODE__KERNEL_MISSING_FEATURE : ENGINE_ERROR_CODE__FAILED, errno,
+          "Cannot make an epoll poll busily (since Linux 6.9)");
   }
   return true;
 }

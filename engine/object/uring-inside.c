@@ -185,7 +185,7 @@ static bool count(UringReader *r, UringInside *i, guint64 ctx) {
   guint64 at;
   i->in_flight = -1;
   if (r->l.requests < 0)
-    return r->l.extra < 0 || read_half(r, ctx + (guint64)r->l.extra, &i->extra);
+    return read_half(r, ctx + (guint64)r->l.extra, &i->extra);
   if (!read_half(r, ctx + (guint64)r->l.requests, &all) || !read_word(r, ctx + (guint64)r->l.free_list, &at))
     return false;
   for (; at; idle++)

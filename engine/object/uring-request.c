@@ -41,7 +41,7 @@ static const Field fields[] = {
     {"pid", "numbers", AT(numbers), false},
     {"io_ring_ctx", "flags", AT(ctx_flags), false},
     {"io_ring_ctx", "nr_req_allocated", AT(requests), true}, /* since 6.16 */
-    {"io_ring_ctx", "cq_extra", AT(extra), true},
+    {"io_ring_ctx", "cq_extra", AT(extra), true},            /* before 6.16 */
     {"io_ring_ctx", "submit_state.free_list.next", AT(free_list), false},
     {"io_ring_ctx", "cancel_table.hbs", AT(hbs), false},
     {"io_ring_ctx", "cancel_table.hash_bits", AT(hash_bits), false},
@@ -146,6 +146,8 @@ bool uring_layout_find(const KernelTypes *t, UringLayout *ret) {
   l.f_multishot = flag_of(t, "REQ_F_APOLL_MULTISHOT_BIT");
   l.f_partial = flag_of(t, "REQ_F_PARTIAL_IO_BIT");
   *ret = l;
+  if (l.requests < 0 && l.extra < 0) /* then nothing says how many there are */
+    return false;
   return l.bucket_size && l.request_size && l.request_size <= KERNEL_READ_MAX && l.async_size && l.async_size <= KERNEL_READ_MAX && l.timer_size &&
          l.timer_size <= KERNEL_READ_MAX && l.f_creds && l.f_data && (l.task >= 0 || (l.tctx >= 0 && l.tctx_task >= 0));
 }
