@@ -74,7 +74,7 @@ static void add_timers(ProcessProgram *pp) {
 }
 
 /* Which kinds of membarrier(2) a process has registered for: asked since 6.3. Before that a private one that works says it; the
- * global one works for everybody. */
+ * global one works for everybody: whoever has a private one gets it, too, since that does no harm, and to lack it might. */
 static bool kernel_tells_membarriers(void) {
   static int known = -1;
   if (known < 0)
@@ -117,7 +117,7 @@ static void decode_membarrier(const ProcessProgram *p, const LoadedProgram *l, C
   const int64_t *results = &l->results[p->membarrier];
   guint32 registered = kernel_tells_membarriers() && results[0] > 0 ? (guint32)results[0] : 0;
   for (size_t i = 0; !kernel_tells_membarriers() && i < G_N_ELEMENTS(private_membarriers); i++)
-    registered |= results[i] == 0 ? (guint32)private_membarriers[i].registration : 0;
+    registered |= results[i] == 0 ? (guint32)private_membarriers[i].registration | MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED : 0;
   x->has_membarrier = registered != 0;
   x->membarrier = registered;
 }
