@@ -93,8 +93,9 @@ static bool block_listed(const Look *l) {
     return true;
   if (in_flight(l) == (gint32)l->in.n_listed)
     reason = g_strdup_printf("%u requests of a ring with a submitting thread (IORING_SETUP_SQPOLL) are in flight", l->in.n_listed);
-  else if (l->in.in_flight >= 0)
-    reason = g_strdup_printf("%d requests are in flight that a worker or a device is busy with, or that wait for others (IOSQE_IO_DRAIN)", in_flight(l) - (gint32)l->in.n_listed);
+  else if (l->in.in_flight >= 0 || in_flight(l) > (gint32)l->in.n_listed)
+    reason = g_strdup_printf("%d requests are in flight that a worker or a device is busy with, or that wait for others (IOSQE_IO_DRAIN)%s",
+        in_flight(l) - (gint32)l->in.n_listed, l->in.in_flight >= 0 ? "" : ", or had no completion (IOSQE_CQE_SKIP_SUCCESS)");
   if (reason)
     uring_look_block(l, reason, CURE);
   return reason != NULL;

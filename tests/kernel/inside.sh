@@ -21,7 +21,7 @@ bring_up() {
   ip link set lo up
   hostname machine
   ulimit -n 20000
-  modprobe -a unix_diag inet_diag tcp_diag udp_diag netlink_diag packet_diag af_packet_diag nf_tables tun veth 2>/dev/null
+  modprobe -a unix_diag inet_diag tcp_diag udp_diag netlink_diag packet_diag af_packet_diag nf_tables tun veth loop fuse 2>/dev/null
 }
 
 link_pythons() {

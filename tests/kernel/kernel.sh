@@ -98,7 +98,7 @@ boot() {
   truncate -s 512M "$work/results"
   timeout --kill-after=5 "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max,-smap -smp "${KERNEL_CPUS:-2}" \
     -m "${KERNEL_MIB:-3072}" -nographic -no-reboot -nic none -kernel "$base.kernel/boot/vmlinuz-$version" \
-    -initrd "$work/initrd.img" -append "console=ttyS0 quiet panic=-1 nokaslr mitigations=off" \
+    -initrd "$work/initrd.img" -append "console=ttyS0 quiet panic=-1 nokaslr mitigations=off secretmem.enable=1" \
     -drive "file=$base.ext4,format=raw,if=virtio,snapshot=on" \
     -drive "file=$work/tree.tar,format=raw,if=virtio,readonly=on" \
     -drive "file=$work/results,format=raw,if=virtio,cache=unsafe" </dev/null >"$work/console.log" 2>&1 9>&- &

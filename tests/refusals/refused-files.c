@@ -163,6 +163,8 @@ static void table(void) {
   static volatile bool ready;
   const struct rlimit limit = {50, 4096};
   pthread_t thread;
+  if (!subject_has_thread_pidfds())
+    subject_skip("the kernel has no pidfds of threads");
   check_call(pthread_create(&thread, NULL, lock_apart, (void *)&ready) == 0);
   while (!ready)
     subject_tick();

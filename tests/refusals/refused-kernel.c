@@ -85,7 +85,8 @@ static void objects(void) {
 }
 
 static void devices(void) {
-  (void)kept(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  if (open("/dev/loop-control", O_RDWR | O_CLOEXEC) < 0)
+    subject_skip("no loop devices here");
   /* Those that are not on every machine. */
   (void)open("/dev/kvm", O_RDWR | O_CLOEXEC);
   if (open("/dev/vda", O_RDONLY | O_CLOEXEC) < 0)
