@@ -119,12 +119,16 @@ void job_log(Job *job, int priority, const char *format, ...) {
   job->sink.log(job->sink.data, priority, line);
 }
 
+void job_tell_progress(Job *job) {
+  job->last_progress = g_get_monotonic_time();
+  if (job->sink.progress)
+    job->sink.progress(job->sink.data, job_bytes_done(job), job->bytes_total);
+}
+
 bool job_poll(Job *job, GError **error) {
   gint64 now = g_get_monotonic_time();
-  if (job->sink.progress && now - job->last_progress >= PROGRESS_INTERVAL_USEC) {
-    job->last_progress = now;
-    job->sink.progress(job->sink.data, job_bytes_done(job), job->bytes_total);
-  }
+  if (now - job->last_progress >= PROGRESS_INTERVAL_USEC)
+    job_tell_progress(job);
   if (job->committed)
     return true;
   if (job->sink.cancelled && job->sink.cancelled(job->sink.data))

@@ -49,6 +49,8 @@ void job_log(Job *job, int priority, const char *format, ...) __attribute__((for
 /* Sends progress if some time has passed, looks for a cancel request and the time-out; false with CANCELLED or
  * TIMED_OUT. Cheap enough to be called once per megabyte or per object. */
 bool job_poll(Job *job, GError **error);
+/* Sends progress now: something is done that has no bytes. */
+void job_tell_progress(Job *job);
 /* What is left of its time-out, in microseconds, not below 0; -1: it has none. */
 gint64 job_time_left(const Job *job);
 /* From here on a job can no longer be cancelled: job_poll() only reports progress. */

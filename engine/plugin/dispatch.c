@@ -47,7 +47,7 @@ static EngineValue value_u64(const char *key, guint64 number) {
 
 void plugin_report(
     Plugin *p, const char *kind, guint64 id, const char *action, const PluginCall *call, guint64 done, guint64 total) {
-  EngineValue values[6], *pointers[6];
+  EngineValue values[8], *pointers[8];
   EngineObject event = ENGINE_OBJECT__INIT;
   size_t n = 0;
   const char *callback = call ? p->door->callback(p, call) : NULL;
@@ -60,6 +60,8 @@ void plugin_report(
     values[n++] = value_u64("fd", (guint64)o->number);
   if (o && o->path)
     values[n++] = value_text("path", o->path);
+  if (o && o->end)
+    values[n++] = value_u64("start", o->start), values[n++] = value_u64("end", o->end);
   if (total)
     values[n++] = value_u64("done", done), values[n++] = value_u64("total", total);
   for (size_t i = 0; i < n; i++)
@@ -121,8 +123,6 @@ static const char *moment_name(enum checkpoint_moment moment) {
 
 static void report_call(Plugin *p, const PluginCall *call, int answer) {
   const struct checkpoint_object *o = call->object;
-  if (call->callback == PLUGIN_CALL_MEMORY_DUMP && answer == -ENOTSUP)
-    return; /* of all the mappings of a tree, those that are taken are the news */
   if (call->callback == PLUGIN_CALL_MOMENT && (answer >= 0 || answer == -ENOTSUP))
     plugin_report(p, "task", (guint64)call->pid, moment_name(call->moment), call, 0, 0);
   else
@@ -131,6 +131,8 @@ static void report_call(Plugin *p, const PluginCall *call, int answer) {
         : call->pid ? "task"
                     : "plugin",
         o ? o->id : (guint64)call->pid, action_name(call, answer), call, 0, 0);
+  if (call->callback != PLUGIN_CALL_MEMORY_DUMP || answer != -ENOTSUP) /* of which there are thousands: as time passes */
+    job_tell_progress(p->set->job);
 }
 
 /* --- asking --- */

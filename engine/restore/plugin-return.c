@@ -492,6 +492,21 @@ static GArray *list_extents(int fd, guint64 size, guint64 gap) {
   return all;
 }
 
+guint64 plugin_return_bytes(const PluginReturn *x) {
+  GHashTableIter iter;
+  gpointer place, given;
+  guint64 bytes = 0;
+  g_hash_table_iter_init(&iter, x->memory);
+  while (g_hash_table_iter_next(&iter, &place, &given)) {
+    struct stat st;
+    g_autoptr(GArray) extents =
+        list_extents(((const Given *)given)->fd, fstat(((const Given *)given)->fd, &st) == 0 ? (guint64)st.st_size : 0, 0);
+    for (guint i = 0; i < extents->len; i++)
+      bytes += g_array_index(extents, Extent, i).end - g_array_index(extents, Extent, i).start;
+  }
+  return bytes;
+}
+
 static void build_read(const VmaEntry *v, int fd, const Extent *e, Program *p) {
   for (guint64 at = e->start; at < e->end;) {
     guint64 n = MIN(e->end - at, READ_MAX);

@@ -26,6 +26,8 @@ bool plugin_return_mapping(
     PluginReturn *ret, const Task *task, const VmaEntry *vma, int *ret_fd, guint64 *ret_pgoff, GError **error);
 /* Asks for all memory that plugins took. */
 bool plugin_return_fill(PluginReturn *ret, GError **error);
+/* How much of it will be read, in bytes. */
+guint64 plugin_return_bytes(const PluginReturn *ret);
 /* Adds what brings it into a task, whose mappings are made. */
 bool plugin_return_build(PluginReturn *ret, const Task *task, bool inherited, Program *p, GError **error);
 /* Whether that concerns a mapping. @ret may be NULL. */

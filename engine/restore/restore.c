@@ -185,7 +185,10 @@ static bool restore_files(Restore *r, GError **error) {
     if (!open_for_task(r, r->checkpoint->tasks->pdata[i], error))
       return false;
   r->pages_fds = g_hash_table_new(NULL, NULL);
-  return mm_open_pages(r, error) && plugin_return_fill(r->plugin_return, error) && plugins_finish(r->plugins, error);
+  if (!mm_open_pages(r, error) || !plugin_return_fill(r->plugin_return, error))
+    return false;
+  job_set_total(r->job, total_bytes(r->plan) + plugin_return_bytes(r->plugin_return));
+  return plugins_finish(r->plugins, error);
 }
 
 static bool make_region(Restore *r, GError **error) {

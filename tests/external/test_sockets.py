@@ -300,6 +300,92 @@ serve(accept=accept, receive=lambda: repr(c.recv(100)))
         self.assertEqual(app.ask("receive"), "b'again'")
 
 
+class EveryPolicy(Case):
+    """Each kind of socket under each policy, of the dump and of the restore, all in one application."""
+    KINDS = {"stream": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM}
+    POLICIES = ("reconnect", "elsewhere", "close", "inherit")
+
+    def start(self):
+        self.servers = {(kind, to): self.server(self.path(f"{kind}-{to}"), number)
+                        for kind, number in self.KINDS.items() for to in self.POLICIES + ("other",)}
+        script = ["all = {}", "def use(name):", "    all[name].send(b'hello from ' + name.encode())", "    return 'sent'"]
+        for kind in self.KINDS:
+            for policy in self.POLICIES:
+                name = f"{kind}_{policy}"
+                script += [f"all['{name}'] = socket.socket(socket.AF_UNIX, socket.SOCK_{kind.upper()})",
+                           f"all['{name}'].connect({self.path(f'{kind}-{policy}')!r})"]
+        uses = ", ".join(f"{kind}_{policy}=lambda: use('{kind}_{policy}')" for kind in self.KINDS for policy in self.POLICIES)
+        self.app = self.application("\n".join(script) + f"\nserve({uses})")
+
+    def rules(self, policies):
+        """@policies: what becomes of the sockets that are called so."""
+        found = []
+        for kind in self.KINDS:
+            for name, policy in policies.items():
+                action = {"elsewhere": f"reconnect:{self.path(f'{kind}-other')}",
+                          "inherit": f"inherit:{kind}-{name}"}.get(policy, policy)
+                found += ["--external", f"unix:path={self.path(f'{kind}-{name}')} action={action}"]
+        return found
+
+    def restored(self, policies, *options):
+        """Restores, and finds every socket where it is said to be."""
+        mine, given = {}, []
+        for kind, number in self.KINDS.items():
+            for name, policy in policies.items():
+                if policy != "inherit":
+                    continue
+                a, b = socket.socketpair(socket.AF_UNIX, number)
+                self.addCleanup(a.close)
+                self.addCleanup(b.close)
+                a.settimeout(20)
+                mine[kind, name] = a
+                given.append((b, f"{kind}-{name}"))
+        inherit = [x for b, key in given for x in ("--inherit-fd", f"fd[{b.fileno()}]:{key}")]
+        self.app.restore(*options, *inherit, fds=[b.fileno() for b, _ in given])
+        for server in self.servers.values():
+            server.got.clear()
+        for kind in self.KINDS:
+            for name, policy in policies.items():
+                with self.subTest(kind=kind, name=name, policy=policy):
+                    said, words = self.app.ask(f"{kind}_{name}"), f"hello from {kind}_{name}".encode()
+                    if policy == "close":
+                        self.assertIn(said, ("BrokenPipeError", "ConnectionRefusedError"))
+                        continue
+                    self.assertEqual(said, "sent")
+                    if policy == "inherit":
+                        self.assertEqual(mine[kind, name].recv(100), words)
+                        continue
+                    server = self.servers[kind, "other" if policy == "elsewhere" else name]
+                    self.assertTrue(wait_until(lambda: words in b"".join(server.got)), server.got)
+
+    def test_at_the_dump_and_otherwise_at_the_restore(self):
+        self.start()
+        every = {name: name for name in self.POLICIES}
+        self.app.dump(*self.rules(every))
+        self.restored(every)
+        self.app.end()
+        other = {"reconnect": "close", "elsewhere": "inherit", "close": "reconnect", "inherit": "elsewhere"}
+        self.app.restore("--external", 'unix:type=stream action=fail reason="not again"', refused="not again")
+        self.restored(other, *self.rules(other))
+
+    def test_fail_by_whom(self):
+        """A peer's address, program, user and process, the kind of socket, and the socket itself; each condition can also fail to hold."""
+        self.start()
+        paths = [self.path(f"{kind}-{policy}") for kind in self.KINDS for policy in self.POLICIES]
+        never = ("peer-pid=1", "peer-comm=nobody", f"peer-uid={os.getuid() + 1}", "fd=999", "ino=1", f"path={paths[0]}x", "local=/x")
+        sometimes = (f"path={paths[0]}", f"path={self.path('str*-elsewher?')}", f"peer-pid={os.getpid()} path={paths[2]}",
+                     f"peer-comm=python* path={paths[3]}", f"peer-uid={os.getuid()} path={paths[4]}", f"type=seqpacket path={paths[5]}",
+                     f"comm=python* path={paths[6]}")
+        rules = [x for c in never for x in ("--external", f'unix:{c} action=fail reason="that never holds"')]
+        rules += [x for i, c in enumerate(sometimes) for x in ("--external", f'unix:{c} action=fail reason="because of {i}"')]
+        rules += ["--external", 'unix:type=dgram action=fail reason="it is a datagram socket"', "--external", "unix:action=close"]
+        errors = self.app.dump(*rules, refused="because of 0")
+        self.assertNotIn("that never holds", errors)
+        for i in range(len(sometimes)):
+            self.assertEqual(errors.count(f"because of {i}"), 1)
+        self.assertEqual(errors.count("it is a datagram socket"), len(self.POLICIES))
+
+
 class Pipes(Case):
     def pipes(self):
         """An application between two pipes of ours: (app, our writer, our reader)."""

@@ -20,10 +20,15 @@ typedef struct Fixture {
   Job *job;
   int images_fd;
   unsigned n_objects; /* reports */
+  unsigned n_progress;
 } Fixture;
 
 static void on_object(void *data, const EngineObject *object) {
   ((Fixture *)data)->n_objects++;
+}
+
+static void on_progress(void *data, guint64 done, guint64 total) {
+  ((Fixture *)data)->n_progress++;
 }
 
 static void install(const char *name) {
@@ -45,7 +50,7 @@ static void fixture_begin(Fixture *f) {
   *f = (Fixture){.options = options};
   f->options.plugin_directory = directory;
   f->images_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const JobSink sink = {.object = on_object, .data = f};
+  const JobSink sink = {.object = on_object, .progress = on_progress, .data = f};
   f->job = job_new(&f->options, NULL, f->images_fd, &sink);
 }
 
@@ -249,6 +254,44 @@ static void test_untrusted_images(void) {
   g_unsetenv("PLUGIN_DO");
 }
 
+/* Each callback is told once, and moves the progress; of mappings that it passes on, the signal is enough. */
+static void test_every_call_is_told(void) {
+  Fixture f;
+  g_autoptr(GError) error = NULL;
+  install("test-native.so");
+  fixture_begin(&f);
+  PluginSet *set = plugins_load(f.job, CHECKPOINT_STAGE_DUMP, NULL, &error);
+  g_assert_no_error(error);
+  g_assert_cmpuint(f.n_objects, ==, 1); /* init */
+  g_assert_cmpuint(f.n_progress, >=, 1);
+  static const guint32 kinds[] = {CHECKPOINT_KIND_UNIX_SOCKET, CHECKPOINT_KIND_FILE, CHECKPOINT_KIND_MAPPING, CHECKPOINT_KIND_MOUNT,
+      CHECKPOINT_KIND_MEMORY};
+  for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+    struct checkpoint_object object = device(7 + i);
+    PluginDumped dumped = {0};
+    const char *memory = NULL;
+    unsigned objects = f.n_objects, progress = f.n_progress;
+    object.kind = kinds[i];
+    object.path = "anything";
+    object.start = 4096;
+    object.end = 8192;
+    if (kinds[i] == CHECKPOINT_KIND_MEMORY)
+      g_assert_true(plugins_dump_memory(set, &object, &memory, &error));
+    else
+      g_assert_true(plugins_dump(set, &object, NULL, &dumped, &error));
+    g_assert_no_error(error);
+    g_assert_cmpuint(f.n_objects, ==, objects + 1);
+    g_assert_true(kinds[i] == CHECKPOINT_KIND_MEMORY || f.n_progress > progress);
+  }
+  unsigned objects = f.n_objects, progress = f.n_progress;
+  g_assert_true(plugins_moment(set, CHECKPOINT_MOMENT_DUMPED, 1, &error));
+  g_assert_true(f.n_objects == objects + 1 && f.n_progress > progress);
+  plugins_end(set, NULL);
+  g_assert_cmpuint(f.n_objects, ==, objects + 2);
+  fixture_end(&f);
+  uninstall("test-native.so");
+}
+
 static void put(const char *name, const char *text) {
   g_autofree char *path = g_build_filename(directory, name, NULL);
   g_assert_true(g_file_set_contents(path, text, -1, NULL));
@@ -384,6 +427,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/plugin/nonsense-is-no-errno", test_nonsense_is_no_errno);
   g_test_add_func("/plugin/a-plugin-that-is-not-there", test_a_plugin_that_is_not_there);
   g_test_add_func("/plugin/no-plugins", test_no_plugins);
+  g_test_add_func("/plugin/every-call-is-told", test_every_call_is_told);
   g_test_add_func("/plugin/untrusted-images", test_untrusted_images);
   g_test_add_func("/plugin/untrusted-program", test_untrusted_program);
   g_test_add_func("/plugin/older-records", test_older_records);
