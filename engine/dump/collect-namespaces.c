@@ -126,6 +126,11 @@ static bool offer_mount(
     *ret_reason = g_strdup_printf("%s (plugin %s)", dumped.said.reason ? dumped.said.reason : "it refuses", dumped.plugin);
     *ret_cure = g_strdup(dumped.said.cure);
   }
+  if (*ret_taken) {
+    g_autofree char *what = g_strdup_printf("pid %d: mount %s (%s)", (int)q->pid, q->mountpoint, q->fstype);
+    g_autofree char *who = g_strdup_printf("plugin %s", dumped.plugin);
+    job_note(collector_job(((const Helping *)data)->collector), "mount", q->pid, -1, what, "plugin", who);
+  }
   *ret_unasked = dumped.plugin ? NULL : plugins_unasked(plugins, CHECKPOINT_KIND_MOUNT, NULL);
   plugin_said_clear(&dumped.said);
   return true;

@@ -274,6 +274,12 @@ static void block(const Looking *l, const MountInfo *m, const char *reason, cons
   job_block(l->help->job, "mount", l->entry->pid, -1, object, reason, cure);
 }
 
+/* What Explain shows of a mount from outside. */
+static void note(const Looking *l, const MountInfo *m, const char *action, const char *rule) {
+  g_autofree char *object = g_strdup_printf("pid %d: mount %s (%s)", (int)l->entry->pid, m->mountpoint, m->fstype);
+  job_note(l->help->job, "mount", l->entry->pid, -1, object, action, rule);
+}
+
 #define CURE                                                                                                                     \
   "a plugin for mounts, or the option external (mnt[MOUNTPOINT]:NAME, and at the restore mnt[NAME]:PATH); or unmount it before the dump"
 
@@ -375,6 +381,8 @@ static bool collect_mount(Looking *l, guint i, MntEntry *e, CkptMount *x, GError
   g_autofree char *unasked = NULL;
   bool same = false, done = false;
   if (key) {
+    g_autofree char *rule = g_strdup_printf("option external: mnt[%s]%s%s", m->mountpoint, *key ? ":" : "", key);
+    note(l, m, "given at the restore", rule);
     e->has_ext_mount = e->ext_mount = true;
     e->ext_key = strdup(key);
     return true;
@@ -389,6 +397,8 @@ static bool collect_mount(Looking *l, guint i, MntEntry *e, CkptMount *x, GError
     return false;
   if (done)
     return true;
+  if (source && !same)
+    note(l, m, "mounted from outside again", "built in: it shows what is there");
   if (source) {
     set_bytes(&x->source, &x->has_source, source);
     x->has_depth = depth > 0;

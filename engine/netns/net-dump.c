@@ -211,6 +211,12 @@ static bool comes_by_itself(const NetLink *l) {
   return false;
 }
 
+/* What Explain shows of a link that leads outside. */
+static void note_link(NetDump *d, const NetLink *l, const char *action, const char *rule) {
+  g_autofree char *name = g_strdup_printf("pid %d (%s): network link %s (%s)", (int)d->pid, d->comm, l->name, *l->kind ? l->kind : "of a device");
+  job_note(d->job, "link", d->pid, -1, name, action, rule);
+}
+
 static bool add_veth(NetDump *d, const NetPlace *place, const NetLink *l, NetDeviceEntry *e, CkptNetLink *x, bool *ret_taken, GError **error) {
   guint32 peer = 0;
   g_autofree char *named = outside_end_find(d->job, "veth", l->name);
@@ -218,6 +224,10 @@ static bool add_veth(NetDump *d, const NetPlace *place, const NetLink *l, NetDev
     return false;
   const NetPlace *there = net_places_find(d->places, peer);
   *ret_taken = named || (there && (!there->home || x->outside));
+  if (*ret_taken && (named || there->home)) {
+    g_autofree char *rule = named ? g_strdup_printf("option external: veth[%s]", l->name) : g_strdup("built in: the pair is made again");
+    note_link(d, l, "other end outside", rule);
+  }
   e->has_peer_ifindex = true;
   e->peer_ifindex = l->link;
   e->has_peer_nsid = l->elsewhere && l->nsid >= 0;
@@ -232,6 +242,8 @@ static bool offer_link(NetDump *d, const NetPlace *place, const NetLink *l, Ckpt
   g_autofree char *named = outside_end_find(d->job, "netdev", l->name), *reason = NULL, *cure = NULL, *plugin = NULL;
   guint64 object = 0;
   if (named) {
+    g_autofree char *rule = g_strdup_printf("option external: netdev[%s]", l->name);
+    note_link(d, l, "brought at the restore", rule);
     x->plugin = strdup("");
     return true;
   }
@@ -240,8 +252,11 @@ static bool offer_link(NetDump *d, const NetPlace *place, const NetLink *l, Ckpt
   x->plugin = plugin ? strdup(plugin) : NULL;
   x->has_plugin_object = plugin != NULL;
   x->plugin_object = object;
-  if (plugin)
+  if (plugin) {
+    g_autofree char *who = g_strdup_printf("plugin %s", plugin);
+    note_link(d, l, "plugin", who);
     return true;
+  }
   g_autofree char *what = g_strdup_printf("network link %s (number %u, %s)", l->name, l->index, *l->kind ? l->kind : "of a device");
   g_autofree char *help = g_strdup_printf("%s--external netdev[%s] says that it is brought at the restore; or remove it before the dump",
       cure ? cure : "a plugin may take it (cr_plugin_dump_ext_link); ", l->name);
@@ -321,6 +336,11 @@ bool net_dump(NetDump *d, const NetPlace *place, NetNamespace *ns, GError **erro
   g_auto(NetVisit) visit = NET_VISIT_INIT;
   namespace_init(ns);
   ns->entry->ext_key = key && *key ? strdup(key) : NULL;
+  if (ns->entry->ext_key) {
+    g_autofree char *what = g_strdup_printf("pid %d (%s): network namespace net:[%s]", (int)d->pid, d->comm, inode);
+    g_autofree char *rule = g_strdup_printf("option external: net[%s]:%s", inode, key);
+    job_note(d->job, "namespace", d->pid, -1, what, "given at the restore", rule);
+  }
   if (ns->entry->ext_key || job_options(d->job)->empty_net)
     return true;
   if (!net_visit_begin(&visit, place->fd, error))

@@ -114,6 +114,63 @@ class Service(Case):
             self.assertIn("only regular files can be embedded", said)
         self.assertTrue(alive(app.pid))
 
+    def explained(self, pid, *rules):
+        """{object, from its end on: "ACTION by RULE", or "in the way"}."""
+        done = subprocess.run([CHECKPOINT, "--no-progress", "--json", "explain", *rules, str(pid)], capture_output=True, text=True, check=False)
+        self.assertIn(done.returncode, (0, 7), done.stderr)
+        return {f["object"].split(") ", 1)[-1]: f"{f['action']} by {f['reason']}" if f.get("action") else "in the way" for f in json.loads(done.stdout)}
+
+    def test_explain_says_which_policy_and_why(self):
+        """Of each kind of external object: what would become of it, and by which rule."""
+        server, log = self.server(self.path("server")), self.server(self.path("log"), socket.SOCK_DGRAM)
+        data, device = self.path("data"), self.path("device")
+        with open(data, "w", encoding="ascii") as f:
+            f.write("here")
+        os.mknod(device, 0o600 | 0o020000, os.makedev(10, 200))
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, writer)
+        app = self.application(f"""
+first, second, third = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+first.connect({server.path!r})
+second.connect({server.path!r})
+third.connect({log.path!r})
+f, d = open({data!r}), os.open({device!r}, os.O_RDWR)
+serve(fds=lambda: "%d %d %d %d %d" % (first.fileno(), second.fileno(), third.fileno(), f.fileno(), d))
+""", fds=(reader,))
+        os.close(reader)
+        fds = app.ask("fds").split()
+        plain = self.explained(app.pid)
+        self.assertEqual([v for k, v in plain.items() if not k.endswith("log)")], ["in the way"] * 4, plain)
+        rules = [f"unix:fd={fds[0]} action=reconnect", f"unix:peer-comm=python* fd={fds[1]} action=inherit:key", f"file:path={data} action=embed",
+                 "device:rdev=10:200 action=reopen", "pipe:action=close"]
+        told = self.explained(app.pid, *[x for r in rules for x in ("-e", r)])
+        by = "option external: "
+        names = {n.split(":")[0]: v for n, v in told.items()}
+        self.assertEqual(names, {f"fd {fds[0]}": f"reconnect by {by}{rules[0]}", f"fd {fds[1]}": f"inherit:key by {by}{rules[1]}",
+                                 f"fd {fds[2]}": "reconnect by built in: datagram sockets are connected to their address again",
+                                 f"fd {fds[3]}": f"embed by {by}{rules[2]}", f"fd {fds[4]}": f"reopen by {by}{rules[3]}",
+                                 f"fd {reader}": f"close by {by}{rules[4]}"})
+
+    def test_explain_says_it_of_mounts_and_networks(self):
+        a, b, ready = self.path("a"), self.path("b"), self.path("ready")
+        for path in (a, b):
+            os.mkdir(path)
+        script = f"mount --bind {a} {b} && ip link add vx0 type vxlan id 5 dstport 4789 remote 10.0.0.1 && touch {ready}; exec sleep 1000"
+        child = subprocess.Popen(["unshare", "-m", "-n", "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL, start_new_session=True, cwd="/")
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        self.assertTrue(wait_until(lambda: os.path.exists(ready)))
+        told = self.explained(child.pid)
+        self.assertEqual([v for v in told.values() if "mounted from outside again by built in" in v], list(told.values())[1:])
+        self.assertEqual(list(told.values())[0], "in the way")
+        told = self.explained(child.pid, "-e", f"mnt[{b}]:other", "-e", "netdev[vx0]")
+        self.assertEqual(sorted(told.values()), ["brought at the restore by option external: netdev[vx0]",
+                                                 f"given at the restore by option external: mnt[{b}]:other"])
+        net = os.stat(f"/proc/{child.pid}/ns/net").st_ino
+        told = self.explained(child.pid, "-e", f"net[{net}]:key")
+        self.assertIn(f"given at the restore by option external: net[{net}]:key", told.values())
+
     def test_rules(self):
         server = self.server(self.path("server"))
         app = self.application(STREAM.format(path=server.path))
