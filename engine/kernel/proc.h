@@ -61,7 +61,7 @@ void proc_status_clear(ProcStatus *status);
 bool proc_threads(pid_t pid, GArray *tids, GError **error);
 /* pidfd_open(2) of a thread, since Linux 6.9; -1 with errno where there is none (CHECKPOINTD_NO_THREAD_PIDFDS: anywhere). */
 int proc_thread_pidfd(pid_t tid);
-/* The kernel's own threads in a process (io_uring(7)): they have no registers, take no stop, and end with their rings. */
+/* The kernel's own threads in a process (io_uring(7), KVM, vhost): no registers, no stops, and they end with their rings and machines. */
 bool proc_is_kernel_worker(pid_t pid, pid_t tid);
 /* Appends the children of every thread of @pid. */
 bool proc_children(pid_t pid, GArray *tids, GArray *children, GError **error);

@@ -31,7 +31,6 @@
 
 typedef struct Queue {
   CkptMqueue *q; /* borrowed: of the first description */
-  FileProbe probe;
   int fd; /* ours, for all rights */
 } Queue;
 
@@ -79,18 +78,29 @@ static bool collect_queue(Collector *c, const FileProbe *probe, CkptMqueue *q, G
     if (g_array_index(queues, Queue, i).q->ino == q->ino)
       return true;
   FdPath path = fd_path(probe->local);
-  Queue one = {.q = q, .probe = *probe, .fd = open(path.text, O_RDWR | O_CLOEXEC | O_NONBLOCK)};
+  Queue one = {.q = q, .fd = open(path.text, O_RDWR | O_CLOEXEC | O_NONBLOCK)};
   if (one.fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open the message queue %s", probe->link);
   if (read_state(one.fd, "NOTIFY_PID:") > 0)
     collector_block(c, probe, "message queue", "somebody waits for a notification (mq_notify), and the kernel does not tell with which value",
         "let the program take it back before the dump (mq_notify with NULL), or use poll instead");
-  g_autofree char *stranger = find_outside_holder(c, probe->link, 0);
-  if (stranger) {
-    g_autofree char *reason = g_strdup_printf("%s outside the tree has it open, too", stranger);
-    collector_block(c, probe, "message queue", reason, "checkpoint them together, under a common parent");
-  }
   g_array_append_val(queues, one);
+  return true;
+}
+
+/* Only now is it known who belongs to the tree. */
+static bool mqueue_collect_finish(Collector *c, GError **error) {
+  const GArray *queues = queues_of(c);
+  for (guint i = 0; i < queues->len; i++) {
+    FileProbe probe;
+    if (!collector_probe_of(c, g_array_index(queues, Queue, i).q->file_id, &probe))
+      continue;
+    g_autofree char *stranger = find_outside_holder(c, probe.link, 0);
+    if (!stranger)
+      continue;
+    g_autofree char *reason = g_strdup_printf("%s outside the tree has it open, too", stranger);
+    collector_block(c, &probe, "message queue", reason, "checkpoint them together, under a common parent");
+  }
   return true;
 }
 
@@ -409,6 +419,7 @@ const ObjectOps mqueue_ops = {
     .type = FD_TYPES__UND, /* found by its record: object_of_entry() */
     .claims = mqueue_claims,
     .collect = mqueue_collect,
+    .collect_finish = mqueue_collect_finish,
     .seal = mqueue_seal,
     .open = mqueue_open,
     .fown = mqueue_fown,

@@ -4,6 +4,7 @@
  *   deleted   without a name: messages of several priorities, descriptors for reading and writing, one that does not block,
  *             another queue under the old name; a thread that waits for a message
  *   named     that outlives the tree
+ *   shared    by parent and child, which answers what it is asked
  *   notify    refused: a notification */
 
 #include "subject.h"
@@ -12,7 +13,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static char name[64];
 static mqd_t empty;
@@ -111,6 +114,44 @@ static void named(void) {
   check_call(mq_unlink(name) == 0);
 }
 
+static _Noreturn void answer(mqd_t questions, mqd_t answers) {
+  char buffer[64];
+  unsigned p = 0;
+  for (;;) {
+    ssize_t n = mq_receive(questions, buffer, sizeof buffer, &p);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0 || mq_send(answers, buffer, (size_t)n, p + 1) < 0)
+      _exit(1);
+  }
+}
+
+static void shared(void) {
+  char buffer[64];
+  unsigned p = 0;
+  mqd_t questions = make(name, O_RDWR);
+  check_call(mq_unlink(name) == 0);
+  (void)strcat(name, "-answers");
+  mqd_t answers = make(name, O_RDWR);
+  pid_t child = fork();
+  check_call(child >= 0);
+  if (child == 0) {
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    answer(questions, answers);
+  }
+  check_call(mq_send(questions, "one", 4, 1) == 0);
+  expect(answers, "one", 2);
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  check_call(mq_send(questions, "two", 4, 5) == 0);
+  check(mq_receive(answers, buffer, sizeof buffer, &p) == 4 && strcmp(buffer, "two") == 0 && p == 6, "another answer");
+  mqd_t again = mq_open(name, O_RDWR);
+  check_call(again >= 0 && mq_send(again, "three", 6, 3) == 0);
+  expect(answers, "three", 3);
+  check_call(mq_unlink(name) == 0 && kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+}
+
 static void notify(void) {
   mqd_t q = make(name, O_RDWR);
   struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1, .sigev_value.sival_int = 11};
@@ -129,6 +170,8 @@ int main(int argc, char **argv) {
     deleted();
   else if (strcmp(what, "named") == 0)
     named();
+  else if (strcmp(what, "shared") == 0)
+    shared();
   else
     notify();
   return subject_pass();

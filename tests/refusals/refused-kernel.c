@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
+#include <linux/kvm.h>
 #include <linux/landlock.h>
 #include <linux/perf_event.h>
 #include <linux/seccomp.h>
@@ -84,11 +85,19 @@ static void objects(void) {
   seccomp_listener();
 }
 
+/* A machine that has run has a thread of the kernel's in this process. */
+static void machine(int kvm) {
+  int vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+  int cpu = vm < 0 ? -1 : ioctl(vm, KVM_CREATE_VCPU, 0);
+  if (cpu >= 0)
+    (void)ioctl(cpu, KVM_RUN, 0);
+}
+
 static void devices(void) {
   if (open("/dev/loop-control", O_RDWR | O_CLOEXEC) < 0)
     subject_skip("no loop devices here");
   /* Those that are not on every machine. */
-  (void)open("/dev/kvm", O_RDWR | O_CLOEXEC);
+  machine(open("/dev/kvm", O_RDWR | O_CLOEXEC));
   if (open("/dev/vda", O_RDONLY | O_CLOEXEC) < 0)
     (void)open("/dev/zram0", O_RDONLY | O_CLOEXEC);
   (void)open("/dev/mem", O_RDONLY | O_CLOEXEC);
