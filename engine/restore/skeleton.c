@@ -2,7 +2,9 @@
 /* Making the tasks: the root by clone3(2) with set_tid out of this process, all others by their parents' programs. */
 #include "proc.h"
 #include "stages.h"
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,12 +21,42 @@
 
 #define REAP_PATIENCE_USEC (5 * G_USEC_PER_SEC)
 
-/* The process that was dumped and killed may not have been reaped yet; some init processes take seconds. */
-static bool is_reaped_soon(pid_t pid) {
-  gint64 until = g_get_monotonic_time() + REAP_PATIENCE_USEC;
+/* Whether the kernel has given the number away, to a process, thread, group or session: also in the moment in which a task that
+ * was reaped is in /proc no more and still has it (since Linux 6.15). F_SETOWN_EX asks for nothing but that. */
+static bool is_taken(pid_t pid) {
+  char path[32];
+  struct f_owner_ex owner = {.type = F_OWNER_PID, .pid = pid};
+  int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int status = fd < 0 ? -1 : fcntl(fd, F_SETOWN_EX, &owner), e = errno;
+  if (fd >= 0)
+    (void)close(fd);
+  g_snprintf(path, sizeof path, "/proc/%d", (int)pid);
+  return status == 0 || (e != ESRCH && access(path, F_OK) == 0);
+}
+
+/* A task that lives and has @pid as its own number, or as that of its group or session; 0: there is none. */
+static pid_t find_holder(pid_t pid) {
   ProcStat stat;
-  while (proc_stat(pid, &stat, NULL)) {
-    if (!strchr("ZX", stat.state) || g_get_monotonic_time() > until)
+  if (proc_stat(pid, &stat, NULL))
+    return strchr("ZX", stat.state) ? 0 : pid;
+  pid_t found = 0;
+  DIR *dir = opendir("/proc");
+  for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+    pid_t other = (pid_t)strtol(e->d_name, NULL, 10);
+    if (other > 0 && proc_stat(other, &stat, NULL) && !strchr("ZX", stat.state) && (stat.pgid == pid || stat.sid == pid))
+      found = other;
+  }
+  if (dir)
+    (void)closedir(dir);
+  return found;
+}
+
+/* What was dumped and killed may not have been reaped yet; some init processes take seconds. */
+static bool is_free_soon(pid_t pid, pid_t *ret_holder) {
+  gint64 until = g_get_monotonic_time() + REAP_PATIENCE_USEC;
+  *ret_holder = 0;
+  while (is_taken(pid)) {
+    if ((*ret_holder = find_holder(pid)) || g_get_monotonic_time() > until)
       return false;
     g_usleep(2000);
   }
@@ -32,24 +64,30 @@ static bool is_reaped_soon(pid_t pid) {
 }
 
 static bool pid_in_use(pid_t pid, GError **error) {
-  char path[32], comm[64], parent[64];
+  char comm[64], parent[64];
   ProcStat stat;
-  g_snprintf(path, sizeof path, "/proc/%d", (int)pid);
-  if (access(path, F_OK) < 0 || is_reaped_soon(pid))
+  pid_t holder;
+  if (is_free_soon(pid, &holder))
     return false;
-  proc_comm(pid, comm);
-  if (proc_stat(pid, &stat, NULL) && strchr("ZX", stat.state)) {
+  proc_comm(holder ? holder : pid, comm);
+  if (holder && holder != pid)
+    engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,
+        "pid %d is in use as the id of the process group or session of pid %d (%s); the checkpoint needs it: end that process, or "
+        "restore in a pid namespace of its own",
+        (int)pid, (int)holder, comm);
+  else if (holder)
+    engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,
+        "pid %d is in use by a running process (%s); the checkpoint needs it: end that process, or restore in a pid namespace of "
+        "its own",
+        (int)pid, comm);
+  else if (proc_stat(pid, &stat, NULL)) {
     proc_comm(stat.ppid, parent);
     engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,
         "pid %d still belongs to a process (%s) that has ended, but whose parent, pid %d (%s), does not reap it; the checkpoint "
         "needs the number: end that parent, or restore in a pid namespace of its own",
         (int)pid, comm, (int)stat.ppid, parent);
-    return true;
-  }
-  engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE,
-      "pid %d is in use by a running process (%s); the checkpoint needs it: end that process, or restore in a pid namespace of "
-      "its own",
-      (int)pid, comm);
+  } else
+    engine_fail(error, ENGINE_ERROR_CODE__PID_IN_USE, "pid %d is in use as the id of a process group or session", (int)pid);
   return true;
 }
 
