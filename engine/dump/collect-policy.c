@@ -76,6 +76,9 @@ void memory_ops_add(MemoryOps *m, const FrozenTask *task, Program *p) {
   program_expect(p, EXPECT_ANY, 0);
   m->merge = PROGRAM_CALL(p, "prctl GET_MEMORY_MERGE", SYS_prctl, ARG(PR_GET_MEMORY_MERGE_), ARG(0), ARG(0), ARG(0), ARG(0));
   program_expect(p, EXPECT_ANY, 0);
+  size_t entry = program_data(p, NULL, 8);
+  m->ldt = PROGRAM_CALL(p, "modify_ldt", SYS_modify_ldt, ARG(0), ARG_DATA(entry), ARG(8));
+  program_expect(p, EXPECT_ANY, 0); /* 0: there never was an entry; not every kernel has the call */
   /* With a key that is not taken pkey_mprotect(2) fails with EINVAL before it looks for the mapping. */
   m->pkeys = program_n_ops(p);
   for (int key = 1; has_pkeys(task) && key < N_PKEYS; key++) {
@@ -152,6 +155,7 @@ bool memory_ops_decode(const MemoryOps *m, FrozenTask *task, GError **error) {
   }
   if (results[m->merge] > 0)
     task_memory(task)->has_merge = task_memory(task)->merge = true;
+  task->has_ldt = results[m->ldt] > 0;
   guint32 keys = 0;
   for (int key = 1; has_pkeys(task) && key < N_PKEYS; key++)
     keys |= results[m->pkeys + (size_t)key - 1] == -ENOMEM ? 1u << key : 0;

@@ -558,6 +558,16 @@ static void block_parent_signals(Job *job, const FrozenTree *tree) {
   }
 }
 
+static void block_segments(Job *job, const FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    g_autofree char *object = task->has_ldt ? g_strdup_printf("pid %d (%s)", (int)task->pid, task->stat.comm) : NULL;
+    if (object)
+      job_block(job, "task", task->pid, -1, object, "it has segments of its own (modify_ldt(2)), which are not supported",
+          "checkpoint without it: use a 64-bit build of the program");
+  }
+}
+
 bool ask_thread(void *data, pid_t pid, pid_t tid, const Program *p, gint64 *results, unsigned char *out, size_t size, GError **error) {
   FrozenTask *task = frozen_tree_find(data, pid);
   FrozenThread *thread = NULL;
@@ -666,7 +676,9 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
   ok = ok && landlock_check(job, tree, error);
   thread_program_free(tps[0]);
   thread_program_free(tps[1]);
-  if (ok)
+  if (ok) {
     block_parent_signals(job, tree);
+    block_segments(job, tree);
+  }
   return ok && job_poll(job, error);
 }

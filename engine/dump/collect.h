@@ -22,7 +22,7 @@ void thread_program_decode_ambient(FrozenThread *thread, const LoadedProgram *lo
 
 /* What a process is asked about its memory (collect-policy.c). */
 typedef struct MemoryOps {
-  size_t future, mdwe, merge, pkeys; /* ops */
+  size_t future, mdwe, merge, ldt, pkeys; /* ops */
   size_t rings;                      /* ops, one for each AIO ring */
   size_t policies;                   /* data */
   size_t n_policies;

@@ -58,6 +58,7 @@ typedef struct FrozenTask {
   bool lends_fs;    /* others have its directory */
   bool shares_undo; /* others have its list of semaphores to be undone */
   bool ia32;     /* a 32-bit program (compat.h) */
+  bool has_ldt;  /* segments of its own (modify_ldt(2)) */
   bool refused_code; /* it runs code of a kind that is not taken: blocked */
   bool no_agent; /* blocked: an agent's system calls could be its death (seccomp that cannot be suspended, traits.h), or refused_code */
   bool unsuspendable; /* seccomp */

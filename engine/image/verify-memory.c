@@ -69,7 +69,8 @@ static bool verify_vma(const Checkpoint *c, guint64 pid, const VmaEntry *v, guin
 }
 
 static bool verify_mm(const Checkpoint *c, guint64 pid, const MmEntry *mm, bool ia32, GError **error) {
-  if (verify_file_type(c, mm->exe_file_id) != FD_TYPES__REG)
+  FdTypes exe = verify_file_type(c, mm->exe_file_id);
+  if (exe != FD_TYPES__REG && exe != FD_TYPES__MEMFD)
     return image_invalid(error, IMAGE_MM, pid, "executable: file id %u is no regular file entry", mm->exe_file_id);
   if (mm->n_mm_saved_auxv > 128)
     return image_invalid(error, IMAGE_MM, pid, "%zu words of auxiliary vector", mm->n_mm_saved_auxv);

@@ -163,6 +163,21 @@ static void collect_state(InetSkEntry *i, int fd, const InetAddress *remote, gui
   *ret_waiting = info.tcpi_unacked; /* and how many do */
 }
 
+/* Of a socket without connection. What has come to its end for reading can be seen by poll(2), for writing by sock_diag(7). */
+static void collect_shutdown(InetSkEntry *i, int fd, const InetAddress *local, const InetAddress *remote) {
+  struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+  bool bound = i->src_port && (i->proto == IPPROTO_UDP || i->proto == IPPROTO_UDPLITE);
+  if (i->type == SOCK_STREAM)
+    return;
+  int end = poll(&p, 1, 0) == 1 && p.revents & POLLRDHUP ? SK_SHUTDOWN__READ : SK_SHUTDOWN__NONE;
+  if (end && p.revents & POLLHUP)
+    end = SK_SHUTDOWN__BOTH;
+  else if (!end && bound)
+    end = MAX(inet_diag_shutdown(fd, (int)i->proto, local, remote), 0) & SK_SHUTDOWN__BOTH;
+  i->has_shutdown = end != SK_SHUTDOWN__NONE;
+  i->shutdown = (SkShutdown)end;
+}
+
 /* Network namespaces have defaults of their own. */
 static int inet_fresh_ttl(bool everywhere) {
   static int known;
@@ -317,6 +332,7 @@ static bool inet_collect(Collector *c, const FileProbe *probe, FileEntry *entry,
   guint32 waiting = 0;
   inet_collect_addresses(i, fd, &local, &remote);
   collect_state(i, fd, &remote, &waiting);
+  collect_shutdown(i, fd, &local, &remote);
   if (i->proto == IPPROTO_TCP && i->state == INET_CLOSE && has_ended(fd) && !tcp_ended_collect(c, i, fd, error))
     return false;
   i->opts = sockopts_collect(fd, family, (int)i->proto, error);
@@ -485,6 +501,12 @@ static bool open_connection(Restorer *r, const InetSkEntry *i, int fd, GError **
   return sockopts_restore(fd, i->opts, error) && tcp_open(r, i, fd, error) && after_bind(i, fd, error);
 }
 
+/* The kernel says ENOTCONN of one without a peer, and does it. */
+static void shut_down(const InetSkEntry *i, int fd) {
+  if (i->type != SOCK_STREAM && i->has_shutdown && i->shutdown != SK_SHUTDOWN__NONE)
+    (void)shutdown(fd, (int)i->shutdown - 1);
+}
+
 static bool open_other(Restorer *r, const InetSkEntry *i, int fd, GError **error) {
   return multicast_restore(r, i, fd, error) && bind_and_listen(i, fd, error) && connect_udp(i, fd, error) &&
          after_bind(i, fd, error) && sockopts_restore(fd, i->opts, error);
@@ -556,6 +578,8 @@ static int inet_open(Restorer *r, const FileEntry *entry, GError **error) {
     ok = ok && open_other(r, i, fd, error);
   ok = ok && sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LATE, connection || ended, error) && filter_icmp(i, fd, error) &&
        sockopts_restore_more(r, entry->id, fd, SOCKOPTS_LAST, connection || ended, error);
+  if (ok)
+    shut_down(i, fd);
   return ok && restorer_set_flags(fd, i->flags, error) ? fd_take(&fd) : -1;
 }
 

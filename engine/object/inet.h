@@ -75,6 +75,9 @@ GArray *tcp_diag_orphans(int family);
 char *inet_port_holder(int protocol, guint16 port);
 /* Where a connecting socket (SYN_SENT) goes to: sock_diag(7) alone tells. */
 bool tcp_diag_remote(int family, guint64 ino, InetAddress *ret);
+/* Which directions of a UDP or UDP-Lite socket are shut down (shutdown(2)), as RCV_SHUTDOWN (1) and SEND_SHUTDOWN (2);
+ * negative: the kernel does not say. */
+int inet_diag_shutdown(int fd, int protocol, const InetAddress *local, const InetAddress *remote);
 
 /* --- tcp-waiting.c --- */
 

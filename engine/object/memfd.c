@@ -217,7 +217,27 @@ static bool memfd_fill(Restorer *r, const MemfdInodeEntry *inode, int fd, GError
   return true;
 }
 
-/* The inode itself, read-write, borrowed. */
+static bool is_program(Restorer *r, guint32 inode_id) {
+  const Checkpoint *checkpoint = restorer_checkpoint(r);
+  for (guint t = 0; t < checkpoint->tasks->len; t++) {
+    const MmEntry *mm = ((const Task *)checkpoint->tasks->pdata[t])->mm;
+    const FileEntry *file = mm ? checkpoint_find_file(checkpoint, mm->exe_file_id) : NULL;
+    if (file && file->memfd && file->memfd->inode_id == inode_id)
+      return true;
+  }
+  return false;
+}
+
+/* What somebody runs (fexecve(3)) nobody may have open for writing: prctl(PR_SET_MM) says ETXTBSY. */
+static int memfd_read_only(int fd, GError **error) {
+  FdPath path = fd_path(fd);
+  int again = open(path.text, O_RDONLY | O_CLOEXEC);
+  if (again < 0)
+    engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open a memfd again");
+  return again;
+}
+
+/* The inode itself, read-write but for programs, borrowed. */
 static int memfd_of_inode(Restorer *r, guint32 inode_id, GError **error) {
   int known = restorer_shared_get(r, FD_TYPES__MEMFD, inode_id);
   if (known >= 0)
@@ -234,7 +254,9 @@ static int memfd_of_inode(Restorer *r, guint32 inode_id, GError **error) {
     fd = make_memfd(inode, error);
   if (fd < 0 || !memfd_fill(r, inode, fd, error))
     return -1;
-  int kept = fd_take(&fd);
+  int kept = is_program(r, inode_id) ? memfd_read_only(fd, error) : fd_take(&fd);
+  if (kept < 0)
+    return -1;
   restorer_shared_put(r, FD_TYPES__MEMFD, inode_id, kept);
   return kept;
 }

@@ -5,6 +5,7 @@
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
+#include <string.h>
 #include <sys/socket.h>
 
 /* Called for each socket; true: that was enough. */
@@ -95,6 +96,50 @@ static bool add_orphan(const struct inet_diag_msg *m, void *data) {
 GArray *tcp_diag_orphans(int family) {
   g_autoptr(GArray) all = g_array_new(FALSE, FALSE, sizeof(TcpOrphan));
   return visit_all(family, IPPROTO_TCP, 1u << INET_ESTABLISHED | 1u << INET_CLOSE_WAIT, add_orphan, all) == 0 ? g_steal_pointer(&all) : NULL;
+}
+
+/* What is shut down is an attribute of its own. */
+static int shutdown_of(const struct nlmsghdr *h, size_t size, const guint32 cookie[2]) {
+  const struct inet_diag_msg *m = NLMSG_DATA(h);
+  if (!NLMSG_OK(h, size) || h->nlmsg_type != SOCK_DIAG_BY_FAMILY || h->nlmsg_len < NLMSG_LENGTH(sizeof *m))
+    return -1;
+  if (memcmp(m->id.idiag_cookie, cookie, sizeof m->id.idiag_cookie) != 0)
+    return -1;
+  const struct nlattr *a = (const struct nlattr *)(const void *)(m + 1);
+  size_t left = h->nlmsg_len - NLMSG_LENGTH(sizeof *m);
+  while (left >= sizeof *a && a->nla_len >= sizeof *a && a->nla_len <= left) {
+    if (a->nla_type == INET_DIAG_SHUTDOWN && a->nla_len > sizeof *a)
+      return *(const guint8 *)(a + 1);
+    size_t step = MIN(NLMSG_ALIGN(a->nla_len), left);
+    a = (const struct nlattr *)(const void *)((const char *)a + step);
+    left -= step;
+  }
+  return -1;
+}
+
+int inet_diag_shutdown(int fd, int protocol, const InetAddress *local, const InetAddress *remote) {
+  struct {
+    struct nlmsghdr header;
+    struct inet_diag_req_v2 request;
+  } message = {
+      .header = {.nlmsg_len = sizeof message, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST},
+      .request = {.sdiag_family = (guint8)local->sa.sa_family, .sdiag_protocol = (guint8)protocol, .idiag_states = ~0u},
+  };
+  struct inet_diag_sockid *id = &message.request.id;
+  socklen_t size = sizeof id->idiag_cookie;
+  if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, id->idiag_cookie, &size) < 0)
+    return -1;
+  bool six = local->sa.sa_family == AF_INET6; /* of datagrams, source and destination are the other way round */
+  id->idiag_dport = local->in.sin_port;
+  id->idiag_sport = remote->in.sin_port;
+  memcpy(id->idiag_dst, six ? (const void *)&local->in6.sin6_addr : (const void *)&local->in.sin_addr, six ? 16 : 4);
+  memcpy(id->idiag_src, six ? (const void *)&remote->in6.sin6_addr : (const void *)&remote->in.sin_addr, six ? 16 : 4);
+  size = sizeof id->idiag_if;
+  (void)getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &id->idiag_if, &size);
+  _cleanup_fd_ int netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+  char buffer[4096] __attribute__((aligned(8)));
+  ssize_t n = netlink < 0 || send(netlink, &message, sizeof message, 0) < 0 ? -1 : recv(netlink, buffer, sizeof buffer, 0);
+  return n <= 0 ? -1 : shutdown_of((const struct nlmsghdr *)(const void *)buffer, (size_t)n, id->idiag_cookie);
 }
 
 typedef struct Port {

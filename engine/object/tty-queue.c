@@ -321,7 +321,8 @@ static void flush(int peer, guint32 status) {
 int tty_content_put(int master, int peer, const struct termios2 *final, bool packet, const TtyContent *c) {
   struct termios2 q = quiet(final);
   Feeder f = {.master = master, .peer = peer, .content = c, .indirect = g_getenv("CHECKPOINTD_NO_TIOCSTI")};
-  bool early = packet && c->status & FLUSHES;
+  /* What is done here leaves notes itself; turning it on forgets them. */
+  bool early = packet && c->status & FLUSHES, late = packet && !c->status;
   int e = set_termios(peer, &q) ? 0 : -errno;
   if (e == 0 && early)
     e = set_packet(master, 1);
@@ -331,7 +332,7 @@ int tty_content_put(int master, int peer, const struct termios2 *final, bool pac
     e = refill(peer, c->out, c->n_out);
   if (e == 0)
     e = feed(&f, final);
-  if (packet && !early && e == 0)
+  if (packet && !early && !late && e == 0)
     e = set_packet(master, 1);
   if (packet && c->status)
     note_flow(peer, final, c->status);
@@ -343,7 +344,10 @@ int tty_content_put(int master, int peer, const struct termios2 *final, bool pac
     (void)(ioctl(peer, TCXONC, TCOOFF) == 0 && ioctl(peer, TCXONC, TCOON));
   if (c->stopped == TTY_STOPPED_BY_CALL)
     (void)ioctl(peer, TCXONC, TCOOFF);
-  return e ? e : feed_rest(&f, final);
+  if (e == 0)
+    e = feed_rest(&f, final);
+  int on = late ? set_packet(master, 1) : 0;
+  return e ? e : on;
 }
 
 /* --- looking --- */

@@ -27,6 +27,8 @@ typedef struct PrivateWork {
 } PrivateWork;
 
 uint32_t unix_address(UnixAddress *address, const uint8_t *name, size_t size) {
+  if (size == sizeof address->path + 1 && name[0] && !name[size - 1])
+    size--; /* a path that fills sun_path; the kernel adds the zero byte itself */
   if (size > sizeof address->path)
     return 0;
   *address = (UnixAddress){.family = AF_UNIX};

@@ -143,13 +143,28 @@ static bool take_packet(Collector *c, const FileProbe *carrier, Peek *peek, GPtr
   return true;
 }
 
-/* One after the other, each beginning where the one before ended (SO_PEEK_OFF). It never asks for more than there is: a
- * receive that finds nothing would take away a pending error. */
+static bool has_end(int fd) {
+  struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+  return poll(&p, 1, 0) == 1 && p.revents & POLLRDHUP;
+}
+
+/* In a stream, nothing is the end. A packet may be empty, which looks like the end where that has come: what comes after it tells. */
+static bool is_over(const Peek *peek, int offset) {
+  return peek->n == 0 && (peek->type == SOCK_STREAM || (peek->type == SOCK_SEQPACKET && offset == peek->total && has_end(peek->fd)));
+}
+
+/* Behind the last byte there may be empty packets. */
+static bool goes_on(const Peek *peek, int offset) {
+  return offset != peek->total || (peek->type == SOCK_SEQPACKET && !has_end(peek->fd));
+}
+
+/* One after the other, each beginning where the one before ended (SO_PEEK_OFF; empty ones are shown once). It never asks a stream
+ * for more than there is: a receive that finds nothing would take away a pending error. */
 static bool peek_all(Collector *c, const FileProbe *carrier, Peek *peek, GPtrArray *packets, GError **error) {
   int offset = 0, r = 0;
-  while (offset != peek->total) {
+  while (goes_on(peek, offset)) {
     r = peek_at(peek, offset, peek->size);
-    if (r == -EAGAIN || (r == 0 && peek->n == 0 && peek->type != SOCK_DGRAM))
+    if (r == -EAGAIN || (r == 0 && is_over(peek, offset)))
       return true;
     if (r == -ECONNRESET) /* told once */
       continue;
@@ -181,7 +196,7 @@ GPtrArray *unix_queue_peek(Collector *c, const FileProbe *carrier, int fd, int t
   int queued = -1;
   if (type != SOCK_DGRAM && ioctl(fd, FIONREAD, &queued) < 0)
     queued = -1;
-  if (queued == 0)
+  if (queued == 0 && (type == SOCK_STREAM || has_end(fd) || !unix_queue_has_any(fd)))
     return g_steal_pointer(&packets);
   g_autofree Peek *peek = g_new0(Peek, 1);
   *peek = (Peek){.fd = fd, .type = type, .total = queued, .size = (size_t)MAX(queued, PACKET_FIRST)};

@@ -51,7 +51,7 @@ static bool is_worked_on(const Look *l) {
     return false;
   for (guint k = 0; k < tids->len; k++) {
     pid_t tid = g_array_index(tids, pid_t, k);
-    if (tid != (pid_t)l->facts.sq_thread && proc_is_kernel_worker(l->pid, tid) && proc_thread_stat(l->pid, tid, &stat, NULL) &&
+    if (tid != l->sq_tid && proc_is_kernel_worker(l->pid, tid) && proc_thread_stat(l->pid, tid, &stat, NULL) &&
         (stat.state == 'D' || stat.state == 'R'))
       return true;
   }

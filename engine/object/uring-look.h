@@ -9,7 +9,7 @@
 /* What fdinfo says now. */
 typedef struct UringFacts {
   guint64 sq_mask, sq_head, cached_sq_head, sq_tail, cq_mask, cq_head, cached_cq_tail;
-  gint64 sq_thread;
+  gint64 sq_thread; /* as the kernel numbers it, in no namespace; -1: none */
   guint n_polls, n_overflow;
   guint poll_op;
   bool personalities;
@@ -24,6 +24,7 @@ typedef struct Look {
   UringMap map;
   char *text; /* of fdinfo */
   pid_t pid, tid; /* who may use it */
+  pid_t sq_tid;   /* its submitting thread, 0: none was found */
   const Task *task;
   UringReader *reader; /* borrowed, NULL: the kernel shows no more than fdinfo */
   UringInside in;      /* what it has read, if has_inside */

@@ -8,6 +8,7 @@
  * see (IORING_SETUP_COOP_TASKRUN) is left out; what only adds something (SUBMIT_ALL, TASKRUN_FLAG) is always set. */
 
 #include "internal.h"
+#include "proc.h"
 #include "uring-look.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -214,7 +215,7 @@ static void find_cpu(const Look *l) {
   CkptUring *u = l->u;
   cpu_set_t cpus;
   u->flags |= IORING_SETUP_SQPOLL;
-  if (sched_getaffinity((pid_t)l->facts.sq_thread, sizeof cpus, &cpus) < 0 || CPU_COUNT(&cpus) != 1)
+  if (!l->sq_tid || sched_getaffinity(l->sq_tid, sizeof cpus, &cpus) < 0 || CPU_COUNT(&cpus) != 1)
     return;
   for (guint32 i = 0; i < CPU_SETSIZE; i++)
     if (CPU_ISSET(i, &cpus))
@@ -515,16 +516,58 @@ static bool check_thread(const Look *l) {
     if (collector_probe_of(l->c, g_array_index(rings, Ring, i).u->file_id, &probe) && look(&probe, &facts, NULL, NULL))
       threads += facts.sq_thread == l->facts.sq_thread;
   }
-  g_autofree char *path = g_strdup_printf("/proc/%d/task/%d", (int)l->pid, (int)l->facts.sq_thread);
-  if (n == 1 && threads == 1 && l->tid == l->pid && access(path, F_OK) == 0)
+  if (n == 1 && threads == 1 && l->tid == l->pid && l->sq_tid)
     return true;
   block(l, "its submitting thread (IORING_SETUP_SQPOLL) serves several processes, threads or rings", "let the program close it before the dump");
   return false;
 }
 
+static int compare_tids(const void *a, const void *b) {
+  return *(const pid_t *)a - *(const pid_t *)b;
+}
+
+static bool is_submitter(pid_t pid, pid_t tid) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/comm", (int)tid);
+  g_autofree char *comm = proc_is_kernel_worker(pid, tid) ? proc_read(pid, name, NULL, NULL) : NULL;
+  return comm && g_str_has_prefix(comm, "iou-sqp-");
+}
+
+/* How many rings of its process there are with such threads, and how many of their numbers are below its own. */
+static guint count_submitters(const Look *l, guint *ret_below) {
+  const GArray *rings = rings_of(l->c);
+  guint n = 0;
+  *ret_below = 0;
+  for (guint i = 0; i < rings->len; i++) {
+    FileProbe probe;
+    UringFacts facts;
+    if (!collector_probe_of(l->c, g_array_index(rings, Ring, i).u->file_id, &probe) || probe.pid != l->probe.pid ||
+        !look(&probe, &facts, NULL, NULL) || facts.sq_thread < 0)
+      continue;
+    n++;
+    *ret_below += facts.sq_thread < l->facts.sq_thread;
+  }
+  return n;
+}
+
+/* Where we are in a pid namespace, its number is another one there; the order is the same. */
+static pid_t find_submitter(const Look *l) {
+  g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  guint below, n;
+  if (l->facts.sq_thread < 0 || is_submitter(l->pid, (pid_t)l->facts.sq_thread) || !proc_threads(l->pid, tids, NULL))
+    return MAX((pid_t)l->facts.sq_thread, 0);
+  for (guint k = tids->len; k-- > 0;)
+    if (!is_submitter(l->pid, g_array_index(tids, pid_t, k)))
+      g_array_remove_index(tids, k);
+  g_array_sort(tids, compare_tids);
+  n = count_submitters(l, &below);
+  return n == tids->len && below < n ? g_array_index(tids, pid_t, below) : 0;
+}
+
 static bool look_into(Look *l, GError **error) {
   if (!look(&l->probe, &l->facts, NULL, error))
     return false;
+  l->sq_tid = find_submitter(l);
   l->u->sq_entries = (guint32)l->facts.sq_mask + 1;
   l->u->cq_entries = (guint32)l->facts.cq_mask + 1;
   if (!map_ring(l) || !find_owner(l))

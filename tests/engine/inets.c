@@ -233,6 +233,49 @@ static void run_raw(void) {
   free(groups);
 }
 
+/* --- shut down --- */
+
+enum { N_SHUT = 16 };
+
+static int shut_new(int i, struct sockaddr_storage *ret, socklen_t *ret_size) {
+  int family = i & 4 ? AF_INET6 : AF_INET, fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK, i & 8 ? IPPROTO_UDPLITE : IPPROTO_UDP);
+  struct sockaddr_in here = at("127.0.0.1", 0);
+  struct sockaddr_in6 loop = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+  *ret_size = sizeof *ret;
+  if (fd < 0 && errno == EPROTONOSUPPORT)
+    return -1;
+  check_call(fd >= 0 && bind(fd, family == AF_INET ? (void *)&here : (void *)&loop, family == AF_INET ? sizeof here : sizeof loop) == 0);
+  check_call(getsockname(fd, (struct sockaddr *)ret, ret_size) == 0);
+  return fd;
+}
+
+/* Each direction, both, none; with a peer (itself) and without, which the kernel complains about and does. */
+static void run_shut(void) {
+  int fds[N_SHUT][2];
+  struct sockaddr_storage names[N_SHUT];
+  socklen_t sizes[N_SHUT];
+  for (int i = 0; i < N_SHUT; i++)
+    for (int k = 0; k < 2; k++) {
+      int fd = fds[i][k] = shut_new(i, &names[i], &sizes[i]);
+      check_call(fd < 0 || !k || connect(fd, (struct sockaddr *)&names[i], sizes[i]) == 0);
+      if (fd >= 0 && i & 3)
+        check(shutdown(fd, (i & 3) - 1) == (k ? 0 : -1), "shutdown: %s", strerror(errno));
+    }
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  for (int i = 0; i < 2 * N_SHUT; i++) {
+    int fd = fds[i / 2][i % 2], how = i / 2 & 3;
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    if (fd < 0)
+      continue;
+    int seen = poll(&p, 1, 0) < 0 ? -1 : p.revents & (POLLRDHUP | POLLHUP);
+    check(seen == (how == 1 ? POLLRDHUP : how == 3 ? POLLRDHUP | POLLHUP : 0), "socket %d: poll says 0x%x", i, seen);
+    ssize_t n = i % 2 ? send(fd, "x", 1, MSG_NOSIGNAL) : sendto(fd, "x", 1, MSG_NOSIGNAL, (struct sockaddr *)&names[i / 2], sizes[i / 2]);
+    check(how & 2 ? n < 0 && errno == EPIPE : n == 1, "socket %d: sending says %zd (%s)", i, n, strerror(errno));
+  }
+}
+
 /* --- filters --- */
 
 static void run_filters(void) {
@@ -315,6 +358,8 @@ int main(int argc, char **argv) {
     run_raw();
   else if (strcmp(mode, "filters") == 0)
     run_filters();
+  else if (strcmp(mode, "shut") == 0)
+    run_shut();
   else
     run_refused(mode);
   return subject_pass();

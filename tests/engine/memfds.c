@@ -4,6 +4,7 @@
 
 #include "subject.h"
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -172,8 +173,42 @@ static void verify_mappings(void) {
   verify("sealed", written_once, 8);
 }
 
+/* A program that lies in a memfd (fexecve(3)), as container runtimes do it; with a child. */
+static int run_program(char **argv) {
+  extern char **environ;
+  if (!getenv("MEMFDS_PROGRAM")) {
+    int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), copy = (int)syscall(SYS_memfd_create, "program", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    struct stat st;
+    check_call(program >= 0 && copy >= 0 && fstat(program, &st) == 0);
+    for (off_t at = 0; at < st.st_size;)
+      check_call(sendfile(copy, program, &at, (size_t)(st.st_size - at)) > 0);
+    check_call(fcntl(copy, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0);
+    check_call(setenv("MEMFDS_PROGRAM", "1", 1) == 0 && fexecve(copy, argv, environ) == 0);
+  }
+  pid_t child = fork();
+  check_call(child >= 0);
+  if (child)
+    subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  char link[256] = "";
+  int status = 0;
+  check(readlink("/proc/self/exe", link, sizeof link - 1) > 0 && strcmp(link, "/memfd:program (deleted)") == 0, "the program is %s", link);
+  if (!child)
+    _exit(0);
+  check(waitpid(child, &status, 0) == child && status == 0, "the child ended with %x", status);
+  char *again[] = {argv[0], NULL};
+  child = fork();
+  if (child == 0) /* says how it is used, and ends */
+    _exit(execv("/proc/self/exe", again) < 0 ? 99 : 0);
+  check(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 2, "it cannot be run: %x", status);
+  return subject_pass();
+}
+
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
+  if (argc > 2)
+    return run_program(argv);
   for (unsigned i = 0; i < N; i++)
     fds[i] = make_one(i);
   make_holes();

@@ -243,7 +243,7 @@ static void content_full(void) {
 }
 
 static void settings(void) {
-  Pair p = pair_open("/dev/ptmx"), locked = pair_open("/dev/ptmx");
+  Pair p = pair_open("/dev/ptmx"), locked = pair_open("/dev/ptmx"), usual = pair_open("/dev/ptmx");
   struct winsize w = {.ws_row = 33, .ws_col = 121, .ws_xpixel = 7, .ws_ypixel = 8}, now;
   struct termios2 t = get(p.slave), after, locks = {0}, locks_after;
   int one = 1, value = 0;
@@ -260,6 +260,8 @@ static void settings(void) {
   check_call(fchown(p.slave, 1234, 4321) == 0 && fchmod(p.slave, 0640) == 0);
   check_call(ioctl(p.master, TIOCPKT, &one) == 0 && ioctl(p.slave, TIOCEXCL) == 0);
   check_call(ioctl(locked.master, TIOCSPTLCK, &one) == 0 && ioctl(locked.master, TIOCEXCL) == 0);
+  check_call(ioctl(usual.master, TIOCPKT, &one) == 0);
+  put(usual.slave, "packet", 6);
   put(p.slave, "data", 4);
   check_call(ioctl(p.slave, TCFLSH, TCIFLUSH) == 0); /* a note for the master */
   wait_for_check();
@@ -276,6 +278,7 @@ static void settings(void) {
   check(value, "no packet mode");
   expect(p.master, "the note", "\001", 1);
   expect(p.master, "a packet", "\0data", 5);
+  expect(usual.master, "a packet without notes", "\0packet", 7);
   check_call(ioctl(p.slave, TIOCGEXCL, &value) == 0);
   check(value, "not exclusive");
   check_call(ioctl(p.master, TIOCGEXCL, &value) == 0);

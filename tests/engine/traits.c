@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* Small things that tasks say about themselves: "all" of them, each in a thread of its own where it is a thread's, what the
- * machine lacks left out; refused: "dispatch" (of its own system calls), "keys" (in a keyring of its own). "deadline": a
+ * machine lacks left out; refused: "segments" (of its own), "dispatch" (of its own system calls), "keys" (in a keyring of its own). "deadline": a
  * thread that is scheduled so. */
 
 #include "subject.h"
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <linux/keyctl.h>
 #include <pthread.h>
@@ -194,6 +195,19 @@ static int run_dispatch(bool in_thread) {
   return subject_pass();
 }
 
+static int run_segments(void) {
+  struct user_desc d = {.entry_number = 3, .base_addr = 0x1000, .limit = 0xfffff, .seg_32bit = 1, .limit_in_pages = 1, .useable = 1};
+  unsigned char table[64], now[64];
+  if (syscall(SYS_modify_ldt, 0x11, &d, sizeof d) < 0)
+    subject_skip("the kernel has no modify_ldt(2)");
+  check_call(syscall(SYS_modify_ldt, 0, table, sizeof table) > 0);
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  check(syscall(SYS_modify_ldt, 0, now, sizeof now) > 0 && memcmp(table, now, sizeof now) == 0, "the segments differ");
+  return subject_pass();
+}
+
 static int run_keys(void) {
   if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0)
     subject_skip("the kernel has no keys");
@@ -211,5 +225,7 @@ static int run_keys(void) {
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   const char *what = argc > 2 ? argv[2] : "all";
+  if (!strcmp(what, "segments"))
+    return run_segments();
   return !strcmp(what, "deadline") ? run_deadline() : !strncmp(what, "dispatch", 8) ? run_dispatch(what[8] != '\0') : !strcmp(what, "keys") ? run_keys() : run_all();
 }

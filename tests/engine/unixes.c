@@ -533,6 +533,58 @@ static void run_skipped(void) {
   check_call(unlink(path) == 0);
 }
 
+/* --- empty packets; a path that fills sun_path to its last byte --- */
+
+static const char *const packets[] = {"", "abc", "", "", "d", ""};
+enum { N_PACKETS = sizeof packets / sizeof *packets };
+
+static void send_packets(int ends[2], int type, bool close_it) {
+  pair(type, ends);
+  for (int i = 0; i < N_PACKETS; i++)
+    check_call(send(ends[0], packets[i], strlen(packets[i]), 0) == (ssize_t)strlen(packets[i]));
+  if (close_it)
+    check_call(close(ends[0]) == 0);
+}
+
+static void expect_packets(const char *what, const int ends[2], int after) {
+  char text[16];
+  for (int i = 0; i < N_PACKETS; i++) {
+    ssize_t n = recv(ends[1], text, sizeof text, MSG_DONTWAIT);
+    check(n == (ssize_t)strlen(packets[i]), "%s: packet %d has %zd bytes (%s)", what, i, n, strerror(errno));
+  }
+  check(recv(ends[1], text, sizeof text, MSG_DONTWAIT) == after, "%s: something after the last", what);
+}
+
+static void run_packets(void) {
+  int open_ends[2], closed[2], datagrams[2], only_empty[2], fds[2];
+  struct sockaddr_un name = {.sun_family = AF_UNIX};
+  char text[8];
+  send_packets(open_ends, SOCK_SEQPACKET, false);
+  send_packets(closed, SOCK_SEQPACKET, true);
+  send_packets(datagrams, SOCK_DGRAM, false);
+  pair(SOCK_SEQPACKET, only_empty);
+  check_call(send(only_empty[0], "", 0, 0) == 0);
+  int n = snprintf(name.sun_path, sizeof name.sun_path, "/tmp/unixes.%d.", getpid());
+  memset(name.sun_path + n, 'p', sizeof name.sun_path - (size_t)n);
+  fds[0] = socket(AF_UNIX, SOCK_DGRAM, 0);
+  fds[1] = socket(AF_UNIX, SOCK_DGRAM, 0);
+  check_call(bind(fds[0], (struct sockaddr *)&name, sizeof name) == 0 && connect(fds[1], (struct sockaddr *)&name, sizeof name) == 0);
+  subject_ready();
+  while (!subject_checking())
+    subject_tick();
+  expect_packets("seqpacket", open_ends, -1);
+  expect_packets("seqpacket, closed", closed, 0);
+  expect_packets("datagrams", datagrams, -1);
+  check(recv(only_empty[1], text, sizeof text, MSG_DONTWAIT) == 0, "the only packet, an empty one, is lost");
+  check(recv(only_empty[1], text, sizeof text, MSG_DONTWAIT) < 0, "one more");
+  check_call(send(fds[1], "x", 1, 0) == 1 && recv(fds[0], text, sizeof text, MSG_DONTWAIT) == 1);
+  int another = socket(AF_UNIX, SOCK_DGRAM, 0);
+  check_call(sendto(another, "y", 1, 0, (struct sockaddr *)&name, sizeof name) == 1);
+  char path[sizeof name.sun_path + 1] = "";
+  memcpy(path, name.sun_path, sizeof name.sun_path);
+  check_call(unlink(path) == 0);
+}
+
 static void run_refused(const char *what) {
   int ends[2], fd = -1;
   pair(SOCK_STREAM, ends);
@@ -561,6 +613,8 @@ int main(int argc, char **argv) {
     run_backlog();
   else if (strcmp(mode, "skipped") == 0)
     run_skipped();
+  else if (strcmp(mode, "packets") == 0)
+    run_packets();
   else
     run_refused(mode);
   return subject_pass();
