@@ -7,12 +7,13 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
 pid_t proc_file_pid(const char *path) {
-  if (!g_str_has_prefix(path, "/proc/") || !g_ascii_isdigit(path[6]))
+  if (strncmp(path, "/proc/", 6) != 0 || !g_ascii_isdigit(path[6]))
     return 0;
   char *end;
   guint64 pid = g_ascii_strtoull(path + 6, &end, 10);

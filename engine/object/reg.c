@@ -484,9 +484,10 @@ int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **
   return fd >= 0 && (given || check_untrusted(r, reg, fd, error)) ? fd_take(&fd) : -1;
 }
 
-/* What open(2) did not take. */
+/* What open(2) did not take. An ordinary file need not be asked whether it was opened as an O_PATH. */
 static bool reg_finish(const RegFileEntry *reg, int fd, GError **error) {
-  if (fcntl(fd, F_GETFL) & O_PATH)
+  bool ordinary = reg->has_mode && S_ISREG(reg->mode) && !(reg->flags & O_PATH) && !proc_file_pid(reg->name);
+  if (!ordinary && fcntl(fd, F_GETFL) & O_PATH)
     return true;
   if (!restorer_set_flags(fd, reg->flags, error))
     return false;

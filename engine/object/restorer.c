@@ -71,15 +71,37 @@ Restorer *restorer_new(Job *job, const Checkpoint *checkpoint, int images_fd) {
   return r;
 }
 
+static int compare_fds(gconstpointer a, gconstpointer b) {
+  return *(const int *)a - *(const int *)b;
+}
+
+/* Thousands of them lie side by side. */
+static void close_fds(GHashTable *table) {
+  g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
+  GHashTableIter iter;
+  gpointer value;
+  g_hash_table_iter_init(&iter, table);
+  while (g_hash_table_iter_next(&iter, NULL, &value)) {
+    int fd = GPOINTER_TO_INT(value) - 3;
+    if (fd >= 0)
+      g_array_append_val(fds, fd);
+  }
+  g_array_sort(fds, compare_fds);
+  for (guint i = 0, n; i < fds->len; i += n) {
+    const int *run = &g_array_index(fds, int, i);
+    for (n = 1; i + n < fds->len && run[n] == run[0] + (int)n;)
+      n++;
+    if (n == 1)
+      (void)close(run[0]);
+    else
+      (void)syscall(SYS_close_range, (unsigned)run[0], (unsigned)run[n - 1], 0);
+  }
+}
+
 void restorer_free(Restorer *r) {
   if (!r)
     return;
-  GHashTableIter iter;
-  gpointer value;
-  g_hash_table_iter_init(&iter, r->fds);
-  while (g_hash_table_iter_next(&iter, NULL, &value))
-    if (GPOINTER_TO_INT(value) - 3 >= 0)
-      (void)close(GPOINTER_TO_INT(value) - 3);
+  close_fds(r->fds);
   g_hash_table_unref(r->fds);
   g_hash_table_unref(r->shared);
   g_hash_table_unref(r->states);

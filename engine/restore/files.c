@@ -14,31 +14,38 @@ typedef struct Mover {
   Program *program;
   const FdMove *moves;
   size_t n;
-  int *from;            /* current place of each */
+  int *from;           /* current place of each */
   bool *done;
-  GHashTable *waiting;  /* number -> GArray of moves that start there */
-  GHashTable *by_goal;  /* number -> index + 1 */
+  size_t *next;        /* move + 1 that starts at the same number; 0: none */
+  GHashTable *waiting; /* number -> first of the moves that start there, + 1 */
+  GHashTable *by_goal; /* number -> move + 1 */
   int spare;
 } Mover;
 
-static GArray *movers_from(const Mover *m, int fd) {
-  return g_hash_table_lookup(m->waiting, GINT_TO_POINTER(fd));
+static size_t first_from(const Mover *m, int fd) {
+  return GPOINTER_TO_SIZE(g_hash_table_lookup(m->waiting, GINT_TO_POINTER(fd)));
+}
+
+static void set_first(Mover *m, int fd, size_t first) {
+  g_hash_table_insert(m->waiting, GINT_TO_POINTER(fd), GSIZE_TO_POINTER(first));
 }
 
 static void mover_leave(Mover *m, size_t i) {
-  GArray *list = movers_from(m, m->from[i]);
-  for (guint k = 0; k < list->len; k++)
-    if (g_array_index(list, size_t, k) == i) {
-      g_array_remove_index_fast(list, k);
+  size_t first = first_from(m, m->from[i]);
+  if (first == i + 1) {
+    set_first(m, m->from[i], m->next[i]);
+    return;
+  }
+  for (size_t k = first; k; k = m->next[k - 1])
+    if (m->next[k - 1] == i + 1) {
+      m->next[k - 1] = m->next[i];
       return;
     }
 }
 
 static bool is_free(const Mover *m, int fd, size_t except) {
-  const GArray *list = movers_from(m, fd);
-  if (!list || !list->len)
-    return true;
-  return list->len == 1 && g_array_index(list, size_t, 0) == except;
+  size_t first = first_from(m, fd);
+  return !first || (first == except + 1 && !m->next[except]);
 }
 
 static void make_move(Mover *m, size_t i) {
@@ -67,31 +74,20 @@ static void make_chain(Mover *m, size_t i) {
 
 static void open_cycle(Mover *m, size_t i) {
   int goal = m->moves[i].to;
-  GArray *list = movers_from(m, goal);
   PROGRAM_CALL(m->program, "dup3 aside", SYS_dup3, ARG(goal), ARG(m->spare), ARG(0));
-  while (list->len) {
-    size_t k = g_array_index(list, size_t, list->len - 1);
-    g_array_set_size(list, list->len - 1);
-    m->from[k] = m->spare;
-    GArray *aside = movers_from(m, m->spare);
-    if (!aside) {
-      aside = g_array_new(FALSE, FALSE, sizeof(size_t));
-      g_hash_table_insert(m->waiting, GINT_TO_POINTER(m->spare), aside);
-    }
-    g_array_append_val(aside, k);
-  }
+  size_t first = first_from(m, goal);
+  set_first(m, m->spare, first);
+  set_first(m, goal, 0);
+  for (size_t k = first; k; k = m->next[k - 1])
+    m->from[k - 1] = m->spare;
   m->spare++;
 }
 
 static void mover_add(Mover *m, size_t i) {
   int from = m->moves[i].from;
   m->from[i] = from;
-  GArray *list = movers_from(m, from);
-  if (!list) {
-    list = g_array_new(FALSE, FALSE, sizeof(size_t));
-    g_hash_table_insert(m->waiting, GINT_TO_POINTER(from), list);
-  }
-  g_array_append_val(list, i);
+  m->next[i] = first_from(m, from);
+  set_first(m, from, i + 1);
   g_hash_table_insert(m->by_goal, GINT_TO_POINTER(m->moves[i].to), GSIZE_TO_POINTER(i + 1));
   m->spare = MAX(m->spare, MAX(from, m->moves[i].to) + 1);
 }
@@ -120,7 +116,8 @@ void files_plan_moves(Program *p, const FdMove *moves, size_t n) {
   Mover m = {.program = p, .moves = moves, .n = n};
   m.from = g_new0(int, n + 1);
   m.done = g_new0(bool, n + 1);
-  m.waiting = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_array_unref);
+  m.next = g_new0(size_t, n + 1);
+  m.waiting = g_hash_table_new(NULL, NULL);
   m.by_goal = g_hash_table_new(NULL, NULL);
   for (size_t i = 0; i < n; i++)
     mover_add(&m, i);
@@ -136,6 +133,7 @@ void files_plan_moves(Program *p, const FdMove *moves, size_t n) {
   close_rest(p, moves, n);
   g_free(m.from);
   g_free(m.done);
+  g_free(m.next);
   g_hash_table_unref(m.waiting);
   g_hash_table_unref(m.by_goal);
 }

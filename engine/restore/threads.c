@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define IOPRIO_WHO_PROCESS 1
 #define ARCH_REQ_XCOMP_PERM_ 0x1023
@@ -104,6 +105,40 @@ bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
   return true;
 }
 
+/* What every thread of the tree is born with: this process's. */
+typedef struct Inherited {
+  bool known, plain; /* an ordinary policy */
+  int32_t nice;
+  guint64 timer_slack;
+  long affinity_size;
+  unsigned char affinity[1024];
+} Inherited;
+
+static const Inherited *inherited(void) {
+  static Inherited i;
+  struct sched_attributes a = {0};
+  if (i.known)
+    return &i;
+  i.known = true;
+  i.plain = syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) == 0 && a.policy == SCHED_OTHER && !(a.flags & 1) && !a.util_min;
+  i.nice = a.nice;
+  i.timer_slack = (guint64)prctl(PR_GET_TIMERSLACK);
+  i.affinity_size = syscall(SYS_sched_getaffinity, 0, sizeof i.affinity, i.affinity);
+  return &i;
+}
+
+static bool has_plain_scheduling(const struct sched_attributes *a, const CkptThread *x) {
+  const Inherited *i = inherited();
+  return i->plain && a->policy == SCHED_OTHER && !a->flags && !a->priority && a->nice == i->nice && !(x && (x->has_util_min || x->has_sched_runtime));
+}
+
+static bool has_own_affinity(const CkptThread *x) {
+  const Inherited *i = inherited();
+  return x && x->has_affinity && x->affinity.len &&
+         !((long)x->affinity.len == i->affinity_size && memcmp(x->affinity.data, i->affinity, x->affinity.len) == 0);
+}
+
+/* Of a thousand threads most have what they were born with. */
 static void build_scheduling(const ThreadCoreEntry *tc, const CkptThread *x, Program *p) {
   struct sched_attributes a = {.size = offsetof(struct sched_attributes, util_min), .policy = tc->sched_policy, .nice = tc->sched_nice, .priority = tc->sched_prio};
   if (a.policy & SCHED_RESET_ON_FORK) { /* criu leaves it there */
@@ -114,23 +149,26 @@ static void build_scheduling(const ThreadCoreEntry *tc, const CkptThread *x, Pro
     a.flags = x->sched_flags & 7; /* reset-on-fork, reclaim, overrun */
   if (x && x->has_sched_runtime)
     a.runtime = x->sched_runtime, a.deadline = x->sched_deadline, a.period = x->sched_period;
-  PROGRAM_CALL(p, "setpriority", SYS_setpriority, ARG(PRIO_PROCESS), ARG(0), ARG((int64_t)tc->sched_nice));
+  bool plain = has_plain_scheduling(&a, x);
+  if (!plain)
+    PROGRAM_CALL(p, "setpriority", SYS_setpriority, ARG(PRIO_PROCESS), ARG(0), ARG((int64_t)tc->sched_nice));
   if (x && x->has_util_min) {
     a.size = sizeof a;
     a.flags |= SCHED_FLAG_UTIL_CLAMP_;
     a.util_min = x->util_min, a.util_max = x->util_max;
   }
-  size_t at = program_data(p, &a, sizeof a);
-  PROGRAM_CALL(p, a.runtime ? "sched_setattr with a deadline (are there processors enough to promise it?)" : "sched_setattr", SYS_sched_setattr,
-      ARG(0), ARG_DATA(at), ARG(0));
-  if (x && x->has_affinity && x->affinity.len) {
+  size_t at = plain ? 0 : program_data(p, &a, sizeof a);
+  if (!plain)
+    PROGRAM_CALL(p, a.runtime ? "sched_setattr with a deadline (are there processors enough to promise it?)" : "sched_setattr", SYS_sched_setattr,
+        ARG(0), ARG_DATA(at), ARG(0));
+  if (has_own_affinity(x)) {
     size_t mask = program_data(p, x->affinity.data, x->affinity.len);
     PROGRAM_CALL(p, "sched_setaffinity", SYS_sched_setaffinity, ARG(0), ARG(x->affinity.len), ARG_DATA(mask));
     program_expect(p, EXPECT_ANY, 0); /* another machine may have other processors */
   }
   if (x && x->has_ioprio && x->ioprio)
     PROGRAM_CALL(p, "ioprio_set", SYS_ioprio_set, ARG(IOPRIO_WHO_PROCESS), ARG(0), ARG(x->ioprio));
-  if (x && x->has_timer_slack_nsec && x->timer_slack_nsec)
+  if (x && x->has_timer_slack_nsec && x->timer_slack_nsec && x->timer_slack_nsec != inherited()->timer_slack)
     PROGRAM_CALL(p, "prctl SET_TIMERSLACK", SYS_prctl, ARG(PR_SET_TIMERSLACK), ARG(x->timer_slack_nsec), ARG(0), ARG(0), ARG(0));
 }
 
