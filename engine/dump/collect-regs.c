@@ -394,7 +394,7 @@ static void inject_share(void *data, unsigned which) {
   TracersShare *w = data;
   for (guint k = w->first; k < w->task->threads->len; k++) {
     FrozenThread *t = &g_array_index(w->task->threads, FrozenThread, k);
-    if (tracers_owner(t->state.tid) == which && !inject_one_thread(w->task, t, thread_program_get(w->program), &w->errors[which]))
+    if (!t->alike && tracers_owner(t->state.tid) == which && !inject_one_thread(w->task, t, thread_program_get(w->program), &w->errors[which]))
       return;
   }
 }
@@ -407,10 +407,12 @@ static size_t region_room(const FrozenTree *tree, const FrozenTask *task, const 
     const FrozenTask *other = tree->tasks->pdata[i];
     if (other->owner[SHARE_MEMORY] != task || !pps[i])
       continue;
-    *ret_threads += other->threads->len;
     room += region_program_size(pps[i]->program) + signals_room(other);
-    for (guint k = 0; k < other->threads->len; k++)
-      room += region_program_size_shared(thread_program) + inject_thread_room(g_array_index(other->threads, FrozenThread, k).state.xstate_size);
+    for (guint k = 0; k < other->threads->len; k++) {
+      const FrozenThread *t = &g_array_index(other->threads, FrozenThread, k);
+      *ret_threads += !t->alike;
+      room += t->alike ? 0 : region_program_size_shared(thread_program) + inject_thread_room(t->state.xstate_size);
+    }
   }
   return room;
 }
@@ -478,32 +480,40 @@ static bool start_process_program(FrozenTask *task, const ProcessProgram *pp, GE
   return true;
 }
 
+/* The first is waited for before any other. */
 static bool wait_thread(const FrozenTask *task, guint k, const ThreadProgram *tp, GError **error) {
   FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+  if (t->alike)
+    return thread_program_decode_alike(tp, &g_array_index(task->threads, FrozenThread, 0), t, error);
   return region_wait(injection_region(task->injection), t->lane, t->state.tid, error) &&
          thread_program_decode(tp, t, k == 0 && !task->headless, error);
 }
 
 static void wait_share(void *data, unsigned which) {
   TracersShare *w = data;
-  for (guint k = which; k < w->task->threads->len; k += tracers_count())
+  for (guint k = which + 1; k < w->task->threads->len; k += tracers_count())
     if (!wait_thread(w->task, k, w->program, &w->errors[which]))
       return;
 }
 
 /* The answers of its threads; then its process is asked. */
 static bool wait_task(const FrozenTree *tree, FrozenTask *task, const ThreadProgram *tp, ProcessProgram *pp, GError **error) {
+  FrozenThread *first = &g_array_index(task->threads, FrozenThread, 0);
+  if (!wait_thread(task, 0, tp, error) || !ask_ambient(injection_region(task->injection), tp, first, error))
+    return false;
   if (!is_on_its_own(tree, task)) {
     if (!run_by_tracers((TracersShare){.task = task, .program = tp}, wait_share, error))
       return false;
   } else {
-    for (guint k = 0; k < task->threads->len; k++)
+    for (guint k = 1; k < task->threads->len; k++)
       if (!wait_thread(task, k, tp, error))
         return false;
   }
-  for (guint k = 0; k < task->threads->len; k++)
-    if (!ask_ambient(injection_region(task->injection), tp, &g_array_index(task->threads, FrozenThread, k), error))
+  for (guint k = 1; k < task->threads->len; k++) {
+    FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (!t->alike && !ask_ambient(injection_region(task->injection), tp, t, error))
       return false;
+  }
   return start_process_program(task, pp, error);
 }
 

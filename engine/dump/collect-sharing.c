@@ -214,7 +214,10 @@ static void number_apart(Job *job, const FrozenTree *tree, const FrozenTask *tas
 /* Threads that have left what their process shares: unshare(2), or clone(2) without CLONE_FS or CLONE_FILES. */
 static void check_threads(Job *job, const FrozenTree *tree, const FrozenTask *task) {
   for (guint k = 1; k < task->threads->len; k++) {
-    pid_t tid = g_array_index(task->threads, FrozenThread, k).state.tid;
+    const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    pid_t tid = t->state.tid;
+    if (t->alike)
+      continue;
     if (!shares(task->view, tid, SHARE_FILES))
       number_apart(job, tree, task, k, SHARE_FILES);
     if (!shares(task->view, tid, SHARE_FS))

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -35,6 +36,7 @@ struct sched_attributes {
 struct ThreadProgram {
   Program *program;
   Program *ambient; /* for the few that can have any */
+  size_t program_size; /* of its data */
   TraitOps traits;
   size_t policy, sas, tid_address, pdeath, name, uids, gids, groups, capability, sched, affinity, robust, tls; /* data; tls 0: there is none */
   size_t op_fsuid, op_fsgid, op_groups, op_bounding, op_nnp, op_securebits, op_slack, op_ioprio, op_affinity,
@@ -117,6 +119,7 @@ ThreadProgram *thread_program_new(pid_t stranger, bool session_keys, bool ia32) 
     t->op_stranger = PROGRAM_CALL(p, "get_robust_list", SYS_get_robust_list, ARG(stranger), ARG_DATA(ignored), ARG_DATA(ignored + 8));
     program_expect(p, EXPECT_ANY, 0);
   }
+  t->program_size = program_data(p, NULL, 0);
   t->ambient = program_new();
   for (int cap = 0; cap <= LAST_CAP; cap++)
     PROGRAM_CALL(t->ambient, "prctl CAP_AMBIENT", SYS_prctl, ARG(PR_CAP_AMBIENT), ARG(PR_CAP_AMBIENT_IS_SET), ARG(cap));
@@ -265,10 +268,7 @@ static void decode_tls(const ThreadProgram *p, const FrozenThread *t, ThreadInfo
   }
 }
 
-bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader, GError **error) {
-  g_autofree char *who = g_strdup_printf("tid %d", (int)t->state.tid);
-  if (!region_check(t->lane, &t->loaded, who, error))
-    return false;
+static bool decode(const ThreadProgram *p, FrozenThread *t, GError **error) {
   CoreEntry *core = t->model->core;
   ThreadCoreEntry *tc = core->thread_core;
   core->thread_info->clear_tid_addr = read_u64(t, p->tid_address);
@@ -292,8 +292,42 @@ bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader,
     return false;
   decode_scheduling(p, t, tc);
   trait_ops_decode(&p->traits, t);
-  t->suspect = p->op_stranger && t->loaded.results[p->op_stranger] < 0;
-  if (leader)
-    core->tc->comm = strdup(tc->comm);
   return true;
+}
+
+bool thread_program_decode(const ThreadProgram *p, FrozenThread *t, bool leader, GError **error) {
+  g_autofree char *who = g_strdup_printf("tid %d", (int)t->state.tid);
+  if (!region_check(t->lane, &t->loaded, who, error) || !decode(p, t, error))
+    return false;
+  t->suspect = p->op_stranger && t->loaded.results[p->op_stranger] < 0;
+  CoreEntry *core = t->model->core;
+  if (leader)
+    core->tc->comm = strdup(core->thread_core->comm);
+  return true;
+}
+
+static void copy_ambient(CredsEntry *to, const CredsEntry *from) {
+  if (from->n_cap_amb == 2)
+    set_caps(&to->n_cap_amb, &to->cap_amb, from->cap_amb[0] | (guint64)from->cap_amb[1] << 32);
+}
+
+/* What it would have answered: as the first one, but for what is in sight. */
+bool thread_program_decode_alike(const ThreadProgram *p, const FrozenThread *first, FrozenThread *t, GError **error) {
+  const ThreadSight *s = &t->sight;
+  g_autofree unsigned char *data = g_memdup2(first->loaded.data, p->program_size);
+  const guint32 flags = s->sas_flags | (s->sas_size ? 0 : SS_DISABLE);
+  memcpy(data + p->sas, &s->sas_sp, 8);
+  memcpy(data + p->sas + 8, &flags, 4);
+  memcpy(data + p->sas + 16, &s->sas_size, 8);
+  memcpy(data + p->tid_address, &s->tid_address, 8);
+  memcpy(data + p->pdeath, &s->pdeath, 4);
+  memcpy(data + p->name, s->name, sizeof s->name);
+  memcpy(data + p->robust, &s->robust, 8);
+  t->loaded = first->loaded;
+  t->loaded.data = data;
+  bool ok = decode(p, t, error);
+  t->loaded = (LoadedProgram){0};
+  if (ok)
+    copy_ambient(t->model->core->thread_core->creds, first->model->core->thread_core->creds);
+  return ok;
 }

@@ -16,6 +16,8 @@ void thread_program_free(ThreadProgram *p);
 const Program *thread_program_get(const ThreadProgram *p);
 /* Fills the thread's core entry and extra from what came back. */
 bool thread_program_decode(const ThreadProgram *p, FrozenThread *thread, bool leader, GError **error);
+/* The same of a thread that is like @first, the first of its process (alike.h), which has been decoded. */
+bool thread_program_decode_alike(const ThreadProgram *p, const FrozenThread *first, FrozenThread *thread, GError **error);
 /* To be run next, if the thread can have ambient capabilities; else NULL. */
 const Program *thread_program_ambient(const ThreadProgram *p, const FrozenThread *thread);
 void thread_program_decode_ambient(FrozenThread *thread, const LoadedProgram *loaded);

@@ -2,6 +2,7 @@
 /* The dump pipeline. Until job_commit() nothing has happened to the tree that thaw_tree() does not undo, and the kernel
  * and the agents undo it if we die. */
 #include "dump.h"
+#include "alike.h"
 #include "collect.h"
 #include "collect-net.h"
 #include "compat.h"
@@ -42,6 +43,7 @@ typedef struct Dump {
 
 /* The engine ends with its job: the kernel is quicker in giving back thousands of objects and mappings. */
 static void dump_clear(Dump *d) {
+  alike_end();
   if (d->tree)
     frozen_tree_send_home(d->tree);
   if (!CHECKPOINTD_FREES_ALL) {
@@ -132,6 +134,7 @@ static bool dump_collect(Dump *d, GError **error) {
     return false;
   d->locks = locks_start(d->tree);
   sharing_find(d->tree);
+  alike_find(d->job, d->tree);
   for (guint i = 0; i < d->tree->tasks->len; i++)
     if (!collect_task(d->job, d->tree, d->tree->tasks->pdata[i], error))
       return false;

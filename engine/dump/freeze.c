@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Freezing by ptrace: PTRACE_SEIZE does not disturb the task, PTRACE_INTERRUPT stops it without a signal, and when the
  * tracer dies the kernel lets all of them run on. */
+#include "alike.h"
 #include "frozen.h"
 #include "landlock.h"
 #include "overruns.h"
@@ -234,8 +235,8 @@ typedef struct Seizures {
   guint shares;
 } Seizures;
 
-static bool has_many(const GArray *tids) {
-  return tids->len >= MANY_THREADS;
+static bool has_many(const GArray *threads) {
+  return threads->len >= MANY_THREADS;
 }
 
 static Seizures find_new_threads(FrozenTask *task, const GArray *tids) {
@@ -309,6 +310,8 @@ static bool seize_threads(const FrozenTree *tree, FrozenTask *task, GArray *tids
   g_autoptr(GArray) list = all.list;
   g_autoptr(GError) failure = NULL;
   task->split |= list->len && all.shares > 1;
+  if (has_many(list))
+    alike_prepare();
   if (list->len && all.shares > 1)
     tracers_run(seize_share, &all);
   else

@@ -11,11 +11,14 @@
 #include "ns-set.h"
 #include "object.h"
 #include "proc.h"
+#include "thread-look.h"
 
 typedef struct FrozenThread {
   StoppedThread state; /* tid, registers, mask; xstate only while injecting */
   bool in_agent;
   bool has_regs; /* they are known already */
+  bool alike;    /* its process's [0], but for what is in sight: no agent asks it (alike.h) */
+  ThreadSight sight; /* if alike; without traits */
   bool seccomp_strict;
   guint own_files; /* the same of its descriptor table */
   int table_pidfd; /* for pidfd_getfd(2) from there, plus 1; 0: none */
