@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "kernel-types.h"
+#include <fcntl.h>
 #include <linux/btf.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 struct KernelTypes {
   char *text; /* the file */
   gsize size;
+  bool mapped;
   const char *strings;
-  GArray *types;       /* [id]: const struct btf_type *; 0 is void */
+  guint32 *types;      /* [id]: where it is in text; [0], void: 0 */
+  guint32 n_types;
   GHashTable *structs; /* name: const struct btf_type * */
 };
 
@@ -34,33 +40,53 @@ static size_t details_size(const struct btf_type *t) {
   }
 }
 
+static bool is_sound(const KernelTypes *t) {
+  const struct btf_header *h = (const void *)t->text;
+  return t->size <= G_MAXUINT32 && t->size >= sizeof *h && h->magic == BTF_MAGIC && h->hdr_len <= t->size &&
+         (guint64)h->hdr_len + h->type_off + h->type_len <= t->size && (guint64)h->hdr_len + h->str_off + h->str_len <= t->size && h->str_len;
+}
+
+/* A hundred thousand of them: this is what the looking takes. */
 static bool index_types(KernelTypes *t) {
   const struct btf_header *h = (const void *)t->text;
-  if (t->size < sizeof *h || h->magic != BTF_MAGIC || h->hdr_len > t->size || (guint64)h->hdr_len + h->type_off + h->type_len > t->size ||
-      (guint64)h->hdr_len + h->str_off + h->str_len > t->size || !h->str_len)
+  if (!is_sound(t))
     return false;
   const char *at = t->text + h->hdr_len + h->type_off, *end = at + h->type_len;
-  const struct btf_type *none = NULL;
   t->strings = t->text + h->hdr_len + h->str_off;
-  g_array_append_val(t->types, none);
+  t->types = g_new(guint32, h->type_len / sizeof(struct btf_type) + 1);
+  t->types[t->n_types++] = 0;
   while ((size_t)(end - at) >= sizeof(struct btf_type)) {
     const struct btf_type *one = (const void *)at;
-    if ((size_t)(end - at) < sizeof *one + details_size(one))
+    size_t size = sizeof *one + details_size(one);
+    if ((size_t)(end - at) < size)
       return false;
-    g_array_append_val(t->types, one);
+    t->types[t->n_types++] = (guint32)(at - t->text);
     if (BTF_INFO_KIND(one->info) == BTF_KIND_STRUCT && one->name_off)
       (void)g_hash_table_insert(t->structs, (gpointer)(t->strings + one->name_off), (gpointer)one);
-    at += sizeof *one + details_size(one);
+    at += size;
   }
   return at == end;
 }
 
+/* Mapped since 6.16; else read, a page at a time. */
+static bool open_file(KernelTypes *t, const char *path) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  struct stat st;
+  void *m = fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0 ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+  if (fd >= 0)
+    (void)close(fd);
+  t->mapped = m != MAP_FAILED;
+  if (!t->mapped)
+    return g_file_get_contents(path, &t->text, &t->size, NULL);
+  t->text = m;
+  t->size = (gsize)st.st_size;
+  return true;
+}
+
 KernelTypes *kernel_types_open(void) {
   g_autoptr(KernelTypes) t = g_new0(KernelTypes, 1);
-  t->types = g_array_new(FALSE, FALSE, sizeof(const struct btf_type *));
   t->structs = g_hash_table_new(g_str_hash, g_str_equal);
-  if (g_getenv("CHECKPOINTD_NO_KERNEL_TYPES") || !g_file_get_contents("/sys/kernel/btf/vmlinux", &t->text, &t->size, NULL) ||
-      !index_types(t))
+  if (g_getenv("CHECKPOINTD_NO_KERNEL_TYPES") || !open_file(t, "/sys/kernel/btf/vmlinux") || !index_types(t))
     return NULL;
   return g_steal_pointer(&t);
 }
@@ -69,13 +95,16 @@ void kernel_types_free(KernelTypes *t) {
   if (!t)
     return;
   g_hash_table_unref(t->structs);
-  g_array_unref(t->types);
-  g_free(t->text);
+  g_free(t->types);
+  if (t->mapped)
+    (void)munmap(t->text, t->size);
+  else
+    g_free(t->text);
   g_free(t);
 }
 
 static const struct btf_type *type_at(const KernelTypes *t, guint32 id) {
-  return id < t->types->len ? g_array_index(t->types, const struct btf_type *, id) : NULL;
+  return id && id < t->n_types ? (const void *)(t->text + t->types[id]) : NULL;
 }
 
 /* Without typedefs and qualifiers. */
@@ -131,7 +160,7 @@ guint32 kernel_types_size(const KernelTypes *t, const char *structure) {
 }
 
 gint64 kernel_types_constant(const KernelTypes *t, const char *name, gint64 otherwise) {
-  for (guint32 i = 1; i < t->types->len; i++) {
+  for (guint32 i = 1; i < t->n_types; i++) {
     const struct btf_type *one = type_at(t, i);
     const struct btf_enum *e = (const void *)(one + 1);
     for (guint32 k = 0; BTF_INFO_KIND(one->info) == BTF_KIND_ENUM && k < BTF_INFO_VLEN(one->info); k++)
