@@ -6,9 +6,17 @@
 
 #include "frozen.h"
 
-/* Begins to find out where to look; by the main thread, once there are many threads. Nothing waits for it before alike_find(). */
+/* Where a look at the kernel's own is quicker than a question for each thread. */
+#define ALIKE_MANY 64u
+
+/* Begins to find out where to look; by the main thread. Nothing waits for it before one of the others is called. */
 void alike_prepare(void);
+/* The threads of a process that runs (ThreadGlimpse); NULL if they cannot be seen. */
+GArray *alike_glimpse(const FrozenTask *task);
+/* Fills FrozenThread.sight of all threads of @task, which stand still, where that can be seen; by the main thread, while the other tracer
+ * has nothing to do. */
+void alike_look(FrozenTask *task);
 /* Sets FrozenThread.alike where it is so. The tree stands still, and its registers and signals are known. */
 void alike_find(Job *job, FrozenTree *tree);
-/* For a dump that ended before. */
+/* Forgets what was found out. */
 void alike_end(void);

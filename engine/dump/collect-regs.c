@@ -134,7 +134,8 @@ static bool collect_rseq(FrozenThread *t, ThreadCoreEntry *tc, GError **error) {
     return fail_thread(e, t, "rseq registration", error);
   if (!config.pointer)
     return true;
-  leave_critical_section(t, &config);
+  if ((gint64)t->state.regs.orig_rax < 0) /* there are no system calls in critical sections */
+    leave_critical_section(t, &config);
   RseqEntry *r = tc->rseq_entry = malloc(sizeof *r);
   rseq_entry__init(r);
   r->rseq_abi_pointer = config.pointer;

@@ -54,7 +54,10 @@ static void look_share(void *data, unsigned which) {
       if (tracers_owner(t->state.tid) != which)
         continue;
       traits_look(t);
-      look_at_thread(task, t);
+      if (t->sight.tid && !t->sight.ruled)
+        t->seccomp_filters = 0;
+      else
+        look_at_thread(task, t);
     }
   }
 }

@@ -24,6 +24,11 @@
 
 #define VFORK_PATIENCE 4000 /* two seconds: a child may have to be read from a slow disk */
 
+static void frozen_thread_clear(FrozenThread *t) {
+  sharing_free_table(t);
+  g_free((void *)(uintptr_t)t->sight.traits);
+}
+
 static void frozen_task_free(void *p) {
   FrozenTask *t = p;
   if (t->owner[SHARE_MEMORY] == t)
@@ -36,7 +41,7 @@ static void frozen_task_free(void *p) {
   g_clear_pointer(&t->fds, g_array_unref);
   g_free(t->xstates);
   for (guint k = 0; k < t->threads->len; k++)
-    sharing_free_table(&g_array_index(t->threads, FrozenThread, k));
+    frozen_thread_clear(&g_array_index(t->threads, FrozenThread, k));
   g_array_unref(t->threads);
   g_clear_pointer(&t->provided, g_hash_table_unref);
   g_clear_pointer(&t->overruns, g_array_unref);
@@ -219,11 +224,12 @@ static bool fail_vfork(const FrozenTask *task, pid_t tid, GError **error) {
 }
 
 /* Where a second tracer is worth its making. */
-#define MANY_THREADS 64u
+#define MANY_THREADS ALIKE_MANY
 
 /* A thread that is being seized. */
 typedef struct Seizure {
   FrozenThread thread;
+  const ThreadGlimpse *glimpse; /* NULL: it was not seen */
   bool worker; /* of the kernel's: nobody traces it */
   int seized, interrupted, stopped; /* 0 or a negative errno */
   int stop_signal;
@@ -239,11 +245,12 @@ static bool has_many(const GArray *threads) {
   return threads->len >= MANY_THREADS;
 }
 
-static Seizures find_new_threads(FrozenTask *task, const GArray *tids) {
+/* @glimpses: of the same threads, or NULL. */
+static Seizures find_new_threads(FrozenTask *task, const GArray *tids, const GArray *glimpses) {
   GArray *list = g_array_new(FALSE, TRUE, sizeof(Seizure));
   guint shares = has_many(tids) ? tracers_count() : 1;
   for (guint i = 0; i < tids->len; i++) {
-    Seizure s = {.thread.state.tid = g_array_index(tids, pid_t, i)};
+    Seizure s = {.thread.state.tid = g_array_index(tids, pid_t, i), .glimpse = glimpses ? &g_array_index(glimpses, ThreadGlimpse, i) : NULL};
     if ((task->threads->len && have_thread(task, s.thread.state.tid)) || (task->headless && s.thread.state.tid == task->pid))
       continue;
     tracers_assign(s.thread.state.tid, shares > 1 ? list->len % shares : task->tracer);
@@ -259,7 +266,7 @@ static void seize_share(void *data, unsigned which) {
   for (guint i = which; i < all->list->len; i += all->shares) {
     Seizure *s = &g_array_index(all->list, Seizure, i);
     pid_t tid = s->thread.state.tid;
-    s->worker = !sleep_observe(task, &s->thread) && proc_is_kernel_worker(task->pid, tid);
+    s->worker = !sleep_observe(task, &s->thread, s->glimpse) && (s->glimpse ? s->glimpse->worker : proc_is_kernel_worker(task->pid, tid));
     if (s->worker)
       continue;
     s->seized = seize(task->pid, tid);
@@ -305,13 +312,11 @@ static bool take_seized(const FrozenTree *tree, FrozenTask *task, Seizure *s, bo
 }
 
 /* Seizes the threads that are new; *ret_new tells whether there were any. */
-static bool seize_threads(const FrozenTree *tree, FrozenTask *task, GArray *tids, bool *ret_new, GError **error) {
-  Seizures all = find_new_threads(task, tids);
+static bool seize_threads(const FrozenTree *tree, FrozenTask *task, const GArray *tids, const GArray *glimpses, bool *ret_new, GError **error) {
+  Seizures all = find_new_threads(task, tids, glimpses);
   g_autoptr(GArray) list = all.list;
   g_autoptr(GError) failure = NULL;
   task->split |= list->len && all.shares > 1;
-  if (has_many(list))
-    alike_prepare();
   if (list->len && all.shares > 1)
     tracers_run(seize_share, &all);
   else
@@ -361,30 +366,61 @@ static GArray *known_tids(const FrozenTask *task) {
   return tids;
 }
 
+/* *ret_glimpses: of the same, or NULL. */
+static bool list_threads(const FrozenTask *task, GArray *tids, GArray **ret_glimpses, GError **error) {
+  if (task->stat.n_threads >= ALIKE_MANY)
+    alike_prepare();
+  *ret_glimpses = task->stat.n_threads >= ALIKE_MANY ? alike_glimpse(task) : NULL;
+  for (guint i = 0; *ret_glimpses && i < (*ret_glimpses)->len; i++)
+    g_array_append_val(tids, g_array_index(*ret_glimpses, ThreadGlimpse, i).tid);
+  return *ret_glimpses || proc_threads(task->pid, tids, error);
+}
+
+/* Those that may have children: where all were looked at, only they need be asked. */
+static GArray *parents_of(const FrozenTask *task, const GArray *tids) {
+  GArray *parents = g_array_new(FALSE, FALSE, sizeof(pid_t));
+  for (guint k = 0; task->looked && k < task->threads->len; k++) {
+    const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
+    if (!t->sight.tid || t->sight.parent)
+      g_array_append_val(parents, t->state.tid);
+  }
+  if (!task->looked)
+    g_array_append_vals(parents, tids->data, tids->len);
+  return parents;
+}
+
 /* @alone: the other tracer has nothing to do meanwhile. */
 static bool look_at(const FrozenTree *tree, Look *look, bool alone, GError **error) {
   FrozenTask *task = look->task;
   if (!proc_stat(task->pid, &task->stat, error) || !refuse_special(task, error))
     return false;
-  bool grew = false, known = task->stat.state != 'Z' && knows_all_threads(task);
-  g_autoptr(GArray) tids = known ? known_tids(task) : g_array_new(FALSE, FALSE, sizeof(pid_t));
-  if (!known && !proc_threads(task->pid, tids, error))
-    return false;
-  look->postponed = !known && has_many(tids) && !alone;
+  bool grew = false, known = task->stat.state != 'Z' && knows_all_threads(task), many = task->stat.n_threads >= MANY_THREADS;
+  look->postponed = many && !alone && (!known || !task->looked);
   if (look->postponed)
     return true;
+  g_autoptr(GArray) tids = known ? known_tids(task) : g_array_new(FALSE, FALSE, sizeof(pid_t)), glimpses = NULL;
+  if (!known && !list_threads(task, tids, &glimpses, error))
+    return false;
   if (!known) {
     task->zombie = task->stat.state == 'Z' && tids->len == 1;
     task->headless = task->stat.state == 'Z' && !task->zombie;
   }
-  if (has_many(tids))
+  if (many)
     tracers_begin();
-  if (!known && !task->zombie && !seize_threads(tree, task, tids, &grew, error))
+  if (!known && !task->zombie && !seize_threads(tree, task, tids, glimpses, &grew, error))
     return false;
+  if (glimpses && !grew && (!proc_threads(task->pid, tids, error) || !seize_threads(tree, task, tids, NULL, &grew, error)))
+    return false; /* the last word is that of /proc */
+  task->looked &= !grew;
   if (grew)
     return true; /* there will be another look: children are asked for when all threads stand */
+  if (known && many && !task->looked) {
+    alike_look(task);
+    task->looked = true;
+  }
+  g_autoptr(GArray) parents = parents_of(task, tids);
   look->children = g_array_new(FALSE, FALSE, sizeof(pid_t));
-  return proc_children(task->pid, tids, look->children, error);
+  return proc_children(task->pid, parents, look->children, error);
 }
 
 static void look_share(void *data, unsigned which) {

@@ -18,7 +18,7 @@ typedef struct FrozenThread {
   bool in_agent;
   bool has_regs; /* they are known already */
   bool alike;    /* its process's [0], but for what is in sight: no agent asks it (alike.h) */
-  ThreadSight sight; /* if alike; without traits */
+  ThreadSight sight; /* of many (alike.h); its tid is 0 where it was not seen */
   bool seccomp_strict;
   guint own_files; /* the same of its descriptor table */
   int table_pidfd; /* for pidfd_getfd(2) from there, plus 1; 0: none */
@@ -52,6 +52,7 @@ typedef struct FrozenTask {
   pid_t pid, ppid;
   unsigned tracer; /* who has seized it (tracers.h) */
   bool split;      /* nobody alone: its threads are many */
+  bool looked;     /* at what the kernel keeps of its threads, if it lets us */
   pid_t view;    /* the thread through which /proc and others show it: the leader, or one that lives where that has ended */
   int pidfd;
   int view_pidfd; /* for pidfd_getfd(2): pidfd, or one of the thread; -1 */

@@ -242,26 +242,52 @@ static const SleepNote *find_note(FrozenTask *task, pid_t tid) {
   return NULL;
 }
 
-bool sleep_observe(FrozenTask *task, FrozenThread *thread) {
-  pid_t pid = task->pid;
+/* A system call that somebody is in. */
+typedef struct Seen {
+  guint64 nr, args[6], sp, ip;
+} Seen;
+
+static bool read_seen(pid_t pid, pid_t tid, Seen *ret) {
   char name[64];
-  g_snprintf(name, sizeof name, "task/%d/syscall", (int)thread->state.tid);
+  g_snprintf(name, sizeof name, "task/%d/syscall", (int)tid);
   g_autofree char *text = proc_read(pid, name, NULL, NULL);
   if (!text || !g_ascii_isdigit(*text))
     return false;
-  SleepCall c;
   char *p = text;
-  guint64 nr = strtoull(p, &p, 10);
+  ret->nr = strtoull(p, &p, 10);
   for (int i = 0; i < 6; i++)
-    c.args[i] = strtoull(p, &p, 16);
-  guint64 sp = strtoull(p, &p, 16), ip = strtoull(p, &p, 16);
-  if (ip == 0)
-    return false; /* it executes no program */
-  bool ia32 = ip < IA32_ADDRESSES && sp < IA32_ADDRESSES, again = nr == (ia32 ? IA32_RESTART_SYSCALL : SYS_restart_syscall);
+    ret->args[i] = strtoull(p, &p, 16);
+  ret->sp = strtoull(p, &p, 16), ret->ip = strtoull(p, &p, 16);
+  return ret->ip != 0; /* else it executes no program */
+}
+
+/* As /proc tells it, which knows better about 32-bit programs. */
+static bool take_seen(const ThreadGlimpse *g, Seen *ret) {
+  if (g->runs || (gint64)g->regs.orig_rax < 0)
+    return false;
+  *ret = (Seen){.nr = g->regs.orig_rax, .sp = g->regs.rsp, .ip = g->regs.rip};
+  ia32_arguments(&g->regs, false, ret->args);
+  return true;
+}
+
+static bool is_ia32_place(const Seen *s) {
+  return s->ip < IA32_ADDRESSES && s->sp < IA32_ADDRESSES;
+}
+
+bool sleep_observe(FrozenTask *task, FrozenThread *thread, const ThreadGlimpse *glimpse) {
+  pid_t pid = task->pid;
+  Seen seen;
+  bool told = glimpse && !(glimpse->regs.rip < IA32_ADDRESSES && glimpse->regs.rsp < IA32_ADDRESSES);
+  if (!(told ? take_seen(glimpse, &seen) : read_seen(pid, thread->state.tid, &seen)))
+    return false;
+  SleepCall c;
+  memcpy(c.args, seen.args, sizeof c.args);
+  guint64 nr = seen.nr;
+  bool ia32 = is_ia32_place(&seen), again = nr == (ia32 ? IA32_RESTART_SYSCALL : SYS_restart_syscall);
   const SleepNote *note = again ? find_note(task, thread->state.tid) : NULL;
   if (again)
     nr = note   ? note->syscall_nr
-         : ia32 ? restarted_by_code(thread->state.tid, ip, sp, true) /* the stack does not tell the size of times */
+         : ia32 ? restarted_by_code(thread->state.tid, seen.ip, seen.sp, true) /* the stack does not tell the size of times */
                 : restarted_by_stack(pid, thread->state.tid, c.args);
   gint64 duration;
   call_name(&c, nr, ia32);

@@ -8,8 +8,9 @@
 #include "frozen.h"
 
 /* Before the thread is interrupted: if it sleeps in such a call, notes the call and the moment it began. False if it was not
- * seen in a program's system call: it runs, has ended, or is a worker of the kernel's. */
-bool sleep_observe(FrozenTask *task, FrozenThread *thread);
+ * seen in a program's system call: it runs, has ended, or is a worker of the kernel's. @glimpse: what has been seen of it already, or
+ * NULL. */
+bool sleep_observe(FrozenTask *task, FrozenThread *thread, const ThreadGlimpse *glimpse);
 /* After it was stopped and its registers are known: what is left, into thread->sleep_*. */
 void sleep_measure(FrozenThread *thread);
 /* Before stopped threads run on, all at once: for the next engine that finds them in the same sleeps. */

@@ -115,7 +115,7 @@ void trait_ops_decode(const TraitOps *o, FrozenThread *t) {
 }
 
 void traits_look(FrozenThread *t) {
-  int dispatches = tracee_dispatches_syscalls(t->state.tid);
+  int dispatches = t->sight.tid && !t->sight.ruled ? 0 : tracee_dispatches_syscalls(t->state.tid);
   t->own_dispatch = dispatches > 0;
   t->dispatch_hidden = dispatches < 0;
   t->shadow_stack = tracee_has_shadow_stack(t->state.tid);

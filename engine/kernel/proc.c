@@ -200,6 +200,7 @@ bool proc_threads(pid_t pid, GArray *tids, GError **error) {
   DIR *dir = opendir(path);
   if (!dir)
     return proc_gone(error, pid, "task", errno);
+  g_array_set_size(tids, 0);
   for (struct dirent *e; (e = readdir(dir));) {
     pid_t tid = (pid_t)strtol(e->d_name, NULL, 10);
     if (tid > 0)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/user.h>
 
 typedef struct ThreadSight {
   pid_t tid;
@@ -20,8 +21,18 @@ typedef struct ThreadSight {
   uint32_t pdeath;           /* PR_SET_PDEATHSIG */
   char name[16];
   bool pending;              /* signals of its own */
+  bool parent;               /* it has made children that are still there */
+  bool ruled;                /* its system calls are: by seccomp, by a dispatcher of its own, by audit */
   const unsigned char *traits; /* thread_look_size() bytes: everything else that a thread can be asked for; valid during the call */
 } ThreadSight;
+
+/* What can be seen of one that nobody has stopped. */
+typedef struct ThreadGlimpse {
+  pid_t tid;
+  bool worker; /* of io_uring's: nobody traces it */
+  bool runs;   /* on a processor, or would like to; its registers say nothing */
+  struct user_regs_struct regs; /* up to ss: with which it came into the kernel */
+} ThreadGlimpse;
 
 typedef struct ThreadLook ThreadLook;
 
@@ -32,6 +43,9 @@ void thread_look_free(ThreadLook *look);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ThreadLook, thread_look_free)
 /* Of ThreadSight.traits, in bytes. */
 size_t thread_look_size(const ThreadLook *look);
-/* Calls @see for each thread that the calling thread traces; several threads may look at a time. They must all be stopped. False if
- * not all could be seen. */
-bool thread_look_at_traced(const ThreadLook *look, void (*see)(void *data, const ThreadSight *sight), void *data);
+/* Calls @see for each thread that the calling thread traces, those last that it has traced longest, until it returns false; several
+ * threads may look at a time. They must all be stopped. False if not all could be seen. */
+bool thread_look_at_traced(const ThreadLook *look, bool (*see)(void *data, const ThreadSight *sight), void *data);
+/* The threads of a process that runs, into @ret (ThreadGlimpse), by ascending number; some that come or go meanwhile may be left out.
+ * False, and nothing of value in @ret, if they could not be seen. */
+bool thread_look_at_process(const ThreadLook *look, pid_t pid, int pidfd, GArray *ret);

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -177,4 +178,20 @@ static inline char *subject_read(const char *path, size_t *ret_size) {
   if (ret_size)
     *ret_size = size;
   return text;
+}
+
+static inline void *subject_pause(void *data) {
+  for (;;)
+    (void)pause();
+  return data;
+}
+
+/* Threads that do nothing, until the program ends: many have other ways of being looked at. */
+static inline void subject_crowd(int n) {
+  pthread_attr_t attr;
+  pthread_t thread;
+  check_call(pthread_attr_init(&attr) == 0 && pthread_attr_setstacksize(&attr, 64 << 10) == 0);
+  for (int i = 0; i < n; i++)
+    check(pthread_create(&thread, &attr, subject_pause, NULL) == 0, "pthread_create");
+  (void)pthread_attr_destroy(&attr);
 }

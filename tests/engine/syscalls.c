@@ -403,7 +403,9 @@ static void release(void) {
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
   set_up();
-  if (argc > 2) /* several checkpoints: these would begin anew each time */
+  if (argc > 2 && !strcmp(argv[2], "crowd"))
+    subject_crowd(80);
+  else if (argc > 2) /* several checkpoints: these would begin anew each time */
     case_of("sigtimedwait")->run = case_of("timed recv")->run = run_nanosleep;
   pthread_t pauses = pauses_begin();
   for (int i = 0; i < N_CASES; i++) {
