@@ -128,6 +128,14 @@ static bool open_behind(const FrozenTask *task, const ProcVma *v, FileProbe *pro
   return true;
 }
 
+/* What cannot be opened again can be looked at: /proc leads to the very inode. */
+static void stat_behind(const FrozenTask *task, const ProcVma *v, struct stat *ret) {
+  g_autofree char *path = g_strdup_printf("/proc/%d/map_files/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", (int)task->view, v->start, v->end);
+  struct stat st;
+  if (stat(path, &st) == 0)
+    *ret = st;
+}
+
 static bool find_file(FrozenTask *task, const ProcVma *v, Collector *collector, GHashTable *seen, SeenFile *ret, GError **error) {
   bool writable = (v->flags & VMF_SHARED) && (v->flags & VMF_MAYWRITE);
   char *key = g_strdup_printf("%u:%u:%" G_GUINT64_FORMAT ":%d:%s", v->dev_major, v->dev_minor, v->inode, writable, v->path);
@@ -332,6 +340,8 @@ static bool ask_about_mapping(FrozenTask *task, const ProcVma *v, const char *wh
   g_autofree char *what = g_strdup_printf("mapping %" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x%s%s", v->start, v->end,
       *v->path ? " " : "", v->path);
   (void)open_behind(task, v, &probe, &link, NULL); /* some can be described only */
+  if (probe.local < 0)
+    stat_behind(task, v, &probe.st);
   ExternalObject o = external_of_probe(EXTERNAL_MAPPING, &probe, 0);
   o.path = link ? link : v->path;
   o.what = what;

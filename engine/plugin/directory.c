@@ -95,6 +95,35 @@ int directory_open_file(const PluginSet *set, int dir_fd, const char *name, GErr
   return -1;
 }
 
+static bool is_safe_directory(const PluginSet *set, const char *path, const char *program, GError **error) {
+  g_autofree char *what = g_strdup_printf("Directory %s of the plugin program %s", path, program);
+  int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  bool safe = fd < 0 ? engine_fail(error, ENGINE_ERROR_CODE__PLUGIN_FAILED, "%s cannot be opened: %s", what, g_strerror(errno))
+                     : is_safe(set, fd, what, S_IFDIR, error);
+  if (fd >= 0)
+    (void)close(fd);
+  return safe;
+}
+
+/* Whoever can write to one of the directories above can put another file in its place, after it was checked. */
+char *directory_find_program(const PluginSet *set, const char *program, GError **error) {
+  g_autofree char *above = g_path_get_dirname(program), *name = g_path_get_basename(program);
+  char *real = realpath(above, NULL);
+  g_auto(GStrv) parts = g_strsplit(real ? real : above, "/", -1);
+  g_autoptr(GString) path = g_string_new("/");
+  free(real);
+  if (!is_safe_directory(set, path->str, program, error))
+    return NULL;
+  for (char **part = parts; *part; part++) {
+    if (!**part)
+      continue;
+    g_string_append_printf(path, "%s%s", path->len > 1 ? "/" : "", *part);
+    if (!is_safe_directory(set, path->str, program, error))
+      return NULL;
+  }
+  return g_build_filename(path->str, name, NULL);
+}
+
 /* Its name is unique: the loader must not take it for another one that it knows already. What it opens is what was
  * checked, since nobody but root can exchange it. */
 static bool open_library(Plugin *p, int dir_fd, GError **error) {

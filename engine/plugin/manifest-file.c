@@ -75,6 +75,13 @@ static bool read_program(Plugin *p, GKeyFile *file, int dir_fd, GError **error) 
     return fail(error, p, "it names no Program");
   if (program[0] != '/' && strchr(program, '/'))
     return fail(error, p, "Program is either a name in the plugin directory or an absolute path");
+  if (program[0] == '/') {
+    char *found = directory_find_program(p->set, program, error);
+    if (!found)
+      return false;
+    g_free(program);
+    program = found;
+  }
   int fd = directory_open_file(p->set, dir_fd, program, error);
   if (fd < 0)
     return false;

@@ -98,6 +98,8 @@ Plugin *directory_load_named(PluginSet *set, const char *name, GError **error);
 /* "/proc/self/fd/N" of an open file in the plugin directory that is safe to load: owner and mode were checked. -1 with
  * error. */
 int directory_open_file(const PluginSet *set, int dir_fd, const char *name, GError **error);
+/* The path, without links, of a program that an absolute path names, if only root can change what lies there. NULL with error. */
+char *directory_find_program(const PluginSet *set, const char *program, GError **error);
 /* Letters, digits, '-', '_', '.'; at most 64. */
 bool plugin_name_is_valid(const char *name);
 

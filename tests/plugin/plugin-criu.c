@@ -25,7 +25,9 @@ static void hook_exit(int stage, int ret) {
 }
 
 static int dump_unix(int fd, int id) {
-  test_note("DUMP_UNIX_SK %d", id);
+  char text[64];
+  test_describe(fd, text);
+  test_note("DUMP_UNIX_SK %d %s", id, text);
   int r = test_answer("DUMP_UNIX_SK", 0);
   return r ? r : old_dump_unix(fd, id);
 }
@@ -37,8 +39,9 @@ static int restore_unix(int id) {
 }
 
 static int dump_file(int fd, int id) {
-  char link[64], path[32];
-  test_note("DUMP_EXT_FILE %d", id);
+  char link[64], path[32], text[64];
+  test_describe(fd, text);
+  test_note("DUMP_EXT_FILE %d %s", id, text);
   int r = test_answer("DUMP_EXT_FILE", 0);
   (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
   ssize_t n = readlink(path, link, sizeof link - 1);
