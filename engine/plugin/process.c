@@ -353,7 +353,8 @@ static int fd_to_send(const Plugin *p, const PluginCall *call) {
   return lent ? call->fd : -1;
 }
 
-static int exchange(Plugin *p, PluginCall *call) {
+/* *ret_broken: there was no answer, and there is nobody to talk to any more. What a program answers is its own affair. */
+static int exchange(Plugin *p, PluginCall *call, bool *ret_broken) {
   Process *x = p->self;
   PluginRequest m = PLUGIN_REQUEST__INIT;
   PluginObject object;
@@ -367,12 +368,8 @@ static int exchange(Plugin *p, PluginCall *call) {
     r = send_packet(p, &m, fd_to_send(p, call));
   if (r == 0)
     r = wait_answer(&e, x->serial, &status);
+  *ret_broken = r == -EPIPE || r == -ETIMEDOUT || r == -EPROTO || p->trouble;
   return r < 0 ? r : status;
-}
-
-/* After anything but an answer there is nobody to talk to any more. */
-static bool is_broken(const Plugin *p, int answer) {
-  return answer == -EPIPE || answer == -ETIMEDOUT || answer == -EPROTO || p->trouble;
 }
 
 static int process_call(Plugin *p, PluginCall *call) {
@@ -386,8 +383,9 @@ static int process_call(Plugin *p, PluginCall *call) {
     return r;
   if (x->fd < 0)
     return -EPIPE;
-  r = exchange(p, call);
-  if (r < 0 && is_broken(p, r)) {
+  bool broken = false;
+  r = exchange(p, call, &broken);
+  if (r < 0 && broken) {
     program_end(p, r == -EPIPE ? GOODBYE_USEC / 4 : 0);
     p->begun = false; /* there is nobody to say goodbye to */
   }

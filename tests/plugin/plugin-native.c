@@ -59,6 +59,13 @@ static int native_dump(void *data, const struct checkpoint_object *o) {
   test_note("%s dump kind %u id %" PRIu64 " pid %d fd %d path %s peer %s peer_pid %d uid %u", NAME, o->kind, o->id,
       o->pid, o->number, o->path ? o->path : "-", o->peer_name ? o->peer_name : "-", o->peer_pid, o->peer_uid);
   int r = test_answer("dump", 0);
+  if (test_answer("connect", 0)) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    r = c->host->connect_as(c->host, fd, NULL, 0, 0);
+    test_note("%s connect_as %d %s", NAME, r, fcntl(fd, F_GETFL) & O_NONBLOCK ? "changed" : "as it was");
+    (void)close(fd);
+    return r;
+  }
   if (r > 0) {
     c->host->explain(c->host, "the weather\nis bad", "wait for the sun");
     test_note("%s argument %s tasks %d %d", NAME, o->argument ? o->argument : "-", c->host->has_task(c->host, o->pid),

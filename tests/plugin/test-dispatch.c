@@ -40,6 +40,11 @@ static void install(const char *name) {
   g_assert_cmpint(chmod(to, 0755), ==, 0);
 }
 
+static void put(const char *name, const char *text) {
+  g_autofree char *path = g_build_filename(directory, name, NULL);
+  g_assert_true(g_file_set_contents(path, text, -1, NULL));
+}
+
 static void uninstall(const char *name) {
   g_autofree char *path = g_build_filename(directory, name, NULL);
   g_assert_cmpint(unlink(path), ==, 0);
@@ -160,6 +165,26 @@ static void test_every_errno(void) {
     uninstall(doors[d].file);
   }
   g_unsetenv("PLUGIN_DO");
+}
+
+/* Of a program: it hears of the failure, whatever it has answered. */
+static void test_every_errno_of_a_program(void) {
+  install("test-process");
+  g_autofree char *calls = g_build_filename(directory, "calls", NULL);
+  put("prog.plugin", "[Plugin]\nProgram=test-process\nKinds=file\nDeadlineSec=60\n");
+  for (int err = 1; err <= EHWPOISON; err++) {
+    g_autofree char *orders = g_strdup_printf("%s\ndump=%d restore=%d", calls, -err, -err), *text = NULL;
+    put("test-process.conf", orders);
+    fail_dump("prog", "PLUGIN_DUMP", err);
+    g_assert_true(g_file_get_contents(calls, &text, NULL, NULL));
+    g_assert_true(g_str_has_suffix(text, err == ENOTSUP ? "\nfini 0\n" : "\nfini -121\n"));
+    g_assert_cmpint(unlink(calls), ==, 0);
+    if (err % 10 == 0 || err == EPIPE || err == EPROTO || err == ENOTSUP)
+      fail_restore("prog", "PLUGIN_RESTORE", err);
+  }
+  uninstall("prog.plugin");
+  uninstall("test-process.conf");
+  uninstall("test-process");
 }
 
 static void test_nonsense_is_no_errno(void) {
@@ -292,11 +317,6 @@ static void test_every_call_is_told(void) {
   uninstall("test-native.so");
 }
 
-static void put(const char *name, const char *text) {
-  g_autofree char *path = g_build_filename(directory, name, NULL);
-  g_assert_true(g_file_set_contents(path, text, -1, NULL));
-}
-
 /* The same of a program, whose manifest says so. */
 static void test_untrusted_program(void) {
   Fixture f;
@@ -427,6 +447,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/plugin/nonsense-is-no-errno", test_nonsense_is_no_errno);
   g_test_add_func("/plugin/a-plugin-that-is-not-there", test_a_plugin_that_is_not_there);
   g_test_add_func("/plugin/no-plugins", test_no_plugins);
+  g_test_add_func("/plugin/every-errno-of-a-program", test_every_errno_of_a_program);
   g_test_add_func("/plugin/every-call-is-told", test_every_call_is_told);
   g_test_add_func("/plugin/untrusted-images", test_untrusted_images);
   g_test_add_func("/plugin/untrusted-program", test_untrusted_program);
