@@ -22,14 +22,11 @@
 #define REAP_PATIENCE_USEC (5 * G_USEC_PER_SEC)
 
 /* Whether the kernel has given the number away, to a process, thread, group or session: also in the moment in which a task that
- * was reaped is in /proc no more and still has it (since Linux 6.15). F_SETOWN_EX asks for nothing but that. */
-static bool is_taken(pid_t pid) {
+ * was reaped is in /proc no more and still has it (since Linux 6.15). F_SETOWN_EX asks for nothing but that. @asker: any file, or -1. */
+static bool is_taken(int asker, pid_t pid) {
   char path[32];
   struct f_owner_ex owner = {.type = F_OWNER_PID, .pid = pid};
-  int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  int status = fd < 0 ? -1 : fcntl(fd, F_SETOWN_EX, &owner), e = errno;
-  if (fd >= 0)
-    (void)close(fd);
+  int status = fcntl(asker, F_SETOWN_EX, &owner), e = errno;
   g_snprintf(path, sizeof path, "/proc/%d", (int)pid);
   return status == 0 || (e != ESRCH && access(path, F_OK) == 0);
 }
@@ -52,10 +49,10 @@ static pid_t find_holder(pid_t pid) {
 }
 
 /* What was dumped and killed may not have been reaped yet; some init processes take seconds. */
-static bool is_free_soon(pid_t pid, pid_t *ret_holder) {
+static bool is_free_soon(int asker, pid_t pid, pid_t *ret_holder) {
   gint64 until = g_get_monotonic_time() + REAP_PATIENCE_USEC;
   *ret_holder = 0;
-  while (is_taken(pid)) {
+  while (is_taken(asker, pid)) {
     if ((*ret_holder = find_holder(pid)) || g_get_monotonic_time() > until)
       return false;
     g_usleep(2000);
@@ -63,11 +60,11 @@ static bool is_free_soon(pid_t pid, pid_t *ret_holder) {
   return true;
 }
 
-static bool pid_in_use(pid_t pid, GError **error) {
+static bool pid_in_use(int asker, pid_t pid, GError **error) {
   char comm[64], parent[64];
   ProcStat stat;
   pid_t holder;
-  if (is_free_soon(pid, &holder))
+  if (is_free_soon(asker, pid, &holder))
     return false;
   proc_comm(holder ? holder : pid, comm);
   if (holder && holder != pid)
@@ -114,18 +111,31 @@ static pid_t choose_pid(const Plan *plan) {
   return pid;
 }
 
-bool skeleton_check_pids(Restore *r, GError **error) {
+/* The descriptor of a file that nothing is done with; -1: none, and less is known. */
+static int open_asker(void) {
+  return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static bool check_pids(Restore *r, int asker, GError **error) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
     if (!t->pid)
       t->pid = choose_pid(r->plan);
-    if (pid_in_use(t->pid, error))
+    if (pid_in_use(asker, t->pid, error))
       return false;
     for (guint k = 1; k < t->threads->len; k++)
-      if (pid_in_use(g_array_index(t->threads, PlanThread, k).thread->tid, error))
+      if (pid_in_use(asker, g_array_index(t->threads, PlanThread, k).thread->tid, error))
         return false;
   }
   return true;
+}
+
+bool skeleton_check_pids(Restore *r, GError **error) {
+  int asker = open_asker();
+  bool ok = check_pids(r, asker, error);
+  if (asker >= 0)
+    (void)close(asker);
+  return ok;
 }
 
 /* A pid without a process can still be taken as the id of a group or session. */
@@ -134,7 +144,7 @@ static bool fail_clone(pid_t pid, int err, GError **error) {
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, err, "Cannot make a process with pid %d%s", (int)pid,
         err == EPERM ? " (this needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN)" : "");
   GError *in_use = NULL;
-  if (pid_in_use(pid, &in_use)) {
+  if (pid_in_use(-1, pid, &in_use)) {
     g_propagate_error(error, in_use);
     return false;
   }
