@@ -303,6 +303,8 @@ static int dump(const PluginRequest *q, int fd) {
   char what[64];
   test_describe(fd, what);
   test_note("dump kind %u id %" PRIu64 " pid %d fd %d %s", o->kind, o->id, o->pid, o->number, what);
+  if (o->kind == CHECKPOINT_KIND_MOUNT)
+    test_note("dump mount %" PRIu64 " %s", o->id, text_of(&o->path));
   if (test_answer("work", 0)) /* until it is told to end */
     for (uint64_t i = 0; ask_progress(q->serial, i % 50) == 0; i++)
       (void)usleep(10000);
@@ -381,6 +383,7 @@ static int restore(const PluginRequest *q, int fd, int *ret_fd) {
 static int memory_restore(const PluginRequest *q, int fd) {
   char page[4096];
   memset(page, 0xa5, sizeof page);
+  test_note("memory %" PRIu64 " restored", q->object->id);
   test_note("memory_restore %" PRIx64 " %s", q->object->start,
       ftruncate(fd, 0) < 0 && ftruncate(fd, 1 << 30) < 0 ? "as long as it is" : "of any length");
   for (uint64_t at = 4096; at < q->object->end - q->object->start; at += sizeof page)
@@ -419,6 +422,7 @@ static int act(const PluginRequest *q, int fd, int *ret_fd) {
     if (q->object->start != 0x600000000000u)
       return -ENOTSUP;
     test_note("memory_dump pid %d", q->object->pid);
+    test_note("memory %" PRIu64 " dumped", q->object->id);
     if (test_answer("ask", 0))
       note_memory(q);
     return test_answer("memory_dump", 0);
