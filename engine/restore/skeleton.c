@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 
 #define MASK_ALL_BUT_CHLD (~(1ull << (SIGCHLD - 1)))
 
+#define APART_MSEC 60000
 #define REAP_PATIENCE_USEC (5 * G_USEC_PER_SEC)
 
 /* Whether the kernel has given the number away, to a process, thread, group or session: also in the moment in which a task that
@@ -170,11 +172,58 @@ static long clone_root(const PlanTask *root, const Region *region, bool sibling)
   return pid < 0 ? -errno : pid;
 }
 
+/* A root that wants a signal when its parent ends (PR_SET_PDEATHSIG) would get it from us, who end after the restore. */
+static bool hears_of_us(const Restore *r, const PlanTask *root) {
+  const EngineOptions *o = job_options(r->job);
+  bool wants = false;
+  for (guint k = 0; root->task && k < root->task->threads->len; k++) {
+    const CoreEntry *core = ((const Thread *)root->task->threads->pdata[k])->core;
+    wants = wants || (core && core->thread_core && core->thread_core->has_pdeath_sig && core->thread_core->pdeath_sig);
+  }
+  return wants && !o->restore_sibling && !o->restore_attached && geteuid() == 0; /* others might not trace it (Yama) */
+}
+
+/* In a process that is nobody's child but that of whom orphans go to: its sibling is that one's child from its birth on. */
+static _Noreturn void clone_orphaned(const PlanTask *root, const Region *region, pid_t parent, int result) {
+  while (getppid() == parent)
+    (void)sched_yield();
+  long pid = clone_root(root, region, true);
+  _exit(write(result, &pid, sizeof pid) == sizeof pid ? 0 : 1);
+}
+
+/* clone_root(), but the root's parent is who ours will be when we have ended. */
+static long clone_root_apart(const PlanTask *root, const Region *region) {
+  int ends[2];
+  long pid = -EIO;
+  if (pipe2(ends, O_CLOEXEC) < 0)
+    return -errno;
+  (void)prctl(PR_SET_CHILD_SUBREAPER, 0);
+  pid_t parent = fork();
+  if (parent == 0) {
+    pid_t self = getpid(), child = fork();
+    if (child == 0)
+      clone_orphaned(root, region, self, ends[1]);
+    _exit(child < 0 ? 1 : 0);
+  }
+  int status = 1, e = errno;
+  while (parent > 0 && waitpid(parent, &status, 0) < 0 && errno == EINTR)
+    continue;
+  (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+  struct pollfd p = {.fd = ends[0], .events = POLLIN};
+  (void)close(ends[1]);
+  if (parent < 0)
+    pid = -e;
+  else if (status == 0 && (poll(&p, 1, APART_MSEC) != 1 || read(ends[0], &pid, sizeof pid) != sizeof pid))
+    pid = -EIO;
+  (void)close(ends[0]);
+  return pid;
+}
+
 bool skeleton_make_root(Restore *r, GError **error) {
   PlanTask *root = r->plan->tasks->pdata[0];
   uint64_t blocked = MASK_ALL_BUT_CHLD, before;
   (void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, &before, sizeof blocked);
-  long pid = clone_root(root, r->region, job_options(r->job)->restore_sibling);
+  long pid = hears_of_us(r, root) ? clone_root_apart(root, r->region) : clone_root(root, r->region, job_options(r->job)->restore_sibling);
   (void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
   if (pid < 0)
     return fail_clone(root->pid, (int)-pid, error);
@@ -422,7 +471,7 @@ void skeleton_kill_all(Restore *r) {
     if (t->created)
       (void)kill(t->pid, SIGKILL);
   }
-  /* orphans come to us, as their subreaper; the root is our child, or our sibling */
+  /* orphans come to us, as their subreaper; the root is our child, our sibling, or whose child we are going to be no more */
   for (guint i = 0; r->plan && i < r->plan->tasks->len; i++) {
     const PlanTask *t = r->plan->tasks->pdata[i];
     for (int patience = 0; t->created && patience < 200; patience++) {

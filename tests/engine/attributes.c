@@ -316,7 +316,8 @@ int main(int argc, char **argv) {
   else if (!strcmp(who, "root"))
     become_root();
   check_call(prctl(PR_SET_PDEATHSIG, SIGUSR1) == 0);
-  (void)signal(SIGUSR1, SIG_IGN);
+  if (strcmp(who, "root") != 0) /* it would be the end of the restored one, whose first parent the engine must not be */
+    (void)signal(SIGUSR1, SIG_IGN);
   if (!strcmp(who, "chroot"))
     become_chroot();
   facts_get(&before);

@@ -94,6 +94,7 @@ int act_restore(CriuRun *run) {
   EngineOptions engine = ENGINE_OPTIONS__INIT;
   engine.has_restore_stopped = engine.restore_stopped = options->leave_stopped;
   engine.has_restore_sibling = engine.restore_sibling = options->restore_sibling;
+  engine.has_restore_attached = engine.restore_attached = !options->restore_detached;
   engine.plugin_directory = options->plugin_dir;
   engine.has_shell_job = engine.shell_job = options->shell_job;
   engine.has_tcp_established = engine.tcp_established = options->tcp_established;
