@@ -68,6 +68,16 @@ static void test_restore(void) {
   g_assert_null(criu_options_idle(o));
 }
 
+/* They say how criu may do it; we do it without. */
+static void test_hints(void) {
+  g_autoptr(CriuOptions) dump = parse_ok("dump -t 1 --evasive-devices --force-irmap --irmap-scan-path /srv --enable-fs all "
+                                         "--freeze-cgroup /sys/fs/cgroup/x --ghost-fiemap");
+  g_autoptr(CriuOptions) restore = parse_ok("restore --mntns-compat-mode --weak-sysctls --no-ghost-fiemap");
+  g_autoptr(GError) error = NULL;
+  g_assert_true(criu_options_check(dump, &error) && criu_options_check(restore, &error));
+  g_assert_null(criu_options_idle(dump));
+}
+
 static void test_cgroups(void) {
   g_autoptr(CriuOptions) plain = parse_ok("dump -t 1");
   g_autoptr(CriuOptions) soft = parse_ok("dump -t 1 --manage-cgroups");
@@ -263,6 +273,7 @@ int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/criu/options/every-form", test_forms);
   g_test_add_func("/criu/options/restore", test_restore);
+  g_test_add_func("/criu/options/hints", test_hints);
   g_test_add_func("/criu/options/cgroups", test_cgroups);
   g_test_add_func("/criu/options/verbosity", test_verbosity);
   g_test_add_func("/criu/options/usage-errors-name-the-word", test_usage_errors);

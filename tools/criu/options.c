@@ -6,8 +6,9 @@
 G_DEFINE_QUARK(checkpoint - criu - options - error, criu_options_error)
 
 typedef enum ArgKind { NO_ARG, NEEDS_ARG, MAY_HAVE_ARG } ArgKind;
-/* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. */
-typedef enum Setter { NOT_YET, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT, SCRIPT, VETH_PAIR, EMPTY_NS, MOUNT } Setter;
+/* How an argument becomes a field. NOT_YET: an option of criu's that is refused by name. HINT: one that says how criu may do
+ * something, or lets it be content with less; it is done without. */
+typedef enum Setter { NOT_YET, HINT, FLAG, STRING, NUMBER, PID, VERBOSITY, EXT_UNIX_SK, EXTERNAL, INHERIT_FD, VALIDATION, SIZE, CGROUPS, CGROUP_ROOT, SCRIPT, VETH_PAIR, EMPTY_NS, MOUNT } Setter;
 
 enum { D = CRIU_ACTION_DUMP, R = CRIU_ACTION_RESTORE, C = CRIU_ACTION_CHECK, ALL = D | R | C };
 
@@ -71,6 +72,14 @@ static const Option table[] = {
     {"timeout", 0, NEEDS_ARG, NUMBER, D, FIELD(timeout_sec), "SECONDS", "how long freezing and collecting may take"},
     {"display-stats", 0, NO_ARG, FLAG, D | R, FIELD(display_stats), NULL, "print the statistics"},
     {"log-pid", 0, NO_ARG, FLAG, R, FIELD(log_pid), NULL, "accepted: one process writes the whole log"},
+    {"evasive-devices", 0, NO_ARG, HINT, D, 0, NULL, "accepted: devices are found by their numbers"},
+    {"force-irmap", 0, NO_ARG, HINT, D, 0, NULL, "accepted: watched files are found by handle, else by path"},
+    {"irmap-scan-path", 0, NEEDS_ARG, HINT, D, 0, "PATH", "accepted: as --force-irmap"},
+    {"enable-fs", 0, NEEDS_ARG, HINT, D, 0, "TYPES", "accepted: what file systems can be taken is found out"},
+    {"freeze-cgroup", 0, NEEDS_ARG, HINT, D, 0, "DIR", "accepted: the tree is frozen without control groups"},
+    {"ghost-fiemap", 0, NO_ARG, HINT, D, 0, NULL, "accepted: holes of deleted files are found in any case"},
+    {"mntns-compat-mode", 0, NO_ARG, HINT, R, 0, NULL, "accepted: there is one way to make mounts"},
+    {"weak-sysctls", 0, NO_ARG, HINT, R, 0, NULL, "accepted: settings that this kernel has not are logged in any case"},
     {"config", 0, NEEDS_ARG, STRING, ALL, FIELD(config), "FILE", "read options from this file too"},
     {"no-default-config", 0, NO_ARG, FLAG, ALL, FIELD(no_default_config), NULL, "do not read the default files"},
     {"feature", 0, NEEDS_ARG, STRING, C, FIELD(feature), "NAME", "check one feature of the kernel; list names them"},
@@ -92,18 +101,11 @@ static const Option table[] = {
     REFUSED("daemon", 0, NO_ARG),
     REFUSED("enable-external-masters", 0, NO_ARG),
     REFUSED("enable-external-sharing", 0, NO_ARG),
-    REFUSED("enable-fs", 0, NEEDS_ARG),
-    REFUSED("evasive-devices", 0, NO_ARG),
     REFUSED("exec-cmd", 0, NO_ARG),
-    REFUSED("force-irmap", 0, NO_ARG),
-    REFUSED("freeze-cgroup", 0, NEEDS_ARG),
-    REFUSED("ghost-fiemap", 0, NO_ARG),
-    REFUSED("irmap-scan-path", 0, NEEDS_ARG),
     REFUSED("join-ns", 'J', NEEDS_ARG),
     REFUSED("lazy-pages", 0, NO_ARG),
     REFUSED("lsm-mount-context", 0, NEEDS_ARG),
     REFUSED("lsm-profile", 0, NEEDS_ARG),
-    REFUSED("mntns-compat-mode", 0, NO_ARG),
     REFUSED("page-server", 0, NO_ARG),
     REFUSED("port", 0, NEEDS_ARG),
     REFUSED("pre-dump-mode", 0, NEEDS_ARG),
@@ -121,7 +123,6 @@ static const Option table[] = {
     REFUSED("tls-no-cn-verify", 0, NO_ARG),
     REFUSED("track-mem", 0, NO_ARG),
     REFUSED("unprivileged", 0, NO_ARG),
-    REFUSED("weak-sysctls", 0, NO_ARG),
 };
 
 static const char *const network_locks[] = {"iptables", "nftables", "skip", NULL};
@@ -412,6 +413,8 @@ static bool apply(CriuOptions *options, const Option *option, bool value, const 
   if (option->setter != NOT_YET)
     g_ptr_array_add(options->given, (void *)option);
   switch (option->setter) {
+  case HINT:
+    return true;
   case FLAG:
     *(bool *)field = value;
     return true;
