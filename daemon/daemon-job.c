@@ -16,7 +16,7 @@
 
 #define CANCEL_STEP_USEC (5 * G_USEC_PER_SEC)
 #define UNTRUSTED_RESTORE_USEC (600 * G_USEC_PER_SEC)
-#define OBITUARY_USEC (2 * G_USEC_PER_SEC) /* how long to wait for an engine's wait status */
+#define OBITUARY_USEC (30 * G_USEC_PER_SEC) /* how long to wait for an engine's wait status; it is dead, or about to be */
 
 static void set_timer(Job *job, uint64_t usec, sd_event_time_handler_t handler) {
   g_clear_pointer(&job->timer, sd_event_source_disable_unref);

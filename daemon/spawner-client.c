@@ -60,11 +60,25 @@ static void on_warm_event(EngineLink *link, const EngineEvent *event, void *user
   g_clear_pointer(&client->warm, engine_link_free);
 }
 
+static bool ask(SpawnerClient *client) {
+  if (send(client->fd, "e", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+    return false;
+  client->asked++;
+  return true;
+}
+
+/* What could not be asked for while the spawner had too much to read. */
+static void ask_again(SpawnerClient *client) {
+  while (client->asked < client->waiting && ask(client))
+    ;
+}
+
 static void engine_arrived(SpawnerClient *client, EngineLink *link, int error) {
   if (client->asked > 0)
     client->asked--;
   if (client->waiting > 0) {
     client->waiting--;
+    ask_again(client);
     client->handlers->ready(link, error, client->userdata);
     return;
   }
@@ -124,13 +138,6 @@ int spawner_client_new(sd_event *event, int fd, const SpawnerHandlers *handlers,
   return 0;
 }
 
-static bool ask(SpawnerClient *client) {
-  if (send(client->fd, "e", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-    return false;
-  client->asked++;
-  return true;
-}
-
 EngineLink *spawner_client_take(SpawnerClient *client) {
   if (client->warm && !engine_link_is_alive(client->warm))
     g_clear_pointer(&client->warm, engine_link_free);
@@ -139,7 +146,7 @@ EngineLink *spawner_client_take(SpawnerClient *client) {
     return g_steal_pointer(&client->warm);
   }
   client->waiting++;
-  if (client->asked < client->waiting && !ask(client))
+  if (client->asked < client->waiting && !ask(client) && !(client->asked && errno == EAGAIN)) /* else: when one arrives */
     fprintf(stderr, "The spawner cannot be asked: %s\n", g_strerror(errno));
   return NULL;
 }
