@@ -191,6 +191,11 @@ bool unix_queue_has_any(int fd) {
   return poll(&p, 1, 0) == 1;
 }
 
+bool unix_queue_is_reset(int fd) {
+  struct pollfd p = {.fd = fd};
+  return poll(&p, 1, 0) == 1 && p.revents & POLLERR;
+}
+
 GPtrArray *unix_queue_peek(Collector *c, const FileProbe *carrier, int fd, int type, GError **error) {
   g_autoptr(GPtrArray) packets = g_ptr_array_new_with_free_func(packet_free);
   int queued = -1;

@@ -19,6 +19,8 @@ typedef struct UnixPacket {
 
 /* Whether there may be something to be read, or the end. */
 bool unix_queue_has_any(int fd);
+/* Whether an error waits to be told: the other end was closed with data unread (ECONNRESET). It stays. */
+bool unix_queue_is_reset(int fd);
 /* Reads all that can be received at @fd, which @carrier describes; @type: SOCK_STREAM…. Descriptors in it become files of the
  * checkpoint. An array of UnixPacket, empty where nothing is queued; NULL with error. */
 GPtrArray *unix_queue_peek(Collector *c, const FileProbe *carrier, int fd, int type, GError **error);

@@ -119,11 +119,18 @@ static bool shut_down(const UnixSkEntry *u, int fd, GError **error) {
   return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot shut a unix socket down");
 }
 
+/* Who closes with data unread resets the connection. */
+static bool leave_unread(Restorer *r, const UnixSkEntry *u, int fd, GError **error) {
+  const CkptSocket *s = checkpoint_find_socket(restorer_checkpoint(r), u->id);
+  return !s || !s->reset || send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ||
+         engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot write to a unix socket that was reset");
+}
+
 static bool pair_finish(Restorer *r, const UnixSkEntry *u, const UnixSkEntry *v, const int ends[2], GError **error) {
   if (!unix_queue_restore(r, u->id, ends[1], NULL, 0, NULL, error))
     return false;
   if (!v)
-    return true;
+    return leave_unread(r, u, ends[0], error);
   return unix_queue_restore(r, v->id, ends[0], NULL, 0, NULL, error) && shut_down(u, ends[0], error) &&
          shut_down(v, ends[1], error);
 }

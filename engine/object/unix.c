@@ -433,6 +433,10 @@ static bool unix_collect_flight(Collector *c, GError **error) {
     }
     if (!collector_probe_of(c, id, &probe))
       return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The unix socket of file id %u is gone", id);
+    if (!entry->usk->peer && entry->usk->type != SOCK_DGRAM && unix_queue_is_reset(probe.local)) {
+      CkptSocket *extra = socket_extra(collector_checkpoint(c), id);
+      extra->has_reset = extra->reset = true;
+    }
     GPtrArray *packets = unix_queue_peek(c, &probe, probe.local, (int)entry->usk->type, error);
     if (!packets)
       return false;

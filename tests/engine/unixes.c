@@ -533,7 +533,7 @@ static void run_skipped(void) {
   check_call(unlink(path) == 0);
 }
 
-/* --- empty packets; a path that fills sun_path to its last byte --- */
+/* --- empty packets; connections that were reset; a path that fills sun_path to its last byte --- */
 
 static const char *const packets[] = {"", "abc", "", "", "d", ""};
 enum { N_PACKETS = sizeof packets / sizeof *packets };
@@ -556,7 +556,7 @@ static void expect_packets(const char *what, const int ends[2], int after) {
 }
 
 static void run_packets(void) {
-  int open_ends[2], closed[2], datagrams[2], only_empty[2], fds[2];
+  int open_ends[2], closed[2], datagrams[2], only_empty[2], reset[2], told[2], fds[2];
   struct sockaddr_un name = {.sun_family = AF_UNIX};
   char text[8];
   send_packets(open_ends, SOCK_SEQPACKET, false);
@@ -564,6 +564,11 @@ static void run_packets(void) {
   send_packets(datagrams, SOCK_DGRAM, false);
   pair(SOCK_SEQPACKET, only_empty);
   check_call(send(only_empty[0], "", 0, 0) == 0);
+  pair(SOCK_STREAM, reset); /* the other end is closed with data unread */
+  pair(SOCK_STREAM, told);  /* the same, and the program has heard of it */
+  check_call(send(reset[0], "unread", 6, 0) == 6 && send(reset[1], "last", 4, 0) == 4 && close(reset[1]) == 0);
+  check_call(send(told[0], "unread", 6, 0) == 6 && close(told[1]) == 0);
+  check(recv(told[0], text, sizeof text, 0) < 0 && errno == ECONNRESET, "no reset");
   int n = snprintf(name.sun_path, sizeof name.sun_path, "/tmp/unixes.%d.", getpid());
   memset(name.sun_path + n, 'p', sizeof name.sun_path - (size_t)n);
   fds[0] = socket(AF_UNIX, SOCK_DGRAM, 0);
@@ -577,6 +582,8 @@ static void run_packets(void) {
   expect_packets("datagrams", datagrams, -1);
   check(recv(only_empty[1], text, sizeof text, MSG_DONTWAIT) == 0, "the only packet, an empty one, is lost");
   check(recv(only_empty[1], text, sizeof text, MSG_DONTWAIT) < 0, "one more");
+  check(recv(reset[0], text, sizeof text, 0) == 4 && recv(reset[0], text, sizeof text, 0) < 0 && errno == ECONNRESET, "the reset is lost");
+  check(recv(reset[0], text, sizeof text, 0) == 0 && recv(told[0], text, sizeof text, 0) == 0, "no end of the data");
   check_call(send(fds[1], "x", 1, 0) == 1 && recv(fds[0], text, sizeof text, MSG_DONTWAIT) == 1);
   int another = socket(AF_UNIX, SOCK_DGRAM, 0);
   check_call(sendto(another, "y", 1, 0, (struct sockaddr *)&name, sizeof name) == 1);
