@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
@@ -35,10 +36,15 @@ static bool is_plain_device(const struct stat *st) {
   }
 }
 
+static bool is_secret_memory(const FileProbe *probe) {
+  struct statfs fs;
+  return strcmp(probe->link, "/secretmem (deleted)") == 0 && fstatfs(probe->local, &fs) == 0 && fs.f_type == SECRETMEM_MAGIC;
+}
+
 bool reg_claims(const FileProbe *probe) {
   if (probe->elsewhere)
     return true;
-  if (probe->link[0] != '/' || probe->st.st_dev == kernel_devs()->shmem)
+  if (probe->link[0] != '/' || probe->st.st_dev == kernel_devs()->shmem || is_secret_memory(probe))
     return false;
   if (probe->flags & O_PATH)
     return true;

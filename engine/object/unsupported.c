@@ -136,6 +136,9 @@ static bool unsupported_collect(Collector *c, const FileProbe *probe, FileEntry 
     return block_device(c, probe, entry, error);
   if (strstr(probe->link, ":[") && probe->link[0] != '/')
     return block_namespace(c, probe, entry, error);
+  if (g_str_has_prefix(probe->link, "/secretmem"))
+    return collector_block_external(c, EXTERNAL_OTHER, probe, entry, "secret memory", "nobody but the process may read it (memfd_secret(2))",
+        "close it before the dump", error);
   return collector_block_external(c, EXTERNAL_OTHER, probe, entry, probe->link, "this kind of file is not supported",
       "close it before the dump", error);
 }

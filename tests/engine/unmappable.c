@@ -39,6 +39,11 @@ static void make_secret(void) {
   check_call(close(fd) == 0);
 }
 
+static void open_secret(void) {
+  if (syscall(SYS_memfd_secret, 0) < 0)
+    subject_skip("no memfd_secret");
+}
+
 static void make_perf(void) {
   struct perf_event_attr attr = {.type = PERF_TYPE_SOFTWARE, .size = sizeof attr, .config = PERF_COUNT_SW_TASK_CLOCK};
   int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
@@ -62,7 +67,7 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*make)(void);
-  } cases[] = {{"userfault", make_userfault}, {"secret", make_secret}, {"perf", make_perf}, {"packet", make_packet}};
+  } cases[] = {{"userfault", make_userfault}, {"secret", make_secret}, {"secret-open", open_secret}, {"perf", make_perf}, {"packet", make_packet}};
   subject_begin(argc, argv);
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     if (argc > 2 && strcmp(argv[2], cases[i].name) == 0)
