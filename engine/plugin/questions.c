@@ -6,27 +6,53 @@
  * and of what the program gives it takes only regular files, whose content nobody has to answer for. They are written
  * with pwrite(2) and read with pread(2), never mapped: what is cut short is an error, no signal. */
 
+#include "mountinfo.h"
 #include "plugin-process.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/vfs.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MEMORY_MAX (64ull << 20)
-#define FUSE_MAGIC 0x65735546
 
-/* Of a file system behind which no process stands, which could be the program itself. */
+/* File systems whose answers come from somebody, whom nobody here can make answer: it could be the program itself. */
+static bool is_served(const char *type) {
+  static const char *const types[] = {"fuse", "fuseblk", "9p", "virtiofs", "nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "autofs"};
+  for (size_t i = 0; i < G_N_ELEMENTS(types); i++)
+    if (!strcmp(type, types[i]))
+      return true;
+  return g_str_has_prefix(type, "fuse.");
+}
+
+/* Of a mount that has no place, nothing is known. */
+static bool is_of_the_kernel(guint64 mount_id) {
+  int fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+  g_autoptr(GArray) mounts = fd < 0 ? NULL : mountinfo_read(fd, NULL);
+  bool found = false;
+  for (guint i = 0; mounts && i < mounts->len; i++) {
+    const MountInfo *m = &g_array_index(mounts, MountInfo, i);
+    found |= (guint64)m->id == mount_id && !is_served(m->fstype);
+  }
+  if (fd >= 0)
+    (void)close(fd);
+  return found;
+}
+
+/* A regular file that can be read and written without anybody's help. No question here reaches a file system: memory files
+ * (memfd, tmpfs) are known by their seals, of others only what the kernel remembers is looked at. */
 static int check_file(int fd, bool writes) {
-  struct stat st;
-  struct statfs fs;
+  struct statx st;
   int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MNT_ID, &st) < 0 || !S_ISREG(st.stx_mode))
+    return -EINVAL;
   if (writes && (flags & O_PATH || (flags & O_ACCMODE) == O_RDONLY))
     return -EBADF;
-  if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-    return -EINVAL;
-  return fstatfs(fd, &fs) < 0 ? -errno : fs.f_type == FUSE_MAGIC ? -EINVAL : 0;
+  if (!(flags & O_PATH) && fcntl(fd, F_GET_SEALS) >= 0)
+    return 0;
+  return st.stx_mask & STATX_MNT_ID && is_of_the_kernel(st.stx_mnt_id) ? 0 : -EINVAL;
 }
 
 static int seal(int fd) {

@@ -228,6 +228,26 @@ static int ask_content(uint32_t serial, PluginAsk what, int fd, PluginContent *r
   return r;
 }
 
+/* A file of a file system that nobody answers for: whoever asks it for anything waits for ever. */
+static void note_unserved(uint32_t serial) {
+  char path[] = "/tmp/unserved.XXXXXX", options[64];
+  PluginContent told;
+  int serving = open("/dev/fuse", O_RDWR | O_CLOEXEC), place = mkstemp(path);
+  (void)snprintf(options, sizeof options, "fd=%d,rootmode=100000,user_id=0,group_id=0", serving);
+  bool there = unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+               mount("none", path, "fuse", 0, options) == 0;
+  int fd = there ? open(path, O_PATH | O_CLOEXEC) : -1;
+  int hash = ask_content(serial, PLUGIN_ASK__PLUGIN_ASK_CONTENT_HASH, fd, &told);
+  test_note("content of nobody %s %d %d", there ? "mounted" : strerror(errno), hash,
+      ask_content(serial, PLUGIN_ASK__PLUGIN_ASK_CONTENT_GET, fd, &told));
+  if (there)
+    (void)umount2(path, MNT_DETACH);
+  (void)unlink(path);
+  (void)close(fd);
+  (void)close(serving);
+  (void)close(place);
+}
+
 /* The file is made again where it is missing. */
 static int content_restore(const PluginRequest *q) {
   PluginContent told, kept, now;
@@ -255,6 +275,7 @@ static int content_restore(const PluginRequest *q) {
   test_note("content %" PRIu64 " %o %u of %" PRIu64 " %s time %s", told.length, told.mode, told.uid, kept.length, text,
       told.mtime_sec == 1000000000 ? "kept" : "lost");
   test_note("content_hash %d %s", r, now.hash == kept.hash && now.hash ? "same" : "other");
+  note_unserved(q->serial);
   return close(out), CHECKPOINT_REOPEN;
 }
 
