@@ -2,6 +2,7 @@
 """What the tests of libcheckpoint and of callers' directories share. They run below tools/with-bus with allow.rules of this
 folder: "nobody" may dump and restore what is its own and restore images from directories; "games" may dump anything, too.
 The argument is the build directory."""
+import contextlib
 import ctypes
 import json
 import os
@@ -104,6 +105,11 @@ def dbus_t(number):
     return {"t": number}
 
 
+def end_now(pid):
+    with contextlib.suppress(ProcessLookupError):  # it may have ended since
+        os.kill(pid, signal.SIGKILL)
+
+
 class Client(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix="client.")
@@ -114,9 +120,9 @@ class Client(unittest.TestCase):
         for pid in self.pids:
             for p in tree_of(pid):
                 if is_running(p):
-                    os.kill(p, signal.SIGKILL)
+                    end_now(p)
         for pid in self.running_from(self.dir):
-            os.kill(pid, signal.SIGKILL)
+            end_now(pid)
         for process in self.processes:
             process.wait()
         for uid, name in self.names:

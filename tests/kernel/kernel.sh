@@ -23,7 +23,8 @@ source "$here/../../tools/lib/debian.sh"
 source_root=$top
 packages=(systemd systemd-sysv libpam-systemd dbus polkitd pkexec redis-server redis-tools procps python3 python3-gi
   libc6-i386 lib32gcc-s1 python3-dbus python3-dbusmock libprotobuf-c1 libseccomp2 libnl-3-200 libglib2.0-0 libxxhash0 criu meson nftables
-  iproute2 strace kmod busybox-static cpio xz-utils perl sqlite3 gawk)
+  iproute2 strace kmod busybox-static cpio xz-utils perl sqlite3 gawk
+  gcc libc6-dev make)
 suites=${KERNEL_SUITES:-unit engine objects criu interop tcp plugin external client bus faults daemon}
 seconds=${KERNEL_SECONDS:-7200}
 qemu=

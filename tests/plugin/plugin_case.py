@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the tests of plugins share: a directory of plugins, a program with objects that only they can bring back, and the drop-in."""
+import contextlib
 import glob
 import os
 import shutil
@@ -128,7 +129,8 @@ class PluginCase(unittest.TestCase):
 
     def end(self):
         if self.pid and state(self.pid) not in ([], ["Z"]):
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended since
+                os.kill(self.pid, signal.SIGKILL)
         if self.child:
             self.child.wait()
         elif self.pid:
