@@ -251,6 +251,14 @@ int tracee_resume(pid_t tid, int request) {
   return step(TRACE_RESUME, tid, (uint64_t)request, 0);
 }
 
+void tracee_pass_stop(pid_t tid) {
+  siginfo_t info = {0};
+  int status = 0;
+  if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) == 0 && info.si_pid == tid &&
+      info.si_code == CLD_TRAPPED && wait_stop(tid, &status) == 0)
+    (void)step(TRACE_RESUME, tid, PTRACE_CONT, status >> 16 ? 0 : (uint64_t)WSTOPSIG(status));
+}
+
 int tracee_detach(pid_t tid) {
   return step(TRACE_DETACH, tid, 0, 0);
 }

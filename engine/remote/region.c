@@ -2,6 +2,7 @@
 #include "region.h"
 #include "alive.h"
 #include "program-private.h"
+#include "tracee.h"
 #include "warden.h"
 #include <errno.h>
 #include <linux/futex.h>
@@ -217,8 +218,11 @@ bool region_wait_moment(Region *r, Lane *lane, pid_t tid, bool *ret_done, GError
     struct timespec patience = {0, 50 * 1000 * 1000};
     long w = syscall(SYS_futex, &lane->done, FUTEX_WAIT, seen, &patience, NULL, 0);
     *ret_done = region_is_done(lane);
-    if (!*ret_done && w < 0 && errno == ETIMEDOUT && tid > 0 && task_ended(tid))
+    bool late = !*ret_done && w < 0 && errno == ETIMEDOUT && tid > 0;
+    if (late && task_ended(tid))
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Task %d died meanwhile", (int)tid);
+    if (late) /* job control, which no mask keeps out */
+      tracee_pass_stop(tid);
     if (atomic_load((const _Atomic uint32_t *)r->alive) & FUTEX_OWNER_DIED)
       return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The process that traces the tree was killed");
   }

@@ -299,10 +299,11 @@ static bool set_tasks(Restore *r, GError **error) {
   return true;
 }
 
-static void stop_all(const Restore *r) {
+/* Those alone that had a SIGSTOP pending, if not @all; with those that stand already it stays pending. */
+static void stop_tasks(const Restore *r, bool all) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     const PlanTask *t = r->plan->tasks->pdata[i];
-    if (!t->zombie && !t->helper && !t->stands)
+    if (!t->zombie && !t->helper && ((all && !t->stands) || timers_has_stop(t)))
       (void)kill(t->pid, SIGSTOP);
   }
 }
@@ -380,8 +381,7 @@ bool release_tree(Restore *r, GError **error) {
     return false;
   job_commit(r->job);
   restorer_take_terminal(r->restorer);
-  if (job_options(r->job)->restore_stopped)
-    stop_all(r);
+  stop_tasks(r, job_options(r->job)->restore_stopped);
   keep_sleep_notes(r);
   guardian_arm(r->guardian);
   detach_all(r);

@@ -166,8 +166,10 @@ bool attributes_write_proc(Restore *r, PlanTask *task, GError **error);
 /* --- timers.c --- */
 /* All timers of a task; those with a signal that is pending, or was taken last, by a thread of their own are armed later. */
 bool timers_build(const PlanTask *task, Program *p, GError **error);
-/* Pending signals of a thread, or (NULL) of its process; timers' own are made by arming the timers. */
+/* Pending signals of a thread, or (NULL) of its process, but SIGSTOP; timers' own are made by arming the timers. */
 bool timers_queue_signals(const PlanTask *task, const PlanThread *thread, const SignalQueueEntry *queue, Program *p, GError **error);
+/* Whether a SIGSTOP was pending: it is sent at the release. */
+bool timers_has_stop(const PlanTask *task);
 /* In the thread: timers that tell it what the signal counted that it took last. 0: those of the process. */
 void timers_build_taken(const PlanTask *task, pid_t tid, Program *p);
 

@@ -121,6 +121,23 @@ static bool number_follows(const SignalQueueEntry *q, size_t i, int signo) {
   return false;
 }
 
+static bool queue_has_stop(const SignalQueueEntry *q) {
+  for (size_t i = 0; q && i < q->n_signals; i++) {
+    siginfo_t info = {0};
+    memcpy(&info, q->signals[i]->siginfo.data, MIN(sizeof info, q->signals[i]->siginfo.len));
+    if (info.si_signo == SIGSTOP)
+      return true;
+  }
+  return false;
+}
+
+bool timers_has_stop(const PlanTask *t) {
+  bool found = t->task->core->tc && queue_has_stop(t->task->core->tc->signals_s);
+  for (guint k = 0; !found && k < t->threads->len; k++)
+    found = queue_has_stop(g_array_index(t->threads, PlanThread, k).thread->core->thread_core->signals_p);
+  return found;
+}
+
 bool timers_queue_signals(const PlanTask *t, const PlanThread *th, const SignalQueueEntry *q, Program *p, GError **error) {
   for (size_t i = 0; q && i < q->n_signals; i++) {
     siginfo_t info;
@@ -129,6 +146,8 @@ bool timers_queue_signals(const PlanTask *t, const PlanThread *th, const SignalQ
       return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "core-%d.img: a pending signal of %zu bytes",
           th ? (int)th->thread->tid : (int)t->pid, q->signals[i]->siginfo.len);
     memcpy(&info, q->signals[i]->siginfo.data, sizeof info);
+    if (info.si_signo == SIGSTOP) /* would stop the agent: timers_has_stop() */
+      continue;
     const PosixTimerEntry *timer = timer_of_signal(t, q, i, &first);
     if (timer) {
       arm_in_past(timer, first, p);
