@@ -10,6 +10,7 @@
 #include "sockopts.h"
 #include "unix-diag.h"
 #include "unix-queue.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
@@ -80,6 +81,23 @@ static bool is_mounted_apart(const Collector *c, int fd) {
          ns_set_of_mount(collector_namespaces(c), sx.stx_mask & STATX_MNT_ID ? sx.stx_mnt_id : 0);
 }
 
+/* A socket's file that lost the name it was bound by and has another: servers that bind a name of their own first give it the known one
+ * by link(2), in the same directory. Its path, newly allocated; NULL: it is not there. */
+static char *find_other_name(const char *lost, const struct stat *st) {
+  g_autofree char *directory = g_path_get_dirname(lost);
+  char *found = NULL;
+  DIR *dir = opendir(directory);
+  for (const struct dirent *e; dir && !found && (e = readdir(dir));) {
+    struct stat there;
+    if (e->d_ino == st->st_ino && fstatat(dirfd(dir), e->d_name, &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_dev == st->st_dev &&
+        there.st_ino == st->st_ino)
+      found = g_build_filename(directory, e->d_name, NULL);
+  }
+  if (dir)
+    (void)closedir(dir);
+  return found;
+}
+
 /* The file of a bound socket: its owner and mode, whether it is still there, where a relative name began, and where it is now if
  * it was renamed, or its task sees another root. */
 static void collect_file(Collector *c, UnixSkEntry *u, const FileProbe *probe) {
@@ -101,6 +119,16 @@ static void collect_file(Collector *c, UnixSkEntry *u, const FileProbe *probe) {
     u->has_deleted = u->deleted = true;
     link[strlen(link) - strlen(DELETED)] = '\0';
   }
+  struct stat there;
+  if (!u->deleted && has_own_file(u) && g_str_has_suffix(link, DELETED) && lstat(link, &there) < 0) {
+    g_autofree char *other = find_other_name(link, &st);
+    if (other)
+      socket_extra(collector_checkpoint(c), u->id)->path = g_steal_pointer(&other);
+    else
+      collector_block(c, probe, "unix socket", "its file has lost the name that it was bound by, and its other names are not known",
+          "have it bind the name by which it is to be found");
+    return;
+  }
   g_autofree char *name = g_strndup((const char *)u->name.data, u->name.len);
   g_autofree char *tail = g_strdup_printf("/%s", g_str_has_prefix(name, "./") ? name + 2 : name);
   if (name[0] != '/' && g_str_has_suffix(link, tail)) {
@@ -108,7 +136,6 @@ static void collect_file(Collector *c, UnixSkEntry *u, const FileProbe *probe) {
     u->name_dir = length ? g_strndup(link, length) : g_strdup("/");
     return;
   }
-  struct stat there;
   bool as_named = name[0] == '/' && stat(name, &there) == 0 && there.st_dev == st.st_dev && there.st_ino == st.st_ino;
   if (!as_named && !u->deleted && has_own_file(u))
     socket_extra(collector_checkpoint(c), u->id)->path = g_strdup(link);

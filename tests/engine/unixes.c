@@ -335,8 +335,8 @@ static ino_t inode(const char *path) {
 }
 
 typedef struct Names {
-  char log[64], client[64], gone[64], moved[64], place[64], abstract[64], deaf[64], replaced[64];
-  int log_fd, client_fd, abstract_fd, plain_fd, gone_fd, moved_fd, place_fd, relative_fd, auto_fd, zero_fd, mutual_fd[2];
+  char log[64], client[64], gone[64], moved[64], place[64], abstract[64], deaf[64], replaced[64], own[64], linked[64];
+  int log_fd, client_fd, abstract_fd, plain_fd, gone_fd, moved_fd, place_fd, relative_fd, linked_fd, auto_fd, zero_fd, mutual_fd[2];
 } Names;
 
 /* Datagrams of several senders: one is here, one has left, one has no name, one an abstract one. */
@@ -394,6 +394,9 @@ static void names_files(Names *n, const char *directory) {
   n->place_fd = bound(SOCK_DGRAM, n->place); /* of the same name */
   send_to(n->client_fd, "to the moved one", n->moved);
   send_to(n->client_fd, "to the new one", n->place);
+  n->linked_fd = bound(SOCK_DGRAM, n->own); /* as supervisord does it */
+  check_call(link(n->own, n->linked) == 0 && unlink(n->own) == 0);
+  send_to(n->client_fd, "to the linked one", n->linked);
   check_call(chdir(directory) == 0);
   n->relative_fd = bound(SOCK_DGRAM, "relative.sock");
   send_to(n->client_fd, "to a relative one", "relative.sock");
@@ -413,6 +416,7 @@ static void names_files_hold(const Names *n, const struct sockaddr_un *autobound
   check(is_named(n->gone_fd, n->gone) && !inode(n->gone), "the one that is gone");
   check(is_named(n->moved_fd, n->place) && inode(n->moved), "the moved one");
   check(is_named(n->place_fd, n->place) && inode(n->place) && inode(n->place) != inode(n->moved), "the new one");
+  check(is_named(n->linked_fd, n->own) && inode(n->linked) && !inode(n->own), "the linked one");
   check(is_named(n->relative_fd, "relative.sock"), "the relative one");
   check(getsockname(n->auto_fd, (struct sockaddr *)&a, &size) == 0 && size == sizeof(sa_family_t) + 6 &&
             memcmp(&a, autobound, size) == 0, "the one the kernel named");
@@ -425,6 +429,9 @@ static void names_files_check(const Names *n) {
   check_from(n->gone_fd, "to one that is gone", n->client);
   check_from(n->moved_fd, "to the moved one", n->client);
   check_from(n->place_fd, "to the new one", n->client);
+  check_from(n->linked_fd, "to the linked one", n->client);
+  send_to(n->client_fd, "linked there", n->linked);
+  check_from(n->linked_fd, "linked there", n->client);
   check_from(n->relative_fd, "to a relative one", n->client);
   send_to(n->client_fd, "new here", n->place);
   send_to(n->client_fd, "moved there", n->moved);
@@ -441,6 +448,8 @@ static void run_names(void) {
   (void)snprintf(n.gone, sizeof n.gone, "%s/gone", directory);
   (void)snprintf(n.moved, sizeof n.moved, "%s/moved", directory);
   (void)snprintf(n.place, sizeof n.place, "%s/place", directory);
+  (void)snprintf(n.own, sizeof n.own, "%s/own", directory);
+  (void)snprintf(n.linked, sizeof n.linked, "%s/linked", directory);
   (void)snprintf(n.deaf, sizeof n.deaf, "%s/left", directory);
   (void)snprintf(n.abstract, sizeof n.abstract, "@unixes %d", getpid());
   names_senders(&n);

@@ -10,6 +10,7 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 enum { SOURCES = 65 };
@@ -208,6 +209,12 @@ static void unix_owned_on_its_way(void) {
   check_call(close(ends[0]) == 0);
 }
 
+/* Known by a name in another directory than it was bound in. */
+static void unix_linked(void) {
+  (void)unix_socket(SOCK_DGRAM, "bound");
+  check_call(mkdir(place("elsewhere"), 0700) == 0 && link(place("bound"), place("elsewhere/linked")) == 0 && unlink(place("bound")) == 0);
+}
+
 static void receive_outside(void) {
   (void)unix_socket(SOCK_DGRAM, "receiver");
 }
@@ -225,6 +232,7 @@ static void unixes(void) {
   unix_waiting();
   unix_deserted();
   unix_owned_on_its_way();
+  unix_linked();
 }
 
 static const RefusedCase cases[] = {
