@@ -161,7 +161,7 @@ static void set(int id) {
     set_policy(SCHED_OTHER | RESET_ON_FORK, 0);
     break;
   case 8:
-    set_policy(SCHED_IDLE, 0);
+    set_policy(SCHED_IDLE, getpriority(PRIO_PROCESS, 0)); /* it keeps its niceness, whatever is said; but /proc would tell another one */
     break;
   case 10:
     CPU_ZERO(&first);
