@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Databases under load: nothing that was confirmed is lost, nothing is there twice."""
+import contextlib
 import os
 import re
 import shutil
@@ -258,6 +259,8 @@ while True:
         """Two writers, whose locks keep them apart."""
         import sqlite3
         program, db = self.write("writer.py", self.SQLITE), self.path("db")
+        with contextlib.closing(sqlite3.connect(db)) as one:  # the mode is changed while nobody else is there
+            one.execute("pragma journal_mode=" + mode)
         self.tree("sh", "-c", " & ".join(f"/usr/bin/python3 {program} {db} {mode} {i} n{i}" for i in (1, 2)) + " & wait")
         numbers = [0, 0]
 

@@ -155,7 +155,7 @@ class Load(unittest.TestCase):
     CRIU = ""
     options = ()  # of the dump and of the restore
     # Refusals that pass: the next moment the program holds no such thing.
-    passing = r"files of /proc that belong to a process|try again( in a moment)?\)"
+    passing = r"files of /proc that belong to a process|try again( in a moment)?[,)]"
 
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix="load.")
