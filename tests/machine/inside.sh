@@ -125,9 +125,10 @@ said() {
 # talks_on NUMBER: it says a greater one, under the name that it had.
 talks_on() {
   local last
-  for _ in {1..50}; do
+  for _ in {1..300}; do
     last=$(said)
-    ((${last##* } <= $1)) || return 0
+    last=${last##* }
+    [[ -z $last ]] || ((last <= $1)) || return 0 # it may not have begun yet
     sleep 0.1
   done
   return 1
