@@ -323,10 +323,10 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
   return true;
 }
 
-InjectMap *inject_maps(const FrozenTask *task) {
-  InjectMap *maps = g_new0(InjectMap, task->facts.vmas->len);
-  for (guint i = 0; i < task->facts.vmas->len; i++) {
-    const ProcVma *v = &g_array_index(task->facts.vmas, ProcVma, i);
+InjectMap *inject_maps(const GArray *vmas, uint64_t lowest_sp) {
+  InjectMap *maps = g_new0(InjectMap, vmas->len);
+  for (guint i = 0; i < vmas->len; i++) {
+    const ProcVma *v = &g_array_index(vmas, ProcVma, i);
     maps[i] = (InjectMap){.start = v->start,
         .end = v->end,
         .offset = v->offset,
@@ -335,8 +335,8 @@ InjectMap *inject_maps(const FrozenTask *task) {
         .executable = v->flags & VMF_EXEC,
         .stack = strcmp(v->path, "[stack]") == 0,
         .path = v->path};
-    if (maps[i].stack && task->lowest_sp > v->start && task->lowest_sp < v->end)
-      maps[i].end = task->lowest_sp; /* what is above may be another's */
+    if (maps[i].stack && lowest_sp > v->start && lowest_sp < v->end)
+      maps[i].end = lowest_sp; /* what is above may be another's */
   }
   return maps;
 }
@@ -424,7 +424,7 @@ static bool inject_leader(const FrozenTree *tree, FrozenTask *task, const Progra
   FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
   guint n_threads;
   size_t room = region_room(tree, task, thread_program, pps, &n_threads);
-  g_autofree InjectMap *maps = inject_maps(task);
+  g_autofree InjectMap *maps = inject_maps(task->facts.vmas, task->lowest_sp);
   task->injection = inject_process(&leader->state, n_threads, task->region_at, room, maps, task->facts.vmas->len, cache, error);
   if (!task->injection)
     return false;
@@ -659,10 +659,10 @@ static bool inject_all(FrozenTree *tree, ThreadProgram *const tps[2], ProcessPro
 }
 
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
-  if (!stranger_wait(tree->stranger, error))
+  if (!stranger_wait(tree->helpers.stranger, error))
     return false;
   bool keys = traits_have_session_keys(tree);
-  ThreadProgram *tps[2] = {thread_program_new(stranger_pid(tree->stranger), keys, false)};
+  ThreadProgram *tps[2] = {thread_program_new(stranger_pid(tree->helpers.stranger), keys, false)};
   g_autofree ProcessProgram **pps = g_new0(ProcessProgram *, tree->tasks->len);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
@@ -673,9 +673,10 @@ bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
     if (task->owner[SHARE_MEMORY] == task)
       task->region_at = choose_region(tree, task);
     if (task->ia32 && !tps[1])
-      tps[1] = thread_program_new(stranger_pid(tree->stranger), keys, true);
+      tps[1] = thread_program_new(stranger_pid(tree->helpers.stranger), keys, true);
   }
-  tree->sweeper = warden_is_active() ? NULL : sweeper_new(tree);
+  if (!warden_is_active())
+    (void)sweeper_tell(tree->helpers.sweeper, tree);
   bool ok = inject_all(tree, tps, pps, error);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];

@@ -47,7 +47,7 @@ void collect_undo(Job *job, const FrozenTree *tree) {
   struct seminfo info = {0};
   struct semid_ds ds;
   int last = semctl(0, 0, SEM_INFO, (union semun_argument){.info = &info});
-  pid_t nobody = sweeper_pid(tree->sweeper);
+  pid_t nobody = sweeper_pid(tree->helpers.sweeper);
   for (int i = 0; info.semusz && i <= last; i++) {
     int set = semctl(i, 0, SEM_STAT_ANY_, (union semun_argument){.buf = &ds});
     if (set >= 0)

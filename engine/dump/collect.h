@@ -58,8 +58,8 @@ bool collect_registers(Job *job, FrozenTree *tree, Checkpoint *checkpoint, GErro
 SignalQueueEntry *collect_signals(pid_t tid, bool shared);
 /* epoll_wait(2) and its like answer EINTR when they are stopped: @thread makes them again. */
 void undo_spurious_eintr(FrozenThread *thread, bool signal_pending);
-/* Allocated, from the task's vmas, whose paths it borrows. */
-InjectMap *inject_maps(const FrozenTask *task);
+/* Allocated, from ProcVmas, whose paths it borrows. @lowest_sp: of all threads that share the memory, 0: it is not shared. */
+InjectMap *inject_maps(const GArray *vmas, uint64_t lowest_sp);
 /* Injects agents and runs the programs. */
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error);
 /* A CollectorAsk; @data is the FrozenTree. */

@@ -82,7 +82,12 @@ static bool dump_freeze(Dump *d, pid_t pid, int pidfd, GError **error) {
   job_phase(d->job, "freeze");
   if (!pid_is_pinned(pid, pidfd, error))
     return false;
+  FrozenHelpers helpers = helpers_start(pid);
   d->tree = freeze_settled(d->job, pid, error);
+  if (d->tree)
+    d->tree->helpers = helpers;
+  else
+    helpers_end(&helpers);
   /* the pidfd still answers: the frozen one is the one that was meant */
   if (!d->tree || !pid_is_pinned(pid, pidfd, error) || !authorize_tree(d->job, d->tree, error))
     return false;
@@ -119,9 +124,13 @@ static bool collect_stopped(Dump *d, GError **error) {
 }
 
 /* It takes a moment until it is one, and is asked about when the agents are there. */
-static bool start_stranger(FrozenTree *tree, GError **error) {
+static bool check_stranger(FrozenTree *tree, GError **error) {
   const ProcStatus *root = &((FrozenTask *)tree->tasks->pdata[0])->facts.status;
-  return stranger_new(root->uid[0], root->gid[0], &tree->stranger, error);
+  if (stranger_is(tree->helpers.stranger, root->uid[0], root->gid[0]))
+    return true;
+  stranger_free(tree->helpers.stranger);
+  tree->helpers.stranger = NULL;
+  return stranger_new(root->uid[0], root->gid[0], &tree->helpers.stranger, error);
 }
 
 static bool dump_collect(Dump *d, GError **error) {
@@ -130,7 +139,7 @@ static bool dump_collect(Dump *d, GError **error) {
   if (!collect_stopped(d, error))
     return false;
   compat_check(d->job, d->tree);
-  if (!start_stranger(d->tree, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
+  if (!check_stranger(d->tree, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
     return false;
   d->locks = locks_start(d->tree);
   sharing_find(d->tree);

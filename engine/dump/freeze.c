@@ -61,11 +61,24 @@ static FrozenTask *frozen_task_new(pid_t pid, pid_t ppid) {
   return t;
 }
 
+FrozenHelpers helpers_start(pid_t root) {
+  ProcStatus status = {0};
+  FrozenHelpers h = {.sweeper = sweeper_new()};
+  if (proc_status(root, root, &status, NULL)) {
+    (void)stranger_new(status.uid[0], status.gid[0], &h.stranger, NULL);
+    proc_status_clear(&status);
+  }
+  return h;
+}
+
+void helpers_end(FrozenHelpers *h) {
+  sweeper_free(h->sweeper);
+  stranger_free(h->stranger);
+  *h = (FrozenHelpers){NULL, NULL};
+}
+
 void frozen_tree_send_home(FrozenTree *tree) {
-  sweeper_free(tree->sweeper);
-  stranger_free(tree->stranger);
-  tree->sweeper = NULL;
-  tree->stranger = NULL;
+  helpers_end(&tree->helpers);
 }
 
 void frozen_tree_free(FrozenTree *tree) {

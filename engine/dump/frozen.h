@@ -88,13 +88,18 @@ typedef struct FrozenTask {
   Task *model; /* borrowed */
 } FrozenTask;
 
+/* Processes of the dump's own. */
+typedef struct FrozenHelpers {
+  struct Sweeper *sweeper;   /* sweeper.h */
+  struct Stranger *stranger; /* landlock.h */
+} FrozenHelpers;
+
 typedef struct FrozenTree {
   GPtrArray *tasks; /* FrozenTask; parents before children */
   bool shares; /* any two tasks anything */
   gint64 frozen_at; /* g_get_monotonic_time() when the last task stood; 0 before */
   gint64 thawed_at;
-  struct Sweeper *sweeper; /* from the first injection on (sweeper.h) */
-  struct Stranger *stranger; /* landlock.h */
+  FrozenHelpers helpers;
   NsSet *namespaces; /* of its own; NULL: none */
 } FrozenTree;
 
@@ -107,7 +112,12 @@ FrozenTree *freeze_tree(Job *job, pid_t root, GError **error);
 void thaw_tree(Job *job, FrozenTree *tree, bool stopped);
 /* SIGKILL for every task, and waits until they are dead. */
 void kill_tree(FrozenTree *tree);
-/* Ends the helpers' processes. */
+/* Forks them while the engine is small, and before anybody waits for it; the stranger as a user whom the process may have left
+ * behind when it stands. What cannot be made now is NULL. */
+FrozenHelpers helpers_start(pid_t root);
+/* Of a tree that cannot be frozen; else they are the tree's. */
+void helpers_end(FrozenHelpers *helpers);
+/* Ends the helpers. */
 void frozen_tree_send_home(FrozenTree *tree);
 /* Frees; the tree must be thawed or killed. */
 void frozen_tree_free(FrozenTree *tree);

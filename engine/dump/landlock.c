@@ -27,6 +27,7 @@
 struct Stranger {
   pid_t pid;
   uid_t uid;
+  gid_t gid;
   int said; /* where it says why it could not begin, or end of file; -1: asked */
 };
 
@@ -93,7 +94,7 @@ static _Noreturn void stranger_main(uid_t uid, gid_t gid, int program, int say, 
   _exit(1);
 }
 
-static int start(Stranger *s, gid_t gid, int program) {
+static int start(Stranger *s, int program) {
   int fds[2];
   sigset_t all, before;
   pid_t engine = getpid();
@@ -103,7 +104,7 @@ static int start(Stranger *s, gid_t gid, int program) {
   sigprocmask(SIG_SETMASK, &all, &before);
   s->pid = fork();
   if (s->pid == 0)
-    stranger_main(s->uid, gid, program, fds[1], engine);
+    stranger_main(s->uid, s->gid, program, fds[1], engine);
   int e = s->pid < 0 ? -errno : 0;
   sigprocmask(SIG_SETMASK, &before, NULL);
   (void)close(fds[1]);
@@ -122,9 +123,9 @@ bool stranger_new(uid_t uid, gid_t gid, Stranger **ret, GError **error) {
     return true;
   int program = open_sleeper(), e = program < 0 ? -errno : 0;
   Stranger *s = g_new0(Stranger, 1);
-  *s = (Stranger){.uid = uid, .said = -1};
+  *s = (Stranger){.uid = uid, .gid = gid, .said = -1};
   if (program >= 0) {
-    e = start(s, gid, program);
+    e = start(s, program);
     (void)close(program);
   }
   if (e == 0) {
@@ -144,6 +145,10 @@ bool stranger_wait(Stranger *s, GError **error) {
   (void)close(s->said);
   s->said = -1;
   return e == 0 || fail_stranger(e, s->uid, error);
+}
+
+bool stranger_is(const Stranger *s, uid_t uid, gid_t gid) {
+  return s && s->uid == uid && s->gid == gid;
 }
 
 pid_t stranger_pid(const Stranger *s) {

@@ -14,6 +14,8 @@ typedef struct Stranger Stranger;
 bool stranger_new(uid_t uid, gid_t gid, Stranger **ret, GError **error);
 /* Waits until it is one; before it is looked at. NULL is. */
 bool stranger_wait(Stranger *stranger, GError **error);
+/* Is there one, and with these ids? */
+bool stranger_is(const Stranger *stranger, uid_t uid, gid_t gid);
 /* 0 for NULL. */
 pid_t stranger_pid(const Stranger *stranger);
 void stranger_free(Stranger *stranger);

@@ -3,6 +3,7 @@
 #include "collect.h"
 #include "tracee.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,7 +23,23 @@
 
 struct Sweeper {
   pid_t pid;
+  int told; /* where it hears what to look after; -1: it has been told */
 };
+
+/* What it has to know of a task; it is forked while the engine is small, and hears this by a pipe. */
+typedef struct Swept {
+  pid_t pid, view, speaker; /* speaker: the thread that maps the region */
+  guint64 start_time, region_at, frame, lowest_sp;
+  guint32 owner; /* of its memory: an index */
+  bool zombie, headless;
+  bool by_itself; /* the region goes when the task is continued */
+} Swept;
+
+typedef struct SweptTree {
+  Swept *tasks;
+  guint n;
+  bool shares;
+} SweptTree;
 
 /* Where a thread is that still needs the region: in it, on a frame in it, or (the leader) at its frame on its stack. */
 typedef struct Abroad {
@@ -61,7 +78,7 @@ static bool is_home(const Abroad *a, pid_t pid, pid_t tid) {
 }
 
 /* One mapping, or two: code and the rest (see inject.c). */
-static bool find_region(const FrozenTask *task, const GArray *vmas, Abroad *ret) {
+static bool find_region(const Swept *task, const GArray *vmas, Abroad *ret) {
   for (guint i = 0; vmas && i < vmas->len; i++) {
     const ProcVma *v = &g_array_index(vmas, ProcVma, i);
     if (v->start != task->region_at || (v->flags & CODE_FLAGS) != CODE_FLAGS)
@@ -75,7 +92,7 @@ static bool find_region(const FrozenTask *task, const GArray *vmas, Abroad *ret)
   return false;
 }
 
-static bool threads_are_home(const Abroad *region, const FrozenTask *task, pid_t speaker) {
+static bool threads_are_home(const Abroad *region, const Swept *task, pid_t speaker) {
   g_autoptr(GArray) tids = g_array_new(FALSE, FALSE, sizeof(pid_t));
   if (!proc_threads(task->pid, tids, NULL))
     return false;
@@ -88,24 +105,24 @@ static bool threads_are_home(const Abroad *region, const FrozenTask *task, pid_t
   return true;
 }
 
-static bool is_the_same(const FrozenTask *task) {
+static bool is_the_same(const Swept *task) {
   ProcStat stat;
-  return !task->zombie && proc_stat(task->pid, &stat, NULL) && stat.start_time == task->stat.start_time &&
+  return !task->zombie && proc_stat(task->pid, &stat, NULL) && stat.start_time == task->start_time &&
          (task->headless || !strchr("ZX", stat.state));
 }
 
 /* All that have the memory, but for the one that is looked at elsewhere. */
-static bool others_are_home(const FrozenTree *tree, const Abroad *region, const FrozenTask *owner, pid_t speaker) {
-  for (guint i = owner->index; i < tree->tasks->len && (tree->shares || i == owner->index); i++) {
-    const FrozenTask *task = tree->tasks->pdata[i];
-    if (task->owner[SHARE_MEMORY] == owner && is_the_same(task) && !threads_are_home(region, task, speaker))
+static bool others_are_home(const SweptTree *tree, const Abroad *region, guint owner, pid_t speaker) {
+  for (guint i = owner; i < tree->n && (tree->shares || i == owner); i++) {
+    const Swept *task = &tree->tasks[i];
+    if (task->owner == owner && is_the_same(task) && !threads_are_home(region, task, speaker))
       return false;
   }
   return true;
 }
 
 /* The leader is stopped: nobody else can move in meanwhile. */
-static bool sweep_stopped(const FrozenTree *tree, const FrozenTask *owner, const FrozenTask *task, const Abroad *abroad, StoppedThread *leader) {
+static bool sweep_stopped(const SweptTree *tree, guint owner, const Swept *task, const Abroad *abroad, StoppedThread *leader) {
   static unsigned char xstate[XSTATE_MAX];
   siginfo_t info;
   ssize_t size = tracee_get_xstate(leader->tid, xstate, sizeof xstate);
@@ -119,33 +136,30 @@ static bool sweep_stopped(const FrozenTree *tree, const FrozenTask *owner, const
                                    tracee_peek_signals(leader->tid, true, 0, &info, 1) > 0);
   g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
   Abroad region;
-  if (!find_region(owner, vmas, &region))
+  if (!find_region(&tree->tasks[owner], vmas, &region))
     return tracee_set_regs(leader->tid, &thread.state.regs) == 0;
-  const FrozenTask now = {.pid = task->pid, .view = task->view, .facts.vmas = vmas, .lowest_sp = owner->lowest_sp};
-  g_autofree InjectMap *maps = inject_maps(&now);
+  g_autofree InjectMap *maps = inject_maps(vmas, tree->tasks[owner].lowest_sp);
   return others_are_home(tree, &region, owner, leader->tid) &&
          inject_unmap(&thread.state, maps, vmas->len, region.start, region.end - region.start, NULL);
 }
 
 /* Who is left to unmap it: the one that mapped it, or another that shares the memory. */
-static const FrozenTask *find_speaker(const FrozenTree *tree, const FrozenTask *owner) {
-  for (guint i = 0; tree->shares && !is_the_same(owner) && i < tree->tasks->len; i++) {
-    const FrozenTask *other = tree->tasks->pdata[i];
-    if (other->owner[SHARE_MEMORY] == owner && is_the_same(other))
+static const Swept *find_speaker(const SweptTree *tree, guint owner) {
+  for (guint i = 0; tree->shares && !is_the_same(&tree->tasks[owner]) && i < tree->n; i++) {
+    const Swept *other = &tree->tasks[i];
+    if (other->owner == owner && is_the_same(other))
       return other;
   }
-  return owner;
+  return &tree->tasks[owner];
 }
 
 /* True when there is nothing (more) to do. The leader maps the region: before it is home, one may be yet to come. */
-static bool sweep(const FrozenTree *tree, const FrozenTask *owner) {
-  const FrozenTask *task = find_speaker(tree, owner);
-  bool by_itself = owner->stopped && owner->threads->len == 1 && !tree->shares; /* when it is continued */
-  if (by_itself || !owner->region_at || !is_the_same(task))
+static bool sweep(const SweptTree *tree, guint i) {
+  const Swept *owner = &tree->tasks[i], *task = find_speaker(tree, i);
+  if (owner->by_itself || !owner->region_at || !is_the_same(task))
     return true;
-  StoppedThread leader = g_array_index(task->threads, FrozenThread, 0).state;
-  g_autofree InjectMap *maps = inject_maps(owner);
-  const Abroad abroad = {owner->region_at, owner->region_at + 1, task == owner ? inject_leader_frame(&leader, maps, owner->facts.vmas->len) : 0};
+  StoppedThread leader = {.tid = task->speaker};
+  const Abroad abroad = {owner->region_at, owner->region_at + 1, task == owner ? owner->frame : 0};
   if (!is_home(&abroad, task->pid, leader.tid))
     return false;
   g_autoptr(GArray) vmas = proc_vmas(task->view, NULL);
@@ -153,50 +167,130 @@ static bool sweep(const FrozenTree *tree, const FrozenTask *owner) {
   if (!find_region(owner, vmas, &region))
     return true;
   int stop_signal = 0;
-  if (!others_are_home(tree, &region, owner, leader.tid) || freeze_thread(leader.tid, &stop_signal) < 0)
+  if (!others_are_home(tree, &region, i, leader.tid) || freeze_thread(leader.tid, &stop_signal) < 0)
     return false;
-  bool ok = sweep_stopped(tree, owner, task, &abroad, &leader);
+  bool ok = sweep_stopped(tree, i, task, &abroad, &leader);
   (void)tracee_detach(leader.tid);
   return ok;
 }
 
-static _Noreturn void sweeper_main(const FrozenTree *tree, int engine) {
-  struct pollfd end = {.fd = 3, .events = POLLIN};
+static bool read_all(int fd, void *data, size_t size) {
+  for (size_t got = 0; got < size;) {
+    ssize_t n = read(fd, (char *)data + got, size - got);
+    if (n == 0 || (n < 0 && errno != EINTR))
+      return false;
+    got += n > 0 ? (size_t)n : 0;
+  }
+  return true;
+}
+
+static bool write_all(int fd, const void *data, size_t size) {
+  for (size_t put = 0; put < size;) {
+    ssize_t n = write(fd, (const char *)data + put, size - put);
+    if (n < 0 && errno != EINTR)
+      return false;
+    put += n > 0 ? (size_t)n : 0;
+  }
+  return true;
+}
+
+/* Nothing to look after: the engine ended before it put anything into its targets. */
+static bool hear(int fd, SweptTree *ret) {
+  SweptTree t;
+  if (!read_all(fd, &t, sizeof t))
+    return false;
+  t.tasks = g_new(Swept, t.n);
+  *ret = t;
+  return read_all(fd, t.tasks, t.n * sizeof(Swept));
+}
+
+enum { FD_ENGINE = 3, FD_TOLD };
+
+static _Noreturn void sweeper_main(int engine, int told) {
+  struct pollfd end = {.fd = FD_ENGINE, .events = POLLIN};
+  SweptTree tree;
   (void)setsid();
   (void)prctl(PR_SET_NAME, SWEEPER_COMM);
-  if (engine != 3)
-    (void)dup3(engine, 3, 0);
+  /* above what they become: neither is closed by the other */
+  engine = fcntl(engine, F_DUPFD, FD_TOLD + 1);
+  told = fcntl(told, F_DUPFD, FD_TOLD + 1);
+  (void)dup2(engine, FD_ENGINE);
+  (void)dup2(told, FD_TOLD);
   (void)syscall(SYS_close_range, 0, 2, 0);
-  (void)syscall(SYS_close_range, 4, ~0u, 0);
+  (void)syscall(SYS_close_range, FD_TOLD + 1, ~0u, 0);
+  if (!hear(FD_TOLD, &tree))
+    _exit(0);
+  (void)close(FD_TOLD);
   while (poll(&end, 1, -1) < 0 && errno == EINTR)
     ;
   for (int try = 0, left = 1; left && try < TRIES; try++) {
     left = 0;
-    for (guint i = 0; i < tree->tasks->len; i++)
-      left += !sweep(tree, tree->tasks->pdata[i]);
+    for (guint i = 0; i < tree.n; i++)
+      left += !sweep(&tree, i);
     if (left)
       g_usleep(MIN((gulong)PAUSE_USEC * (gulong)(try + 1), PAUSE_USEC_MAX));
   }
   _exit(0);
 }
 
-Sweeper *sweeper_new(const FrozenTree *tree) {
-  int engine = (int)syscall(SYS_pidfd_open, getpid(), 0);
-  if (engine < 0)
-    return NULL;
+static pid_t fork_sweeper(int engine, const int pipe[static 2]) {
   sigset_t all, before;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before);
   pid_t pid = fork();
   if (pid == 0)
-    sweeper_main(tree, engine);
+    sweeper_main(engine, pipe[0]);
   sigprocmask(SIG_SETMASK, &before, NULL);
-  (void)close(engine);
-  if (pid < 0)
-    return NULL;
-  Sweeper *s = g_new0(Sweeper, 1);
-  s->pid = pid;
+  return pid;
+}
+
+Sweeper *sweeper_new(void) {
+  int engine = (int)syscall(SYS_pidfd_open, getpid(), 0), fds[2] = {-1, -1};
+  pid_t pid = engine >= 0 && pipe2(fds, O_CLOEXEC) == 0 ? fork_sweeper(engine, fds) : -1;
+  if (engine >= 0)
+    (void)close(engine);
+  if (fds[0] >= 0)
+    (void)close(fds[0]);
+  if (pid > 0) {
+    Sweeper *s = g_new0(Sweeper, 1);
+    *s = (Sweeper){.pid = pid, .told = fds[1]};
+    return s;
+  }
+  if (fds[1] >= 0)
+    (void)close(fds[1]);
+  return NULL;
+}
+
+static Swept swept_of(const FrozenTree *tree, const FrozenTask *task) {
+  Swept s = {.pid = task->pid,
+      .view = task->view,
+      .start_time = task->stat.start_time,
+      .region_at = task->region_at,
+      .lowest_sp = task->lowest_sp,
+      .owner = task->owner[SHARE_MEMORY]->index,
+      .zombie = task->zombie,
+      .headless = task->headless,
+      .by_itself = task->stopped && task->threads->len == 1 && !tree->shares};
+  if (task->threads->len)
+    s.speaker = g_array_index(task->threads, FrozenThread, 0).state.tid;
+  if (!task->region_at)
+    return s;
+  g_autofree InjectMap *maps = inject_maps(task->facts.vmas, task->lowest_sp);
+  s.frame = inject_leader_frame(&g_array_index(task->threads, FrozenThread, 0).state, maps, task->facts.vmas->len);
   return s;
+}
+
+bool sweeper_tell(Sweeper *s, const FrozenTree *tree) {
+  if (!s || s->told < 0)
+    return s != NULL;
+  SweptTree told = {.n = tree->tasks->len, .shares = tree->shares};
+  g_autofree Swept *tasks = g_new(Swept, told.n);
+  for (guint i = 0; i < told.n; i++)
+    tasks[i] = swept_of(tree, tree->tasks->pdata[i]);
+  bool ok = write_all(s->told, &told, sizeof told) && write_all(s->told, tasks, told.n * sizeof *tasks);
+  (void)close(s->told);
+  s->told = -1;
+  return ok;
 }
 
 pid_t sweeper_pid(const Sweeper *s) {
@@ -206,6 +300,8 @@ pid_t sweeper_pid(const Sweeper *s) {
 void sweeper_free(Sweeper *s) {
   if (!s)
     return;
+  if (s->told >= 0)
+    (void)close(s->told);
   (void)kill(s->pid, SIGKILL);
   while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR)
     ;

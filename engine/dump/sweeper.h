@@ -11,9 +11,11 @@
 
 typedef struct Sweeper Sweeper;
 
-/* Forks it. From here on the tree's regions must be at the tasks' region_at. NULL if there is none: then a killed engine
- * leaves its regions behind, which harms nobody. */
-Sweeper *sweeper_new(const FrozenTree *tree);
+/* Forks it, while the engine is small: a fork later is a fault for every page that the engine writes to from then on. NULL if
+ * there is none: then a killed engine leaves its regions behind, which harms nobody. */
+Sweeper *sweeper_new(void);
+/* What there will be to sweep. From here on the tree's regions must be at the tasks' region_at. False: it does not listen. */
+bool sweeper_tell(Sweeper *sweeper, const FrozenTree *tree);
 /* 0: there is none. */
 pid_t sweeper_pid(const Sweeper *sweeper);
 /* The regions are gone, or their tasks are. */
