@@ -283,7 +283,7 @@ static bool visit_table(Job *job, const FrozenTask *task, FrozenThread *t, Colle
     return true;
   }
   t->table = task_new();
-  if (!collector_visit_task(collector, t->state.tid, task->stat.comm, t->table_pidfd - 1, NULL, 0, t->table, error))
+  if (!collector_visit_task(collector, t->state.tid, task->view, task->stat.comm, t->table_pidfd - 1, NULL, 0, t->table, error))
     return false;
   CkptThreadTable *table = t->model->extra->table = malloc(sizeof *table);
   ckpt_thread_table__init(table);

@@ -169,13 +169,11 @@ static bool add_link(FrozenTask *task, Collector *collector, const char *name, g
   int fd = open(path, O_PATH | O_CLOEXEC);
   if (fd < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot open %s", path);
-  g_autofree char *link = proc_readlink(task->view, name, error);
-  FileProbe probe = {.pid = task->view, .comm = task->stat.comm, .fd = -1, .local = fd, .pidfd = task->view_pidfd, .link = link};
-  bool blocked = false, ok = link && fstat(fd, &probe.st) == 0;
-  if (ok)
-    *ret_id = collector_add_path(collector, &probe, &blocked, error);
+  FileProbe probe = {.pid = task->view, .comm = task->stat.comm, .fd = -1, .local = fd, .pidfd = task->view_pidfd};
+  bool blocked = false;
+  *ret_id = collector_add_path(collector, &probe, &blocked, error);
   (void)close(fd);
-  return ok && (*ret_id || blocked);
+  return *ret_id || blocked;
 }
 
 /* Of threads that have a directory apart from their process. */

@@ -102,7 +102,9 @@ static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
   bool table = task->owner[SHARE_FILES] == task, memory = task->owner[SHARE_MEMORY] == task;
   if (!table)
     sharing_take_files(task, d->collector);
-  return (!table || collector_visit_task(d->collector, task->view, task->stat.comm, task->view_pidfd,
+  const FrozenTask *parent = frozen_tree_find(d->tree, task->stat.ppid);
+  pid_t has_them = parent && !parent->zombie ? parent->owner[SHARE_FILES]->view : 0;
+  return (!table || collector_visit_task(d->collector, task->view, has_them, task->stat.comm, task->view_pidfd,
              fds ? (const CollectedFd *)(const void *)fds->data : NULL, fds ? fds->len : 0, task->model, error)) &&
          sharing_visit_tables(d->job, task, d->collector, error) && collect_fs(d->job, task, d->collector, error) && (!memory || collect_mappings(d->job, task, d->collector, error));
 }

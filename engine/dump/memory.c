@@ -4,6 +4,7 @@
 #include "collect.h"
 #include "page-writer.h"
 #include "pagemap.h"
+#include "tracers.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -22,6 +23,13 @@ typedef struct TaskMemory {
   FrozenTask *task;
   GArray *ranges; /* DumpRange */
 } TaskMemory;
+
+static TaskMemory *task_memory_new(FrozenTask *task) {
+  TaskMemory *m = g_new0(TaskMemory, 1);
+  m->task = task;
+  m->ranges = g_array_new(FALSE, FALSE, sizeof(DumpRange));
+  return m;
+}
 
 static void task_memory_free(void *p) {
   TaskMemory *m = p;
@@ -86,15 +94,12 @@ static size_t span_end(VmaEntry **vmas, size_t n, size_t first) {
   return i;
 }
 
-static TaskMemory *scan_task(FrozenTask *task, GError **error) {
-  g_autoptr(Pagemap) pagemap = pagemap_open(task->view, g_getenv("CHECKPOINTD_NO_PAGEMAP_SCAN") != NULL, error);
-  if (!pagemap)
-    return NULL;
-  TaskMemory *m = g_new0(TaskMemory, 1);
-  m->task = task;
-  m->ranges = g_array_new(FALSE, FALSE, sizeof(DumpRange));
+static bool scan_task(TaskMemory *m, GError **error) {
+  g_autoptr(Pagemap) pagemap = pagemap_open(m->task->view, g_getenv("CHECKPOINTD_NO_PAGEMAP_SCAN") != NULL, error);
   g_autoptr(GArray) scratch = g_array_new(FALSE, FALSE, sizeof(PageRange));
-  const MmEntry *mm = task->model->mm;
+  const MmEntry *mm = m->task->model->mm;
+  if (!pagemap)
+    return false;
   bool ok = true;
   for (size_t i = 0, end; ok && i < mm->n_vmas; i = end) {
     end = span_end(mm->vmas, mm->n_vmas, i);
@@ -102,9 +107,7 @@ static TaskMemory *scan_task(FrozenTask *task, GError **error) {
       add_whole(m, mm->vmas[i]);
     ok = !has_own_pages(mm->vmas[i]) || scan_span(m, pagemap, mm->vmas, i, end, scratch, error);
   }
-  if (!ok)
-    g_clear_pointer(&m, task_memory_free);
-  return m;
+  return ok;
 }
 
 /* Files and ranges of a task, in address order. */
@@ -194,18 +197,33 @@ static bool drain_rings(Job *job, const FrozenTree *tree, GError **error) {
   return true;
 }
 
+typedef struct Scans {
+  GPtrArray *memories; /* TaskMemory */
+  gint next;
+  GError *errors[2]; /* of each tracer's thread */
+} Scans;
+
+/* It is no tracing: whoever has a hand free takes the next. */
+static void scan_share(void *data, unsigned which) {
+  Scans *s = data;
+  for (gint i; !s->errors[which] && (i = g_atomic_int_add(&s->next, 1)) < (gint)s->memories->len;)
+    (void)scan_task(s->memories->pdata[i], &s->errors[which]);
+}
+
 static GPtrArray *scan_all(FrozenTree *tree, GError **error) {
   g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(task_memory_free);
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
-    if (task->zombie || task->owner[SHARE_MEMORY] != task)
-      continue;
-    TaskMemory *m = scan_task(task, error);
-    if (!m)
-      return NULL;
-    g_ptr_array_add(all, m);
+    if (!task->zombie && task->owner[SHARE_MEMORY] == task)
+      g_ptr_array_add(all, task_memory_new(task));
   }
-  return g_steal_pointer(&all);
+  Scans scans = {.memories = all};
+  tracers_run(scan_share, &scans);
+  g_autoptr(GError) second = scans.errors[1];
+  if (!scans.errors[0] && !second)
+    return g_steal_pointer(&all);
+  g_propagate_error(error, scans.errors[0] ? scans.errors[0] : g_steal_pointer(&second));
+  return NULL;
 }
 
 bool dump_memory(Job *job, FrozenTree *tree, Checkpoint *checkpoint, const Collector *collector, MemoryStats *stats, GError **error) {

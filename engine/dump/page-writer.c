@@ -23,6 +23,7 @@ typedef struct OutFile {
   int fd;          /* -1 before its first chunk is placed, and after the last one was written */
   guint64 placed;  /* bytes that have their place */
   guint chunks;    /* not yet written */
+  guint n_chunks, next; /* all of them, and the one to be placed next */
 } OutFile;
 
 typedef struct Piece {
@@ -32,6 +33,7 @@ typedef struct Piece {
 
 typedef struct Chunk {
   OutFile *file;
+  guint number; /* in its file */
   guint piece, n_pieces;
   size_t size; /* bytes of its pieces */
 } Chunk;
@@ -45,7 +47,7 @@ struct PageWriter {
   MemoryStats *stats;
   pthread_mutex_t lock; /* of everything below, and of OutFile */
   pthread_cond_t placed;
-  guint next, place; /* chunks taken by somebody; chunks that have their place */
+  guint next; /* chunk nobody has taken */
   bool failed;
   GError *error;
 };
@@ -100,7 +102,7 @@ guint64 page_writer_total(const PageWriter *w) {
 }
 
 static Chunk *add_chunk(PageWriter *w, OutFile *file) {
-  Chunk c = {.file = file, .piece = w->pieces->len};
+  Chunk c = {.file = file, .number = file->n_chunks++, .piece = w->pieces->len};
   g_array_append_val(w->chunks, c);
   file->chunks++;
   return &g_array_index(w->chunks, Chunk, w->chunks->len - 1);
@@ -233,25 +235,21 @@ static void keep_pages(Hand *h) {
   }
 }
 
-/* Called with the lock held, in the order of the chunks. */
-static bool place_chunk(Hand *h, guint64 *ret_at, GError **error) {
+/* Called with the lock held, in the order of the file's chunks. */
+static guint64 place_chunk(Hand *h) {
   OutFile *f = h->chunk->file;
-  if (f->fd < 0)
-    f->fd = image_create_pages(job_images_fd(h->w->job), f->set->pages_id, error);
-  if (f->fd < 0)
-    return false;
   for (guint i = 0; i < h->runs->len; i++) {
     const Run *r = &g_array_index(h->runs, Run, i);
     page_set_add(f->set, r->vaddr, r->pages, PE_PRESENT);
   }
-  *ret_at = f->placed;
+  guint64 at = f->placed;
   f->placed += h->kept;
   MemoryStats *s = h->w->stats;
   s->pages_scanned += h->chunk->size / PAGE;
   s->pages_zero += h->zeroes;
   s->pages_written += h->kept / PAGE;
   s->bytes_written += h->kept;
-  return true;
+  return at;
 }
 
 static bool write_chunk(const Hand *h, guint64 at, GError **error) {
@@ -268,40 +266,50 @@ static bool write_chunk(const Hand *h, guint64 at, GError **error) {
 }
 
 /* The next chunk; false when there is none, or no use in it. */
-static bool take_chunk(Hand *h, guint *ret_index) {
+static bool take_chunk(Hand *h) {
   PageWriter *w = h->w;
   pthread_mutex_lock(&w->lock);
   bool any = !w->failed && w->next < w->chunks->len;
-  if (any) {
-    *ret_index = w->next++;
-    h->chunk = &g_array_index(w->chunks, Chunk, *ret_index);
-  }
+  if (any)
+    h->chunk = &g_array_index(w->chunks, Chunk, w->next++);
   pthread_mutex_unlock(&w->lock);
   h->kept = h->zeroes = 0;
   g_array_set_size(h->runs, 0);
   return any;
 }
 
-/* The chunk's turn; false if somebody failed before. */
-static bool wait_for_place(PageWriter *w, guint index) {
-  while (w->place != index && !w->failed)
+/* Gives the chunk its place when those before it in its file have theirs; false if somebody failed before. */
+static bool take_place(Hand *h, guint64 *ret_at) {
+  PageWriter *w = h->w;
+  OutFile *f = h->chunk->file;
+  pthread_mutex_lock(&w->lock);
+  while (f->next != h->chunk->number && !w->failed)
     pthread_cond_wait(&w->placed, &w->lock);
-  return !w->failed;
+  bool ok = !w->failed;
+  if (ok) {
+    *ret_at = place_chunk(h);
+    f->next++;
+    if (f->next < f->n_chunks)
+      pthread_cond_broadcast(&w->placed);
+  }
+  pthread_mutex_unlock(&w->lock);
+  return ok;
 }
 
-static bool do_chunk(Hand *h, guint index, GError **error) {
+/* By whoever has the first chunk: all others of the file wait for its place. */
+static bool create_file(const PageWriter *w, OutFile *f, GError **error) {
+  f->fd = image_create_pages(job_images_fd(w->job), f->set->pages_id, error);
+  return f->fd >= 0;
+}
+
+static bool do_chunk(Hand *h, GError **error) {
   PageWriter *w = h->w;
   OutFile *f = h->chunk->file;
   guint64 at = 0;
-  if (!(f->source.pid ? read_task(h, error) : read_shmem(h, error)))
+  if ((!h->chunk->number && !create_file(w, f, error)) || !(f->source.pid ? read_task(h, error) : read_shmem(h, error)))
     return false;
   keep_pages(h);
-  pthread_mutex_lock(&w->lock);
-  bool ok = wait_for_place(w, index) && place_chunk(h, &at, error);
-  w->place = index + 1;
-  pthread_cond_broadcast(&w->placed);
-  pthread_mutex_unlock(&w->lock);
-  if (!ok || !write_chunk(h, at, error))
+  if (!take_place(h, &at) || !write_chunk(h, at, error))
     return false;
   guint64 digest = digest_of_pages(h->buffer, h->kept / PAGE, at / PAGE);
   job_add_bytes(w->job, h->chunk->size);
@@ -336,8 +344,8 @@ static void work(PageWriter *w, bool poll) {
   if (h.buffer == MAP_FAILED)
     g_error("out of memory"); /* as g_malloc() would */
   GError *error = NULL;
-  for (guint index; take_chunk(&h, &index);)
-    if (!do_chunk(&h, index, &error) || (poll && !job_poll(w->job, &error))) {
+  while (take_chunk(&h))
+    if (!do_chunk(&h, &error) || (poll && !job_poll(w->job, &error))) {
       give_up(w, error);
       break;
     }

@@ -503,16 +503,17 @@ static bool desc_collect(Collector *c, Desc *d, const FileProbe *probe, GError *
   return true;
 }
 
-static void task_add_fd(Task *task, const Desc *d, const FileProbe *probe, bool cloexec) {
+static void task_add_fd(Task *task, Desc *d, CollectedFd fd) {
   FdinfoEntry *e = MESSAGE_NEW(FdinfoEntry, fdinfo_entry__init);
   e->id = d->holder.file_id;
   e->type = d->type;
-  e->fd = (guint32)probe->fd;
-  e->flags = cloexec ? FD_CLOEXEC : 0;
+  e->fd = (guint32)fd.fd;
+  e->flags = fd.cloexec ? FD_CLOEXEC : 0;
   g_ptr_array_add(task->fds, e);
+  d->n_holders++;
 }
 
-static bool visit_fd(Collector *c, Sight *sight, bool cloexec, Task *task, GError **error) {
+static bool visit_fd(Collector *c, Sight *sight, CollectedFd fd, Task *task, GError **error) {
   FileProbe *probe = &sight->probe;
   if (sight->error) {
     g_propagate_error(error, g_steal_pointer(&sight->error));
@@ -525,8 +526,7 @@ static bool visit_fd(Collector *c, Sight *sight, bool cloexec, Task *task, GErro
   Desc *d = group_find(c, g, probe, &is_new, error);
   if (!d || (is_new && !desc_collect(c, d, probe, error)))
     return false;
-  d->n_holders++;
-  task_add_fd(task, d, probe, cloexec);
+  task_add_fd(task, d, fd);
   return true;
 }
 
@@ -581,7 +581,13 @@ static GArray *list_fds(pid_t pid, GError **error) {
   return g_steal_pointer(&fds);
 }
 
-bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, const CollectedFd *fds, size_t n_fds,
+/* Most descriptors of a child are its parent's of the same number: one question says so. */
+static Desc *inherited(const Collector *c, pid_t pid, pid_t parent, int fd) {
+  Desc *d = parent ? desc_of(c, collector_file_id_of(c, parent, fd)) : NULL;
+  return d && syscall(SYS_kcmp, pid, parent, KCMP_FILE, fd, fd) == 0 ? d : NULL;
+}
+
+bool collector_visit_task(Collector *c, pid_t pid, pid_t parent, const char *comm, int pidfd, const CollectedFd *fds, size_t n_fds,
     Task *task, GError **error) {
   g_autoptr(GArray) listed = NULL;
   if (!fds) {
@@ -596,9 +602,19 @@ bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, 
   v->task = task;
   g_hash_table_replace(c->tasks, GINT_TO_POINTER(pid), v);
   FileProbe like = {.pid = pid, .comm = v->comm, .pidfd = pidfd};
-  g_autoptr(Scout) scout = scout_new(&like, fds, n_fds, c->looker);
+  g_autofree Desc **known = g_new(Desc *, n_fds);
+  g_autofree CollectedFd *unknown = g_new(CollectedFd, n_fds);
+  size_t n_unknown = 0;
   for (size_t i = 0; i < n_fds; i++) {
-    if (!visit_fd(c, scout_next(scout), fds[i].cloexec, task, error))
+    known[i] = inherited(c, pid, parent, fds[i].fd);
+    if (!known[i])
+      unknown[n_unknown++] = fds[i];
+  }
+  g_autoptr(Scout) scout = scout_new(&like, unknown, n_unknown, c->looker);
+  for (size_t i = 0; i < n_fds; i++) {
+    if (known[i])
+      task_add_fd(task, known[i], fds[i]);
+    else if (!visit_fd(c, scout_next(scout), fds[i], task, error))
       return false;
     if (i % 256 == 255 && !job_poll(c->job, error))
       return false;

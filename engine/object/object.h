@@ -74,8 +74,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Collector, collector_free)
 /* Visits every descriptor of one frozen task: fills task->fds and adds each description seen for the first time to the
  * checkpoint. @fds (ascending by number) is what the task itself said; NULL: read from /proc/PID/fdinfo, which costs
  * about 10 us a descriptor. @pidfd and @task must stay until collector_free(). Of tasks that share a descriptor table
- * (CLONE_FILES) only the first is visited; all others have an empty task->fds. */
-bool collector_visit_task(Collector *c, pid_t pid, const char *comm, int pidfd, const CollectedFd *fds, size_t n_fds,
+ * (CLONE_FILES) only the first is visited; all others have an empty task->fds. @parent: one visited before whose descriptors it
+ * may have by fork(2), or 0. */
+bool collector_visit_task(Collector *c, pid_t pid, pid_t parent, const char *comm, int pidfd, const CollectedFd *fds, size_t n_fds,
     Task *task, GError **error);
 /* After the last task and the last collector_add_path(): runs collect_finish of every kind. */
 bool collector_finish(Collector *c, GError **error);

@@ -9,15 +9,23 @@
 #include <stdio.h>
 #include <sys/syscall.h>
 
+/* Where an inode that has one name only was found. */
+typedef struct Found {
+  guint64 mnt_id, dev, ino;
+  char *link;
+  bool checked;
+} Found;
+
+#define N_FOUND 8 /* what the processes of a tree have in common: programs, directories, devices */
+
 struct Looker {
   int self_fd;     /* /proc/self/fd */
   char *directory; /* the last one, with its final slash, open: files that are open together often lie together */
   int directory_fd;
   const NsSet *namespaces;
   const NsEntry *directory_in; /* the mount namespace it is in; NULL: ours */
-  guint64 mnt_id, dev, ino; /* of the last path */
-  char *last_link;
-  bool last_checked;
+  Found found[N_FOUND];
+  guint next_found; /* which is forgotten next */
   guint64 seen_ino;
   char buffer[PATH_MAX + 16];
 };
@@ -35,7 +43,8 @@ void looker_free(Looker *l) {
   fd_cleanup(&l->self_fd);
   fd_cleanup(&l->directory_fd);
   g_free(l->directory);
-  g_free(l->last_link);
+  for (guint i = 0; i < N_FOUND; i++)
+    g_free(l->found[i].link);
   g_free(l);
 }
 
@@ -77,6 +86,21 @@ static bool has_one_name(const FileProbe *probe) {
              (S_ISREG(probe->st.st_mode) && probe->st.st_nlink == 1 && probe->st.st_dev != kernel_devs()->shmem));
 }
 
+static const Found *find_found(const Looker *l, const FileProbe *probe) {
+  for (guint i = 0; i < N_FOUND; i++) {
+    const Found *f = &l->found[i];
+    if (f->link && f->ino == probe->st.st_ino && f->dev == probe->st.st_dev && f->mnt_id == probe->mnt_id)
+      return f;
+  }
+  return NULL;
+}
+
+static void keep_found(Looker *l, const FileProbe *probe, const char *link) {
+  Found *f = &l->found[l->next_found++ % N_FOUND];
+  g_free(f->link);
+  *f = (Found){.mnt_id = probe->mnt_id, .dev = probe->st.st_dev, .ino = probe->st.st_ino, .link = g_strdup(link), .checked = probe->path_checked};
+}
+
 static char *find_link(Looker *l, FileProbe *probe, GError **error) {
   const KernelDevs *devs = kernel_devs();
   if (S_ISSOCK(probe->st.st_mode) && probe->st.st_dev == devs->sockets)
@@ -84,10 +108,10 @@ static char *find_link(Looker *l, FileProbe *probe, GError **error) {
   if (S_ISFIFO(probe->st.st_mode) && probe->st.st_dev == devs->pipes)
     return g_strdup_printf("pipe:[%lu]", probe->st.st_ino);
   bool one_name = has_one_name(probe);
-  if (one_name && l->last_link && l->mnt_id == probe->mnt_id && l->dev == probe->st.st_dev &&
-      l->ino == probe->st.st_ino) {
-    probe->path_checked = l->last_checked;
-    return g_strdup(l->last_link);
+  const Found *found = one_name ? find_found(l, probe) : NULL;
+  if (found) {
+    probe->path_checked = found->checked;
+    return g_strdup(found->link);
   }
   if (!probe_readlink_at(l->self_fd, probe->local, l->buffer, sizeof l->buffer, error)) {
     if (errno != ENAMETOOLONG)
@@ -96,14 +120,8 @@ static char *find_link(Looker *l, FileProbe *probe, GError **error) {
     return g_strdup(LONG_PATH);
   }
   probe->path_checked = leads_there(l, probe, l->buffer);
-  if (one_name) {
-    l->mnt_id = probe->mnt_id;
-    l->dev = probe->st.st_dev;
-    l->ino = probe->st.st_ino;
-    g_free(l->last_link);
-    l->last_link = g_strdup(l->buffer);
-    l->last_checked = probe->path_checked;
-  }
+  if (one_name)
+    keep_found(l, probe, l->buffer);
   return g_strdup(l->buffer);
 }
 

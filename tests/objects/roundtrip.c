@@ -129,7 +129,7 @@ static bool collect(Trip *trip, GError **error) {
   int pidfd = (int)syscall(SYS_pidfd_open, trip->pid, 0);
   g_autoptr(Collector) c = collector_new(trip->job, trip->collected, trip->images_fd);
   collector_set_external(c, ask, NULL, false);
-  bool ok = collector_visit_task(c, trip->pid, "case", pidfd, NULL, 0, task, error) && collector_finish(c, error);
+  bool ok = collector_visit_task(c, trip->pid, 0, "case", pidfd, NULL, 0, task, error) && collector_finish(c, error);
   size_t n = 0;
   const CollectedShmem *shmems = collector_shmems(c, &n);
   for (size_t i = 0; ok && i < n; i++)
