@@ -24,9 +24,14 @@
 #define XSTATE_MAX 32768
 #define ASK_ROOM 16384 /* for further programs, one at a time */
 
-SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
+static SignalQueueEntry *signals_new(void) {
   SignalQueueEntry *q = malloc(sizeof *q);
   signal_queue_entry__init(q);
+  return q;
+}
+
+SignalQueueEntry *collect_signals(pid_t tid, bool shared) {
+  SignalQueueEntry *q = signals_new();
   siginfo_t infos[32];
   for (unsigned from = 0;;) {
     int n = tracee_peek_signals(tid, shared, from, infos, G_N_ELEMENTS(infos));
@@ -222,7 +227,8 @@ static bool collect_thread(FrozenTask *task, FrozenThread *t, bool speaks, void 
   t->state.xstate_size = (size_t)size;
   t->state.xstate = keep_xstate(task, t, xstate, (size_t)size);
   ThreadCoreEntry *tc = core->thread_core;
-  tc->signals_p = collect_signals(t->state.tid, false);
+  bool none = t->sight.tid && !t->sight.pending; /* a system call less */
+  tc->signals_p = none ? signals_new() : collect_signals(t->state.tid, false);
   if (speaks)
     task->model->core->tc->signals_s = collect_signals(t->state.tid, true);
   SignalQueueEntry *shared = task->model->core->tc->signals_s;

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "kernel-bpf.h"
 #include "kernel-types.h"
 #include <errno.h>
-#include <linux/bpf.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 /* What engine and program share: a map of one value that is mapped here. */
@@ -21,27 +20,6 @@ struct KernelReader {
   Window *window;
 };
 
-static int bpf(int command, union bpf_attr *attr) {
-  return (int)syscall(SYS_bpf, command, attr, sizeof *attr);
-}
-
-static int make_map(void) {
-  union bpf_attr a = {0};
-  a.map_type = BPF_MAP_TYPE_ARRAY;
-  a.key_size = 4;
-  a.value_size = sizeof(Window);
-  a.max_entries = 1;
-  a.map_flags = BPF_F_MMAPABLE;
-  return bpf(BPF_MAP_CREATE, &a);
-}
-
-#define INSN(c, d, s, o, i) ((struct bpf_insn){.code = (c), .dst_reg = (d), .src_reg = (s), .off = (short)(o), .imm = (int)(i)})
-#define LOAD(d, s, o) INSN(BPF_LDX | BPF_MEM | BPF_DW, d, s, o, 0)
-#define STORE(d, s, o) INSN(BPF_STX | BPF_MEM | BPF_DW, d, s, o, 0)
-#define CALL(function) INSN(BPF_JMP | BPF_CALL, 0, 0, 0, function)
-
-/* Helpers that read the kernel's memory are for programs under a licence compatible with its own; the LGPL (section 3) lets
- * these instructions be taken under the GPL. */
 static int load_program(int map) {
   const struct bpf_insn code[] = {
       INSN(BPF_LD | BPF_IMM | BPF_DW, BPF_REG_6, BPF_PSEUDO_MAP_VALUE, 0, map),
@@ -51,26 +29,20 @@ static int load_program(int map) {
       LOAD(BPF_REG_3, BPF_REG_6, offsetof(Window, address)),
       LOAD(BPF_REG_2, BPF_REG_6, offsetof(Window, size)),
       INSN(BPF_JMP | BPF_JGT | BPF_K, BPF_REG_2, 0, 4, KERNEL_READ_MAX),
-      INSN(BPF_ALU64 | BPF_MOV | BPF_X, BPF_REG_1, BPF_REG_6, 0, 0),
-      INSN(BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_1, 0, 0, offsetof(Window, data)),
+      MOVE(BPF_REG_1, BPF_REG_6),
+      ADD(BPF_REG_1, offsetof(Window, data)),
       CALL(BPF_FUNC_probe_read_kernel),
       STORE(BPF_REG_6, BPF_REG_0, offsetof(Window, result)),
-      INSN(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 0),
-      INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+      SET(BPF_REG_0, 0),
+      EXIT(),
   };
-  union bpf_attr a = {0};
-  a.prog_type = BPF_PROG_TYPE_SYSCALL;
-  a.insns = (guint64)(uintptr_t)code;
-  a.insn_cnt = G_N_ELEMENTS(code);
-  a.license = (guint64)(uintptr_t) "GPL";
-  a.prog_flags = BPF_F_SLEEPABLE;
-  return bpf(BPF_PROG_LOAD, &a);
+  return bpf_load(code, G_N_ELEMENTS(code));
 }
 
 KernelReader *kernel_reader_new(void) {
   g_autoptr(KernelReader) r = g_new0(KernelReader, 1);
   r->program = -1;
-  r->map = make_map();
+  r->map = bpf_shared_map(sizeof(Window));
   if (r->map < 0)
     return NULL;
   void *m = mmap(NULL, sizeof(Window), PROT_READ | PROT_WRITE, MAP_SHARED, r->map, 0);
@@ -97,12 +69,10 @@ void kernel_reader_free(KernelReader *r) {
 }
 
 static bool run(KernelReader *r, guint64 address, size_t size) {
-  union bpf_attr a = {0};
   r->window->address = address;
   r->window->size = size;
   r->window->result = -EIO;
-  a.test.prog_fd = (guint32)r->program;
-  return bpf(BPF_PROG_TEST_RUN, &a) == 0;
+  return bpf_run(r->program);
 }
 
 bool kernel_read(KernelReader *r, guint64 address, void *ret, size_t size) {

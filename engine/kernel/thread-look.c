@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "thread-look.h"
 #include "kernel-types.h"
+#include "kernel-walk.h"
 #include "proc.h"
 #include <linux/bpf.h>
 #include <stdlib.h>
@@ -197,25 +198,29 @@ static void take_sight(const ThreadLook *l, guint64 at, const unsigned char *tas
 }
 
 bool thread_look_at_traced(const ThreadLook *look, bool (*see)(void *data, const ThreadSight *sight), void *data) {
+  const KernelWalk walk = {.size = look->size, .link = look->ptrace_entry, .aside = -1};
   g_autoptr(KernelReader) reader = kernel_reader_new();
-  unsigned char task[KERNEL_READ_MAX];
-  guint64 self = reader ? kernel_reader_self(reader) : 0, head = self + (guint64)look->ptraced, at;
-  if (!self || !kernel_read(reader, head, &at, sizeof at))
+  g_autoptr(KernelWalker) walker = reader ? kernel_walker_new(&walk) : NULL;
+  guint64 self = walker ? kernel_reader_self(reader) : 0;
+  KernelPlace place = {.end = self + (guint64)look->ptraced};
+  KernelRecord records[KERNEL_WALK_STEPS];
+  if (!self || !kernel_read(reader, place.end, &place.at, sizeof place.at))
     return false;
   g_autofree unsigned char *traits = g_malloc(look->traits_size);
-  for (guint n = 0; at != head; n++) {
-    ThreadSight sight;
-    guint64 one = at - (guint64)look->ptrace_entry;
-    if (n == MOST || !kernel_read(reader, one, task, look->size))
+  int n;
+  for (guint all = 0; (n = kernel_walker_step(walker, &place, records)) > 0; all += (guint)n) {
+    for (int i = 0; i < n; i++) {
+      ThreadSight sight;
+      take_sight(look, records[i].address, records[i].data, &sight);
+      take_traits(look, records[i].data, traits);
+      sight.traits = traits;
+      if (!see(data, &sight))
+        return true;
+    }
+    if (all > MOST)
       return false;
-    take_sight(look, one, task, &sight);
-    take_traits(look, task, traits);
-    sight.traits = traits;
-    if (!see(data, &sight))
-      break;
-    at = address(task, look->ptrace_entry);
   }
-  return true;
+  return n == 0;
 }
 
 /* --- of a process that runs --- */
@@ -249,12 +254,13 @@ static bool read_leader(const ThreadLook *l, KernelReader *r, pid_t pid, int pid
          word(task, l->tgid) == (guint32)pid;
 }
 
-static bool take_glimpse(const ThreadLook *l, KernelReader *r, const unsigned char *task, ThreadGlimpse *g) {
+static void take_glimpse(const ThreadLook *l, const KernelRecord *r, ThreadGlimpse *g) {
+  const unsigned char *task = r->data;
   guint32 flags = word(task, l->flags);
   *g = (ThreadGlimpse){.tid = (pid_t)word(task, l->pid)};
   g->worker = g->tid != (pid_t)word(task, l->tgid) && memcmp(task + l->name, "iou-", 4) == 0 && flags & (PROC_PF_IO_WORKER | PROC_PF_USER_WORKER);
   g->runs = word(task, l->state) == 0;
-  return kernel_read(r, address(task, l->stack) + l->regs_at, &g->regs, REGS_SIZE);
+  memcpy(&g->regs, r->aside, REGS_SIZE);
 }
 
 static gint compare_glimpses(gconstpointer a, gconstpointer b) {
@@ -263,22 +269,28 @@ static gint compare_glimpses(gconstpointer a, gconstpointer b) {
 
 /* The list is walked without its lock: whoever is not of this process any more has left it under our eyes. */
 bool thread_look_at_process(const ThreadLook *look, pid_t pid, int pidfd, GArray *ret) {
+  const KernelWalk walk = {.size = look->size, .link = look->thread_node, .aside = look->stack, .aside_at = look->regs_at, .aside_size = REGS_SIZE};
   g_autoptr(KernelReader) reader = look->stack && pidfd >= 0 ? kernel_reader_new() : NULL;
-  unsigned char task[KERNEL_READ_MAX];
-  guint64 at;
-  if (!reader || !read_leader(look, reader, pid, pidfd, task))
+  g_autoptr(KernelWalker) walker = reader ? kernel_walker_new(&walk) : NULL;
+  unsigned char leader[KERNEL_READ_MAX];
+  KernelRecord records[KERNEL_WALK_STEPS];
+  if (!walker || !read_leader(look, reader, pid, pidfd, leader))
     return false;
-  guint64 signal = address(task, look->signal), head = signal + (guint64)look->thread_head;
-  if (!read_word(reader, head, &at))
+  guint64 signal = address(leader, look->signal);
+  KernelPlace place = {.end = signal + (guint64)look->thread_head};
+  int n;
+  if (!read_word(reader, place.end, &place.at))
     return false;
-  for (guint n = 0; at != head; n++) {
-    ThreadGlimpse g;
-    if (n == MOST || !kernel_read(reader, at - (guint64)look->thread_node, task, look->size) || address(task, look->signal) != signal ||
-        word(task, look->tgid) != (guint32)pid || !take_glimpse(look, reader, task, &g))
-      return false;
-    g_array_append_val(ret, g);
-    at = address(task, look->thread_node);
-  }
+  while ((n = kernel_walker_step(walker, &place, records)) > 0 && ret->len < MOST)
+    for (int i = 0; i < n; i++) {
+      ThreadGlimpse g;
+      if (address(records[i].data, look->signal) != signal || word(records[i].data, look->tgid) != (guint32)pid)
+        return false;
+      take_glimpse(look, &records[i], &g);
+      g_array_append_val(ret, g);
+    }
+  if (n)
+    return false;
   g_array_sort(ret, compare_glimpses);
   return true;
 }

@@ -65,6 +65,7 @@ void tracers_begin(void) {
   if (second.made || warden_is_active() || sched_getaffinity(0, sizeof set, &set) < 0 || CPU_COUNT(&set) < 2)
     return;
   (void)sigfillset(&all);
+  (void)sigdelset(&all, SIGCHLD); /* it is ignored: blocked here, each stop would wake a thread that takes it */
   (void)pthread_sigmask(SIG_SETMASK, &all, &before);
   if (pthread_create(&thread, NULL, serve, NULL) == 0) {
     (void)pthread_detach(thread);
