@@ -102,6 +102,15 @@ size_t program_n_ops(const Program *p) {
   return p->ops->len;
 }
 
+bool program_all(const Program *p, bool (*test)(uint32_t nr, uint64_t first)) {
+  for (guint i = 0; i < p->ops->len; i++) {
+    const Op *o = &g_array_index(p->ops, Op, i);
+    if (o->flags & OP_FLAG_IA32 || !test(o->nr, o->args[0]))
+      return false;
+  }
+  return true;
+}
+
 static void print_arg(const Op *op, size_t i, FILE *out) {
   unsigned kind = (op->kinds >> (2 * i)) & 3;
   static const char *const prefix[] = {"", "data+", "result#", "word+"};

@@ -68,5 +68,7 @@ void program_use_tiles(Program *p);
 size_t program_n_ops(const Program *p);
 /* True for preadv(2), whose results are bytes of memory restored. */
 bool program_op_reads(const Program *p, size_t op);
+/* Do all its ops pass? @first: of the first argument, which may be an offset (ARG_DATA). */
+bool program_all(const Program *p, bool (*test)(uint32_t nr, uint64_t first));
 /* For --plan and golden tests: one line an op, "mmap(0x7f…, 4096, …) = 0x7f…  # stack". */
 void program_print(const Program *p, FILE *out);

@@ -14,6 +14,7 @@ typedef struct PlanThread {
   guint64 ip_shift; /* it goes on so much further on (foreign-vdso.c) */
   bool sets_fs;  /* the first of those that share a directory apart from their process */
   bool seized;   /* traced already, see seccomp.c */
+  enum { THREAD_UNBUILT, THREAD_LOADED, THREAD_STARTED, THREAD_DONE } progress; /* of its program */
   gint64 sleep_end_nsec; /* of that sleep, by CLOCK_MONOTONIC */
   long op_sleep; /* index of the op that re-arms an interrupted sleep; -1: none */
 } PlanThread;

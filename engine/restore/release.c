@@ -51,6 +51,7 @@ static void seize_share(void *data, unsigned which) {
       const PlanThread *th = &g_array_index(t->threads, PlanThread, k);
       if (tracers_owner(th->thread->tid) != which)
         continue;
+      /* all of them: one that was let go before another is killed would run */
       int e = th->seized ? 0 : tracee_seize(th->thread->tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
       if (e == 0)
         e = tracee_ask_interrupt(th->thread->tid);
@@ -76,11 +77,11 @@ static bool seize_all(Restore *r, GError **error) {
   return share_out(&(Share){.r = r}, seize_share, error);
 }
 
-/* Stopped in its agent; a sleeper inside its sleep or after it. */
-static bool wait_stopped(const PlanThread *th, struct user_regs_struct *regs, GError **error) {
+/* Stopped in its agent; a sleeper inside its sleep or after it. @regs: of those that sleep, and of leaders. */
+static bool wait_stopped(const PlanThread *th, bool leader, struct user_regs_struct *regs, GError **error) {
   for (int patience = 0; patience < 5000; patience++) {
     int e = patience ? tracee_interrupt(th->thread->tid) : tracee_wait_stop(th->thread->tid, NULL);
-    if (e == 0)
+    if (e == 0 && (leader || th->op_sleep >= 0))
       e = tracee_get_regs(th->thread->tid, regs);
     if (e < 0)
       return fail_thread(th, "cannot be stopped", e, error);
@@ -110,13 +111,31 @@ static void finish_syscall(const PlanThread *th, const struct user_regs_struct *
   regs->orig_rax = (uint64_t)-1;
 }
 
-static bool set_state(const PlanThread *th, const struct user_regs_struct *now, void *xstate, GError **error) {
+/* What a new thread has, into which the state of the image is put. */
+typedef struct Fresh {
+  unsigned char xstate[XSTATE_MAX], state[XSTATE_MAX];
+  ssize_t size; /* 0: not asked for yet */
+} Fresh;
+
+/* All of a process are born with the same; one that has used tiles has more. */
+static ssize_t take_fresh(const PlanThread *th, const CkptTiles *tiles, Fresh *fresh) {
+  if (tiles)
+    return tracee_get_xstate(th->thread->tid, fresh->state, XSTATE_MAX);
+  if (fresh->size <= 0)
+    fresh->size = tracee_get_xstate(th->thread->tid, fresh->xstate, XSTATE_MAX);
+  if (fresh->size > 0)
+    memcpy(fresh->state, fresh->xstate, (size_t)fresh->size);
+  return fresh->size;
+}
+
+static bool set_state(const PlanThread *th, const struct user_regs_struct *now, Fresh *fresh, GError **error) {
   const CoreEntry *core = th->thread->core;
   struct user_regs_struct regs;
-  ssize_t size = tracee_get_xstate(th->thread->tid, xstate, XSTATE_MAX);
+  const CkptTiles *tiles = th->thread->extra ? th->thread->extra->tiles : NULL;
+  ssize_t size = take_fresh(th, tiles, fresh);
+  void *xstate = fresh->state;
   if (size < 0)
     return fail_thread(th, "cannot read its floating-point state", (int)size, error);
-  const CkptTiles *tiles = th->thread->extra ? th->thread->extra->tiles : NULL;
   if (!regs_decode(core->thread_info, &regs, xstate, (size_t)size, error) || (tiles && !tiles_decode(tiles, xstate, (size_t)size, error))) {
     g_prefix_error(error, "core-%d.img: ", (int)th->thread->tid);
     return false;
@@ -220,29 +239,32 @@ static bool forget_stops(Restore *r, const PlanTask *t, const struct user_regs_s
 /* All but the leader. */
 static void set_share(void *data, unsigned which) {
   Share *s = data;
-  g_autofree void *xstate = g_malloc(XSTATE_MAX);
+  g_autofree Fresh *fresh = g_new(Fresh, 1);
+  fresh->size = 0;
   for (guint k = s->task->threads->len; k-- > 1;) {
     const PlanThread *th = &g_array_index(s->task->threads, PlanThread, k);
     struct user_regs_struct now;
     if (tracers_owner(th->thread->tid) != which)
       continue;
-    if (!wait_stopped(th, &now, &s->errors[which]) || !set_state(th, &now, xstate, &s->errors[which]))
+    if (!wait_stopped(th, false, &now, &s->errors[which]) || !set_state(th, &now, fresh, &s->errors[which]))
       return;
   }
 }
 
-static bool set_task(Restore *r, PlanTask *t, void *xstate, GError **error) {
+static bool set_task(Restore *r, PlanTask *t, GError **error) {
   Share s = {.r = r, .task = t};
   if (!t->threads->len)
     return true;
   const PlanThread *leader = &g_array_index(t->threads, PlanThread, 0);
   struct user_regs_struct now;
   PlanTask *owner = t->owner[SHARE_MEMORY];
+  g_autofree Fresh *fresh = g_new(Fresh, 1);
+  fresh->size = 0;
   owner->left -= owner->left > 0; /* the last of those that share it takes the agents' memory away */
   /* (munmap leaves the restart block of a sleeper alone) */
-  return (t->threads->len == 1 || share_out(&s, set_share, error)) && wait_stopped(leader, &now, error) &&
+  return (t->threads->len == 1 || share_out(&s, set_share, error)) && wait_stopped(leader, true, &now, error) &&
          forget_stops(r, t, &now, error) && set_dumpable(r, t, leader, &now, error) && (owner->left || unmap_region(r, leader, &now, error)) &&
-         set_state(leader, &now, xstate, error);
+         set_state(leader, &now, fresh, error);
 }
 
 static bool is_stopped(const PlanTask *t) {
@@ -281,19 +303,18 @@ static bool stop_task(PlanTask *t, GError **error) {
 
 /* Those that stand still come first, children before parents: their parents' agents are needed then. */
 static bool set_tasks(Restore *r, GError **error) {
-  g_autofree void *xstate = g_malloc(XSTATE_MAX);
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     const PlanTask *t = r->plan->tasks->pdata[i];
     t->owner[SHARE_MEMORY]->left += t->threads->len != 0;
   }
   for (guint i = r->plan->tasks->len; i-- > 0;) {
     PlanTask *t = r->plan->tasks->pdata[i];
-    if (is_stopped(t) && (!set_task(r, t, xstate, error) || !stop_task(t, error)))
+    if (is_stopped(t) && (!set_task(r, t, error) || !stop_task(t, error)))
       return false;
   }
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
-    if (!is_stopped(t) && !set_task(r, t, xstate, error))
+    if (!is_stopped(t) && !set_task(r, t, error))
       return false;
   }
   return true;

@@ -94,12 +94,18 @@ static bool stage_start(Restore *r, PlanTask *t, GArray *entries, BuildFunc buil
 }
 
 bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, GError **error) {
+  return stage_run_meanwhile(r, tasks, name, build, NULL, error);
+}
+
+bool stage_run_meanwhile(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, MeanwhileFunc meanwhile, GError **error) {
   g_autoptr(GArray) entries = g_array_new(FALSE, TRUE, sizeof(StageEntry));
   g_array_set_clear_func(entries, stage_entry_clear);
   size_t mark = region_mark(r->region);
   for (guint i = 0; i < tasks->len; i++)
     if (!stage_start(r, tasks->pdata[i], entries, build, error))
       return false;
+  if (meanwhile && !meanwhile(r, error))
+    return false;
   bool clones = false;
   for (guint i = 0; i < entries->len; i++) {
     StageEntry *e = &g_array_index(entries, StageEntry, i);
@@ -291,7 +297,7 @@ static bool restore_rest(Restore *r, GError **error) {
   if (!cgroup_move_tasks(r, error))
     return false;
   if (!stage_run(r, living, "memory", mm_build_finish, error) || !restorer_finish(r->restorer, error) || !stage_run(r, living, "files", files_build, error) || (r->plan->shares && !stage_run(r, living, "file locks", locks_build_shared, error)) ||
-      !stage_run(r, living, "threads", threads_build_clones, error) || !stage_run(r, living, "files of threads", files_build_of_threads, error) || !cgroup_move_threads(r, error))
+      !stage_run_meanwhile(r, living, "threads", threads_build_clones, threads_begin, error) || !threads_await_begun(r, error) || !stage_run(r, living, "files of threads", files_build_of_threads, error) || !cgroup_move_threads(r, error))
     return false;
   for (guint i = 0; i < living->len; i++)
     if (!attributes_write_proc(r, living->pdata[i], error))

@@ -43,6 +43,9 @@ int restore_fd(Restore *r, guint32 file_id, GError **error);
 typedef bool (*BuildFunc)(Restore *r, PlanTask *task, Program *program, GError **error);
 /* The same stage for many tasks: all are started, then all are waited for. NULL entries are skipped. */
 bool stage_run(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, GError **error);
+/* Something to do while they run. */
+typedef bool (*MeanwhileFunc)(Restore *r, GError **error);
+bool stage_run_meanwhile(Restore *r, GPtrArray *tasks, const char *name, BuildFunc build, MeanwhileFunc meanwhile, GError **error);
 
 /* --- networks.c --- */
 /* Makes them, before any file is opened. */
@@ -176,6 +179,10 @@ void timers_build_taken(const PlanTask *task, pid_t tid, Program *p);
 /* --- threads.c --- */
 bool threads_build_clones(Restore *r, PlanTask *task, Program *p, GError **error);
 /* Runs every thread's own program; the sleeping ones are left asleep. */
+/* While they are made: the programs of many threads are built, and those that need nothing of the later stages begin. */
+bool threads_begin(Restore *r, GError **error);
+/* Waits for those; their lanes are free then. */
+bool threads_await_begun(Restore *r, GError **error);
 bool threads_run(Restore *r, GError **error);
 /* What it would run. */
 bool threads_print(Restore *r, PlanTask *task, FILE *out, GError **error);

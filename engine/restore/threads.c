@@ -291,7 +291,7 @@ bool threads_print(Restore *r, PlanTask *t, FILE *out, GError **error) {
   return true;
 }
 
-static bool start_thread(Restore *r, PlanTask *t, guint k, GError **error) {
+static bool load_thread(Restore *r, PlanTask *t, guint k, GError **error) {
   PlanThread *th = &g_array_index(t->threads, PlanThread, k);
   Program *p = program_new();
   g_ptr_array_add(r->programs, p);
@@ -299,9 +299,47 @@ static bool start_thread(Restore *r, PlanTask *t, guint k, GError **error) {
     return false;
   for (size_t i = 0; i < program_n_ops(p); i++)
     th->loaded.results[i] = RESULT_PENDING;
-  if (!seccomp_seize(t, th, error))
+  th->progress = THREAD_LOADED;
+  return true;
+}
+
+static bool start_thread(Restore *r, PlanTask *t, guint k, GError **error) {
+  PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+  if (th->progress >= THREAD_STARTED)
+    return true;
+  if ((th->progress == THREAD_UNBUILT && !load_thread(r, t, k, error)) || !seccomp_seize(t, th, error))
     return false;
   region_start(r->region, th->lane, &th->loaded);
+  th->progress = THREAD_STARTED;
+  return true;
+}
+
+/* What concerns nobody else, and needs nothing that a later stage brings. */
+static bool is_private(uint32_t nr, uint64_t first) {
+  return (nr == SYS_prctl && first == PR_SET_NAME) || nr == SYS_set_tid_address || nr == SYS_set_robust_list || nr == SYS_sigaltstack ||
+         nr == SYS_rseq;
+}
+
+/* Where it is worth while to build programs beforehand. */
+#define MANY_THREADS 64u
+
+/* In the order in which they are made. One that is born with a program does not have to be woken for it. */
+bool threads_begin(Restore *r, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = 1; t->threads->len >= MANY_THREADS && k < t->threads->len; k++) {
+      PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+      const CkptThread *x = th->thread->extra;
+      if (x && (x->table || x->fs))
+        continue; /* it is yet to be seen what they have */
+      if (!load_thread(r, t, k, error))
+        return false;
+      if (!program_all(th->loaded.program, is_private))
+        continue;
+      region_start(r->region, th->lane, &th->loaded);
+      th->progress = THREAD_STARTED;
+    }
+  }
   return true;
 }
 
@@ -322,10 +360,25 @@ static bool wait_sleeper(PlanThread *th, GError **error) {
 }
 
 static bool wait_thread(Restore *r, PlanTask *t, PlanThread *th, GError **error) {
+  if (th->progress == THREAD_DONE)
+    return true;
+  th->progress = THREAD_DONE;
+  if (th->op_sleep >= 0)
+    return wait_sleeper(th, error);
   g_autofree char *who = g_strdup_printf("tid %d", (int)th->thread->tid);
-  if (th->op_sleep < 0)
-    return region_wait(r->region, th->lane, th->thread->tid, error) && region_check(th->lane, &th->loaded, who, error);
-  return wait_sleeper(th, error);
+  return region_wait(r->region, th->lane, th->thread->tid, error) && region_check(th->lane, &th->loaded, who, error);
+}
+
+bool threads_await_begun(Restore *r, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = 0; k < t->threads->len; k++) {
+      PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+      if (th->progress == THREAD_STARTED && !wait_thread(r, t, th, error))
+        return false;
+    }
+  }
+  return true;
 }
 
 bool threads_run(Restore *r, GError **error) {
