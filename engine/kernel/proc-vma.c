@@ -69,8 +69,8 @@ static void vma_clear(void *p) {
   g_free(((ProcVma *)p)->path);
 }
 
-GArray *proc_vmas(pid_t pid, GError **error) {
-  g_autofree char *text = proc_read(pid, "smaps", NULL, error);
+static GArray *read_vmas(pid_t pid, const char *file, GError **error) {
+  g_autofree char *text = proc_read(pid, file, NULL, error);
   if (!text)
     return NULL;
   GArray *vmas = g_array_new(FALSE, FALSE, sizeof(ProcVma));
@@ -90,4 +90,12 @@ GArray *proc_vmas(pid_t pid, GError **error) {
     line = end + 1;
   }
   return vmas;
+}
+
+GArray *proc_vmas(pid_t pid, GError **error) {
+  return read_vmas(pid, "smaps", error);
+}
+
+GArray *proc_maps(pid_t pid, GError **error) {
+  return read_vmas(pid, "maps", error);
 }

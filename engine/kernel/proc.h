@@ -93,3 +93,5 @@ typedef struct ProcVma {
 
 /* All mappings of a process from /proc/PID/smaps. */
 GArray *proc_vmas(pid_t pid, GError **error);
+/* From /proc/PID/maps, which is four times as quick: places and names, and nothing else. */
+GArray *proc_maps(pid_t pid, GError **error);

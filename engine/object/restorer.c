@@ -34,6 +34,7 @@ struct Restorer {
   GHashTable *shared; /* SharedKey -> descriptor */
   GHashTable *states; /* key -> KindState */
   const NetPlaces *places; /* may be NULL */
+  bool any_late; /* files that are opened again when their processes are there */
 };
 
 static guint shared_hash(gconstpointer p) {
@@ -67,6 +68,11 @@ Restorer *restorer_new(Job *job, const Checkpoint *checkpoint, int images_fd) {
   r->fds = g_hash_table_new(NULL, NULL);
   r->shared = g_hash_table_new_full(shared_hash, shared_equal, g_free, shared_close);
   r->states = g_hash_table_new_full(NULL, NULL, NULL, kind_state_free);
+  for (guint i = 0; i < checkpoint->files->len && !r->any_late; i++) {
+    const FileEntry *entry = checkpoint->files->pdata[i];
+    const ObjectOps *ops = object_of_entry(checkpoint, entry);
+    r->any_late = ops && ops->is_late && ops->is_late(entry);
+  }
   raise_fd_limit();
   return r;
 }
@@ -305,7 +311,7 @@ int restorer_fd_for_mapping(Restorer *r, guint32 file_id, int flags, GError **er
 }
 
 int restorer_late_fd(Restorer *r, guint32 file_id, GError **error) {
-  const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
+  const FileEntry *entry = r->any_late ? checkpoint_find_file(r->checkpoint, file_id) : NULL;
   const ObjectOps *ops = entry ? object_of_entry(r->checkpoint, entry) : NULL;
   if (!ops || !ops->is_late || !ops->is_late(entry))
     return -1;
@@ -319,7 +325,7 @@ int restorer_late_fd(Restorer *r, guint32 file_id, GError **error) {
 }
 
 bool restorer_needs_thread(Restorer *r, guint32 file_id) {
-  const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
+  const FileEntry *entry = r->any_late ? checkpoint_find_file(r->checkpoint, file_id) : NULL;
   return entry && entry->reg && proc_file_is_of_thread(entry->reg->name);
 }
 

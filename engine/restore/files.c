@@ -17,17 +17,17 @@ typedef struct Mover {
   int *from;           /* current place of each */
   bool *done;
   size_t *next;        /* move + 1 that starts at the same number; 0: none */
-  GHashTable *waiting; /* number -> first of the moves that start there, + 1 */
-  GHashTable *by_goal; /* number -> move + 1 */
+  guint32 *waiting; /* [number]: first of the moves that start there, + 1 */
+  guint32 *by_goal; /* [number]: move + 1 */
   int spare;
 } Mover;
 
 static size_t first_from(const Mover *m, int fd) {
-  return GPOINTER_TO_SIZE(g_hash_table_lookup(m->waiting, GINT_TO_POINTER(fd)));
+  return m->waiting[fd];
 }
 
 static void set_first(Mover *m, int fd, size_t first) {
-  g_hash_table_insert(m->waiting, GINT_TO_POINTER(fd), GSIZE_TO_POINTER(first));
+  m->waiting[fd] = (guint32)first;
 }
 
 static void mover_leave(Mover *m, size_t i) {
@@ -63,10 +63,10 @@ static void make_chain(Mover *m, size_t i) {
   for (;;) {
     int left = m->from[i];
     make_move(m, i);
-    gpointer next = g_hash_table_lookup(m->by_goal, GINT_TO_POINTER(left));
+    guint32 next = m->by_goal[left];
     if (!next || left == m->moves[i].to)
       return;
-    i = GPOINTER_TO_SIZE(next) - 1;
+    i = next - 1;
     if (m->done[i] || !is_free(m, left, i))
       return;
   }
@@ -88,8 +88,7 @@ static void mover_add(Mover *m, size_t i) {
   m->from[i] = from;
   m->next[i] = first_from(m, from);
   set_first(m, from, i + 1);
-  g_hash_table_insert(m->by_goal, GINT_TO_POINTER(m->moves[i].to), GSIZE_TO_POINTER(i + 1));
-  m->spare = MAX(m->spare, MAX(from, m->moves[i].to) + 1);
+  m->by_goal[m->moves[i].to] = (guint32)i + 1;
 }
 
 static int compare_ints(gconstpointer a, gconstpointer b) {
@@ -117,8 +116,10 @@ void files_plan_moves(Program *p, const FdMove *moves, size_t n) {
   m.from = g_new0(int, n + 1);
   m.done = g_new0(bool, n + 1);
   m.next = g_new0(size_t, n + 1);
-  m.waiting = g_hash_table_new(NULL, NULL);
-  m.by_goal = g_hash_table_new(NULL, NULL);
+  for (size_t i = 0; i < n; i++)
+    m.spare = MAX(m.spare, MAX(moves[i].from, moves[i].to) + 1);
+  m.waiting = g_new0(guint32, (size_t)m.spare + n); /* each move may open a cycle */
+  m.by_goal = g_new0(guint32, (size_t)m.spare + n);
   for (size_t i = 0; i < n; i++)
     mover_add(&m, i);
   for (size_t i = 0; i < n; i++)
@@ -134,8 +135,8 @@ void files_plan_moves(Program *p, const FdMove *moves, size_t n) {
   g_free(m.from);
   g_free(m.done);
   g_free(m.next);
-  g_hash_table_unref(m.waiting);
-  g_hash_table_unref(m.by_goal);
+  g_free(m.waiting);
+  g_free(m.by_goal);
 }
 
 /* In a mount namespace of its own a task has that one's root by then. */

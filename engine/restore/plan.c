@@ -314,7 +314,7 @@ static bool has_ia32(const Plan *plan) {
 /* A hole in every address space of the tree, and in ours, through which the tasks are made. */
 static bool find_hole(Plan *plan, guint64 behind, GError **error) {
   g_autoptr(GArray) used = g_array_new(FALSE, FALSE, sizeof(Span));
-  g_autoptr(GArray) ours = proc_vmas(getpid(), error);
+  g_autoptr(GArray) ours = proc_maps(getpid(), error);
   if (!ours)
     return false;
   for (guint i = 0; i < ours->len; i++)

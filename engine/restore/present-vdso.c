@@ -24,7 +24,7 @@ static bool is_vdso(const ProcVma *v) {
 
 /* *ret_start: of the object. */
 static bool measure(pid_t pid, PresentVdso *ret, guint64 *ret_start, GError **error) {
-  g_autoptr(GArray) vmas = proc_vmas(pid, error);
+  g_autoptr(GArray) vmas = proc_maps(pid, error);
   for (guint i = 0; vmas && i < vmas->len; i++) {
     const ProcVma *v = &g_array_index(vmas, ProcVma, i);
     if (strcmp(v->path, "[vdso]") == 0)
@@ -87,7 +87,7 @@ static bool take(pid_t child, PresentVdso *ret, GError **error) {
 }
 
 bool present_vdso_find_ia32(PresentVdso *ret, GError **error) {
-  g_autoptr(GArray) vmas = proc_vmas(getpid(), error);
+  g_autoptr(GArray) vmas = proc_maps(getpid(), error);
   g_autoptr(GError) why = NULL;
   *ret = (PresentVdso){.object = NULL};
   if (!vmas)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The restore pipeline. Tasks that exist but are not released die with us. */
 #include "restore.h"
+#include "config.h"
 #include "guardian.h"
 #include "image.h"
 #include "stages.h"
@@ -30,12 +31,14 @@ static void restore_clear(Restore *r) {
   networks_free(r->nets);
   if (r->null_fd > 0)
     (void)close(r->null_fd - 1);
-  plan_free(r->plan);
   restorer_free(r->restorer);
   namespaces_clear(r);
   external_return_free(r->external);
   plugin_return_free(r->plugin_return);
   close_all(r->pages_fds);
+  if (!CHECKPOINTD_FREES_ALL)
+    return; /* as after a dump: what is left is memory, and the engine ends with its job */
+  plan_free(r->plan);
   g_clear_pointer(&r->programs, g_ptr_array_unref);
   g_clear_pointer(&r->made_groups, g_ptr_array_unref);
   checkpoint_free(r->checkpoint);
