@@ -3,6 +3,7 @@
  * are found by sorting. The first of the tree that has something is its owner here: what it is asked for is the others', too. */
 #include "sharing.h"
 #include "collect.h"
+#include "tracers.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -28,8 +29,9 @@ static gint compare_tasks(gconstpointer a, gconstpointer b, gpointer kind) {
   return r == 1 ? -1 : r == 2 ? 1 : 0;
 }
 
-/* @tasks are in the order of kcmp(2) then. */
-static void find_kind(FrozenTree *tree, GPtrArray *tasks, ShareKind kind) {
+/* @tasks are in the order of kcmp(2) then. Whether any share it. */
+static bool find_kind(GPtrArray *tasks, ShareKind kind) {
+  bool any = false;
   g_ptr_array_sort_with_data(tasks, compare_tasks, GINT_TO_POINTER(kcmp_kinds[kind]));
   for (guint i = 0, end; i < tasks->len; i = end) {
     FrozenTask *owner = tasks->pdata[i];
@@ -42,8 +44,9 @@ static void find_kind(FrozenTree *tree, GPtrArray *tasks, ShareKind kind) {
       ((FrozenTask *)tasks->pdata[k])->owner[kind] = owner;
     owner->shares_undo |= kind == SHARE_SYSVSEM && end > i + 1;
     owner->lends_fs |= kind == SHARE_FS && end > i + 1;
-    tree->shares |= end > i + 1;
+    any |= end > i + 1;
   }
+  return any;
 }
 
 /* Only those that share memory can share signal actions. */
@@ -89,7 +92,24 @@ static void find_undo(FrozenTree *tree, GPtrArray *tasks) {
     return;
   keep_listed(tasks);
   if (tasks->len > 1)
-    find_kind(tree, tasks, SHARE_SYSVSEM);
+    tree->shares |= find_kind(tasks, SHARE_SYSVSEM);
+}
+
+/* What is compared first, a kind at a time, by whoever has a hand free: no tracing is needed for it. */
+typedef struct FirstKinds {
+  const GPtrArray *tasks;
+  gint next, any;
+} FirstKinds;
+
+static void find_share(void *data, unsigned which) {
+  static const ShareKind kinds[] = {SHARE_MEMORY, SHARE_FILES, SHARE_FS};
+  FirstKinds *f = data;
+  (void)which;
+  for (gint i; (i = g_atomic_int_add(&f->next, 1)) < (gint)G_N_ELEMENTS(kinds);) {
+    g_autoptr(GPtrArray) tasks = g_ptr_array_copy((GPtrArray *)f->tasks, NULL, NULL);
+    if (find_kind(tasks, kinds[i]))
+      g_atomic_int_set(&f->any, TRUE);
+  }
 }
 
 void sharing_find(FrozenTree *tree) {
@@ -102,9 +122,9 @@ void sharing_find(FrozenTree *tree) {
   }
   if (tasks->len < 2)
     return;
-  find_kind(tree, tasks, SHARE_MEMORY);
-  find_kind(tree, tasks, SHARE_FILES);
-  find_kind(tree, tasks, SHARE_FS);
+  FirstKinds first = {.tasks = tasks};
+  tracers_run(find_share, &first);
+  tree->shares = first.any;
   find_sighands(tree);
   find_undo(tree, tasks);
 }
