@@ -84,6 +84,7 @@ static bool dump_freeze(Dump *d, pid_t pid, int pidfd, GError **error) {
     return false;
   FrozenHelpers helpers = helpers_start(pid);
   d->tree = freeze_settled(d->job, pid, error);
+  helpers_wait(&helpers);
   if (d->tree)
     d->tree->helpers = helpers;
   else

@@ -71,6 +71,14 @@ FrozenHelpers helpers_start(pid_t root) {
   return h;
 }
 
+void helpers_wait(FrozenHelpers *h) {
+  sweeper_wait(h->sweeper);
+  if (stranger_wait(h->stranger, NULL))
+    return;
+  stranger_free(h->stranger);
+  h->stranger = NULL; /* another one is tried, and says why */
+}
+
 void helpers_end(FrozenHelpers *h) {
   sweeper_free(h->sweeper);
   stranger_free(h->stranger);

@@ -115,6 +115,8 @@ void kill_tree(FrozenTree *tree);
 /* Forks them while the engine is small, and before anybody waits for it; the stranger as a user whom the process may have left
  * behind when it stands. What cannot be made now is NULL. */
 FrozenHelpers helpers_start(pid_t root);
+/* Until none of the engine's descriptors is open in them: who waits for the end of one waits for theirs, too. */
+void helpers_wait(FrozenHelpers *helpers);
 /* Of a tree that cannot be frozen; else they are the tree's. */
 void helpers_end(FrozenHelpers *helpers);
 /* Ends the helpers. */

@@ -24,6 +24,7 @@
 struct Sweeper {
   pid_t pid;
   int told; /* where it hears what to look after; -1: it has been told */
+  int apart; /* end of file: it has closed all that it was born with; -1: it has been waited for */
 };
 
 /* What it has to know of a task; it is forked while the engine is small, and hears this by a pipe. */
@@ -233,32 +234,46 @@ static _Noreturn void sweeper_main(int engine, int told) {
   _exit(0);
 }
 
-static pid_t fork_sweeper(int engine, const int pipe[static 2]) {
+static pid_t fork_sweeper(int engine, int told) {
   sigset_t all, before;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before);
   pid_t pid = fork();
   if (pid == 0)
-    sweeper_main(engine, pipe[0]);
+    sweeper_main(engine, told);
   sigprocmask(SIG_SETMASK, &before, NULL);
   return pid;
 }
 
+static void close_all(const int *fds, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (fds[i] >= 0)
+      (void)close(fds[i]);
+}
+
 Sweeper *sweeper_new(void) {
-  int engine = (int)syscall(SYS_pidfd_open, getpid(), 0), fds[2] = {-1, -1};
-  pid_t pid = engine >= 0 && pipe2(fds, O_CLOEXEC) == 0 ? fork_sweeper(engine, fds) : -1;
-  if (engine >= 0)
-    (void)close(engine);
-  if (fds[0] >= 0)
-    (void)close(fds[0]);
-  if (pid > 0) {
-    Sweeper *s = g_new0(Sweeper, 1);
-    *s = (Sweeper){.pid = pid, .told = fds[1]};
-    return s;
+  enum { ENGINE, TOLD_READ, TOLD_WRITE, APART_READ, APART_WRITE, N };
+  int fds[N] = {(int)syscall(SYS_pidfd_open, getpid(), 0), -1, -1, -1, -1};
+  bool ok = fds[ENGINE] >= 0 && pipe2(&fds[TOLD_READ], O_CLOEXEC) == 0 && pipe2(&fds[APART_READ], O_CLOEXEC) == 0;
+  pid_t pid = ok ? fork_sweeper(fds[ENGINE], fds[TOLD_READ]) : -1;
+  if (pid < 0) {
+    close_all(fds, N);
+    return NULL;
   }
-  if (fds[1] >= 0)
-    (void)close(fds[1]);
-  return NULL;
+  close_all((const int[]){fds[ENGINE], fds[TOLD_READ], fds[APART_WRITE]}, 3);
+  Sweeper *s = g_new0(Sweeper, 1);
+  *s = (Sweeper){.pid = pid, .told = fds[TOLD_WRITE], .apart = fds[APART_READ]};
+  return s;
+}
+
+void sweeper_wait(Sweeper *s) {
+  char byte;
+  if (!s || s->apart < 0)
+    return;
+  while (read(s->apart, &byte, 1) < 0 && errno == EINTR)
+    ;
+  (void)close(s->apart);
+  s->apart = -1;
 }
 
 static Swept swept_of(const FrozenTree *tree, const FrozenTask *task) {
@@ -300,8 +315,7 @@ pid_t sweeper_pid(const Sweeper *s) {
 void sweeper_free(Sweeper *s) {
   if (!s)
     return;
-  if (s->told >= 0)
-    (void)close(s->told);
+  close_all((const int[]){s->told, s->apart}, 2);
   (void)kill(s->pid, SIGKILL);
   while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR)
     ;

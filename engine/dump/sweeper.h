@@ -14,6 +14,8 @@ typedef struct Sweeper Sweeper;
 /* Forks it, while the engine is small: a fork later is a fault for every page that the engine writes to from then on. NULL if
  * there is none: then a killed engine leaves its regions behind, which harms nobody. */
 Sweeper *sweeper_new(void);
+/* Until none of the engine's descriptors is open in it any more. NULL is apart. */
+void sweeper_wait(Sweeper *sweeper);
 /* What there will be to sweep. From here on the tree's regions must be at the tasks' region_at. False: it does not listen. */
 bool sweeper_tell(Sweeper *sweeper, const FrozenTree *tree);
 /* 0: there is none. */

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define LAST_CAP 40
 #define N_SPECULATION 3
@@ -216,16 +217,36 @@ static void set(int id) {
   }
 }
 
+#define MOTHER 40
+
+static pid_t make_child(void) {
+  pid_t child = fork();
+  check_call(child >= 0);
+  while (child == 0 && getppid() != 1)
+    (void)usleep(20000);
+  if (child == 0)
+    _exit(1);
+  return child;
+}
+
+static void end_child(pid_t child) {
+  int status = 0;
+  check(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status), "the child of a thread is not its process's");
+}
+
 static void *live(void *data) {
   int id = (int)(intptr_t)data;
   Facts before, after;
   set(id);
+  pid_t child = id == MOTHER ? make_child() : 0;
   ask(&before);
   atomic_fetch_add(&settled, 1);
   while (!verify_now && !subject_failed())
     (void)usleep(50000 + (useconds_t)id * 1000);
   ask(&after);
   compare(id, &before, &after);
+  if (child)
+    end_child(child);
   atomic_fetch_add(&verified, 1);
   while (verified < N_THREADS && !subject_failed())
     (void)usleep(10000);
