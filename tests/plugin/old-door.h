@@ -55,9 +55,14 @@ static inline int old_dump_unix(int fd, int id) {
   return a.sun_path[0] ? old_save(id, a.sun_path) : -ENOTSUP;
 }
 
+/* As the server's path says. */
+static inline int socket_type(const char *path) {
+  return strstr(path, ".seqpacket") ? SOCK_SEQPACKET : SOCK_STREAM;
+}
+
 static inline int old_connect(const char *path) {
   struct sockaddr_un a = {.sun_family = AF_UNIX};
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int fd = socket(AF_UNIX, socket_type(path) | SOCK_CLOEXEC, 0);
   (void)snprintf(a.sun_path, sizeof a.sun_path, "%.107s", path);
   if (connect(fd, (const struct sockaddr *)&a, sizeof a) < 0) {
     int e = errno;

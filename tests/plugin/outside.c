@@ -33,7 +33,7 @@ static void place(int fd, int number) {
 static void setup_unix(const char *path) {
   struct sockaddr_un a = {.sun_family = AF_UNIX};
   (void)snprintf(a.sun_path, sizeof a.sun_path, "%.107s", path);
-  int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  int fd = socket(AF_UNIX, strstr(path, ".seqpacket") ? SOCK_SEQPACKET : SOCK_STREAM, 0);
   check_call(connect(fd, (const struct sockaddr *)&a, sizeof a) == 0);
   const struct timeval patience = {.tv_sec = 7};
   check_call(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0);

@@ -45,7 +45,7 @@ class EchoServer:
     """The process at the other end: says pong."""
 
     def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET if ".seqpacket" in path else socket.SOCK_STREAM)
         self.socket.bind(path)
         self.socket.listen()
         self.clients = 0
