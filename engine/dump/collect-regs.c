@@ -496,10 +496,12 @@ static bool wait_thread(const FrozenTask *task, guint k, const ThreadProgram *tp
          thread_program_decode(tp, t, k == 0 && !task->headless, error);
 }
 
+/* By its tracer, who alone can help it on when job control stops it meanwhile. */
 static void wait_share(void *data, unsigned which) {
   TracersShare *w = data;
-  for (guint k = which + 1; k < w->task->threads->len; k += tracers_count())
-    if (!wait_thread(w->task, k, w->program, &w->errors[which]))
+  for (guint k = 1; k < w->task->threads->len; k++)
+    if (tracers_owner(g_array_index(w->task->threads, FrozenThread, k).state.tid) == which &&
+        !wait_thread(w->task, k, w->program, &w->errors[which]))
       return;
 }
 

@@ -17,6 +17,7 @@ typedef enum TraceOp {
   TRACE_WAIT_INTERRUPTED, /* gives the signal of a group stop, 0: none; a: does not wait, -EAGAIN */
   TRACE_WAIT_END,
   TRACE_HAS_STOPPED, /* 1: a stop, of no signal, waits to be taken; 0: none */
+  TRACE_PASS_STOP,   /* lets a stop of no system call, if it is in one, take its course; gives 1 then */
   TRACE_RESUME,      /* a: request, b: signal */
   TRACE_DETACH,
   TRACE_RUN, /* data: registers, set and read back; a: stops of system calls to wait for, b: goes on then */

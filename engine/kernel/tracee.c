@@ -84,6 +84,15 @@ static int has_stopped(pid_t tid) {
   return waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) == 0 && info.si_pid == tid && info.si_status >> 8;
 }
 
+static int pass_stop(pid_t tid) {
+  siginfo_t info = {0};
+  int status = 0;
+  if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) < 0 || info.si_pid != tid || info.si_code != CLD_TRAPPED ||
+      wait_stop(tid, &status) < 0)
+    return 0;
+  return ptrace(PTRACE_CONT, tid, NULL, number(status >> 16 ? 0 : (uint64_t)WSTOPSIG(status))) < 0 ? -errno : 1;
+}
+
 /* Resumes until the next system call stop; signals that cannot be blocked take their course. */
 static int resume_to_syscall(pid_t tid) {
   int signal = 0;
@@ -143,9 +152,9 @@ int64_t trace_perform(const TraceCall *c) {
     return result(ptrace(PTRACE_SETOPTIONS, c->tid, NULL, number(c->a)));
   case TRACE_INTERRUPT:
     return result(ptrace(PTRACE_INTERRUPT, c->tid, NULL, NULL));
-  case TRACE_STOP:
+  case TRACE_STOP: /* a signal on its way would be lost with the stop that tells of it */
     e = result(ptrace(PTRACE_INTERRUPT, c->tid, NULL, NULL));
-    return e < 0 ? e : wait_stop(c->tid, NULL);
+    return e < 0 ? e : MIN(wait_interrupted(c->tid, false), 0);
   case TRACE_WAIT:
     return wait_stop(c->tid, c->data);
   case TRACE_WAIT_INTERRUPTED:
@@ -154,6 +163,8 @@ int64_t trace_perform(const TraceCall *c) {
     return wait_end(c->tid);
   case TRACE_HAS_STOPPED:
     return has_stopped(c->tid);
+  case TRACE_PASS_STOP:
+    return pass_stop(c->tid);
   case TRACE_RESUME:
     return result(ptrace((enum __ptrace_request)c->a, c->tid, NULL, number(c->b)));
   case TRACE_DETACH:
@@ -251,12 +262,8 @@ int tracee_resume(pid_t tid, int request) {
   return step(TRACE_RESUME, tid, (uint64_t)request, 0);
 }
 
-void tracee_pass_stop(pid_t tid) {
-  siginfo_t info = {0};
-  int status = 0;
-  if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOWAIT | WNOHANG | __WALL) == 0 && info.si_pid == tid &&
-      info.si_code == CLD_TRAPPED && wait_stop(tid, &status) == 0)
-    (void)step(TRACE_RESUME, tid, PTRACE_CONT, status >> 16 ? 0 : (uint64_t)WSTOPSIG(status));
+bool tracee_pass_stop(pid_t tid) {
+  return step(TRACE_PASS_STOP, tid, 0, 0) > 0;
 }
 
 int tracee_detach(pid_t tid) {

@@ -47,8 +47,8 @@ void tracee_wait_end(pid_t tid);
 bool tracee_has_stopped(pid_t tid);
 int tracee_resume(pid_t tid, int request);
 /* One that was let run and stands in a stop of ptrace(2) all the same goes on: the SIGSTOP that is to be delivered is, and what job
- * control tells tracers, of a SIGCONT too, is heard. */
-void tracee_pass_stop(pid_t tid);
+ * control tells tracers, of a SIGCONT too, is heard. Whether it stood. */
+bool tracee_pass_stop(pid_t tid);
 int tracee_detach(pid_t tid);
 /* Sets @regs and a mask that blocks everything, lets the thread run through that many stops of system calls, and gives its
  * registers then. After that it stays stopped, or goes on. */

@@ -22,6 +22,7 @@ struct Region {
   uint64_t remote;
   size_t size;
   _Atomic size_t used; /* several tracers prepare their agents at a time */
+  _Atomic bool stopped; /* by job control, some of its threads have been: the others may stand, too */
   void *alive;      /* in the region: of the lanes that are added now */
   GPtrArray *words; /* all of them that are this process's, not the warden's */
 };
@@ -215,14 +216,14 @@ bool region_wait_moment(Region *r, Lane *lane, pid_t tid, bool *ret_done, GError
   uint32_t seen = atomic_load((const _Atomic uint32_t *)&lane->done);
   *ret_done = region_is_done(lane);
   if (!*ret_done) {
-    struct timespec patience = {0, 50 * 1000 * 1000};
+    struct timespec patience = {0, r->stopped ? 1000000 : 50000000};
     long w = syscall(SYS_futex, &lane->done, FUTEX_WAIT, seen, &patience, NULL, 0);
     *ret_done = region_is_done(lane);
     bool late = !*ret_done && w < 0 && errno == ETIMEDOUT && tid > 0;
     if (late && task_ended(tid))
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Task %d died meanwhile", (int)tid);
-    if (late) /* job control, which no mask keeps out */
-      tracee_pass_stop(tid);
+    if (late && tracee_pass_stop(tid)) /* job control, which no mask keeps out */
+      r->stopped = true;
     if (atomic_load((const _Atomic uint32_t *)r->alive) & FUTEX_OWNER_DIED)
       return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "The process that traces the tree was killed");
   }
