@@ -338,8 +338,26 @@ static bool dump_look(Dump *d, pid_t pid, int pidfd, int images_fd, GError **err
          dump_collect(d, error) && collect_by_agents(d->job, d->tree, error) && dump_objects(d, images_fd, error);
 }
 
+/* Who is killed in the middle is missed in many ways, most of which tell nobody anything. */
+static void name_the_dead(const FrozenTree *tree, GError **failure) {
+  for (guint i = 0; tree && i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    ProcStat stat;
+    if (task->zombie || (proc_stat(task->view, &stat, NULL) && !strchr("ZX", stat.state)))
+      continue;
+    GError *named = NULL;
+    engine_fail(&named, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "pid %d (%s) has ended during the checkpoint: %s", (int)task->pid, task->stat.comm,
+        (*failure)->message);
+    g_error_free(*failure);
+    *failure = named;
+    return;
+  }
+}
+
 /* Plugins hear of the end while the tree still stands: what they paused has to go on with it. */
 static bool dump_end(Dump *d, GError *failure, GError **error) {
+  if (failure && engine_error_code(failure) != ENGINE_ERROR_CODE__NO_SUCH_PROCESS)
+    name_the_dead(d->tree, &failure);
   plugins_end(g_steal_pointer(&d->plugins), failure);
   if (failure && d->written)
     (void)unlinkat(job_images_fd(d->job), "inventory.img", 0); /* a failed dump leaves no checkpoint */

@@ -179,6 +179,14 @@ static bool thread_has_ended(pid_t pid, pid_t tid) {
   return !after || strchr("ZX", after[2]);
 }
 
+/* Some tracer may have yet to bury them. */
+static bool all_have_ended(pid_t pid, const GArray *tids) {
+  for (guint i = 0; i < tids->len; i++)
+    if (!thread_has_ended(pid, g_array_index(tids, pid_t, i)))
+      return false;
+  return true;
+}
+
 /* The leader first: where ids have wrapped around, its threads may have lower ones. */
 static void sort_threads(FrozenTask *task) {
   g_array_sort(task->threads, compare_threads);
@@ -423,7 +431,7 @@ static bool look_at(const FrozenTree *tree, Look *look, bool alone, GError **err
   if (!known && !list_threads(task, tids, &glimpses, error))
     return false;
   if (!known) {
-    task->zombie = task->stat.state == 'Z' && tids->len == 1;
+    task->zombie = task->stat.state == 'Z' && all_have_ended(task->pid, tids);
     task->headless = task->stat.state == 'Z' && !task->zombie;
   }
   if (many)
@@ -585,7 +593,8 @@ static void cure_thread(Thaw *w, FrozenTask *task, FrozenThread *t) {
   g_autoptr(GError) error = NULL;
   if (!t->in_agent)
     return;
-  if (!(w->owners ? inject_cure_leader(task->injection, &t->state, &error) : inject_cure_thread(task->injection, &t->state, &error))) {
+  bool ok = w->owners ? inject_cure_leader(task->injection, &t->state, &error) : inject_cure_thread(task->injection, &t->state, &error);
+  if (!ok && engine_error_code(error) != ENGINE_ERROR_CODE__NO_SUCH_PROCESS) {
     g_mutex_lock(&w->log);
     job_log(w->job, 3, "%s", error->message);
     g_mutex_unlock(&w->log);

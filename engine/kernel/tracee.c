@@ -5,11 +5,16 @@
 #include "warden.h"
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/param.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #ifndef PTRACE_GET_RSEQ_CONFIGURATION
 #define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
@@ -28,15 +33,43 @@ static void *number(uint64_t n) {
 
 /* --- the steps themselves --- */
 
+/* Most are there at once; the longer it takes the less is asked. */
+static void wait_a_moment(int patience) {
+  if (patience < 20)
+    (void)sched_yield();
+  else
+    (void)usleep(patience < 200 ? 20 : 500);
+}
+
+#define ENDED_AFTER 100 /* a look at /proc is no quick question */
+
+/* A main thread that has been killed says nothing to wait(2) before the others of its process have been waited for, who may be
+ * waited for later, by the same thread: nobody may wait for it for ever. */
+static bool has_ended(pid_t tid, int patience) {
+  char path[64], text[512];
+  if (patience < ENDED_AFTER || patience % 16)
+    return false;
+  (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)tid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+  if (fd >= 0)
+    (void)close(fd);
+  text[n > 0 ? n : 0] = '\0';
+  const char *after = strrchr(text, ')');
+  return !after || after[2] == 'Z' || after[2] == 'X';
+}
+
 static int wait_stop(pid_t tid, int *status) {
   int s = 0;
-  for (;;) {
-    pid_t got = waitpid(tid, &s, __WALL);
-    if (got < 0 && errno == EINTR)
-      continue;
-    if (got < 0)
+  for (int patience = 0;; patience++) {
+    pid_t got = waitpid(tid, &s, __WALL | WNOHANG);
+    if (got < 0 && errno != EINTR)
       return errno == ECHILD ? -ESRCH : -errno;
-    break;
+    if (got > 0)
+      break;
+    if (has_ended(tid, patience))
+      return -ESRCH;
+    wait_a_moment(patience);
   }
   if (status)
     *status = s;
@@ -46,15 +79,19 @@ static int wait_stop(pid_t tid, int *status) {
 /* Signals that are on their way take their course first. Their stops are only looked at: one that was waited for, of a tracer
  * that dies then, would lose its signal. */
 static int wait_interrupted(pid_t tid, bool hurry) {
-  for (;;) {
+  for (int patience = 0;; patience++) {
     siginfo_t info = {0};
     int e = 0, status;
-    if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOWAIT | __WALL | (hurry ? WNOHANG : 0)) < 0)
+    if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOWAIT | __WALL | WNOHANG) < 0)
       e = errno == ECHILD ? -ESRCH : -errno;
     if (e == -EINTR)
       continue;
-    if (e == 0 && !info.si_pid)
-      return -EAGAIN;
+    if (e == 0 && !info.si_pid && (hurry || has_ended(tid, patience)))
+      return hurry ? -EAGAIN : -ESRCH;
+    if (e == 0 && !info.si_pid) {
+      wait_a_moment(patience);
+      continue;
+    }
     if (e == 0 && info.si_code == CLD_TRAPPED && info.si_status >> 8 == 0) {
       e = ptrace(PTRACE_CONT, tid, NULL, number((uint64_t)info.si_status)) < 0 && errno != ESRCH ? -errno : 0;
       if (e == 0)
@@ -77,6 +114,14 @@ static int wait_end(pid_t tid) {
   for (pid_t r = 0; (r >= 0 && !(r == tid && (WIFEXITED(status) || WIFSIGNALED(status)))) || (r < 0 && errno == EINTR);)
     r = waitpid(tid, &status, __WALL);
   return 0;
+}
+
+/* One that has been killed is the tracer's to bury: until then its process does not end. */
+static int detach(pid_t tid) {
+  int e = result(ptrace(PTRACE_DETACH, tid, NULL, NULL));
+  if (e == -ESRCH)
+    (void)waitid(P_PID, (id_t)tid, NULL, WEXITED | WNOHANG | __WALL);
+  return e;
 }
 
 static int has_stopped(pid_t tid) {
@@ -168,7 +213,7 @@ int64_t trace_perform(const TraceCall *c) {
   case TRACE_RESUME:
     return result(ptrace((enum __ptrace_request)c->a, c->tid, NULL, number(c->b)));
   case TRACE_DETACH:
-    return result(ptrace(PTRACE_DETACH, c->tid, NULL, NULL));
+    return detach(c->tid);
   case TRACE_RUN:
     return run(c);
   case TRACE_GET_REGS:

@@ -132,6 +132,9 @@ static bool find_gadgets(Injection *in, const InjectMap *maps, size_t n, GadgetC
       if (in->syscall_ret && in->sigreturn)
         return !in->ia32 || count_pops(in, error);
     }
+  struct user_regs_struct regs;
+  if (tracee_get_regs(in->pid, &regs) == -ESRCH)
+    return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "pid %d has just ended", (int)in->pid);
   return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
       "pid %d: its code has no signal return (no C library?), so that it could not be sent back if the engine died", (int)in->pid);
 }
@@ -213,7 +216,8 @@ static bool fail_region(pid_t pid, size_t size, int e, GError **error) {
   else if (e == -EAGAIN)
     cure = ": it has all future mappings locked (mlockall(2)) and reaches its limit of locked memory (RLIMIT_MEMLOCK); raise that "
            "(prlimit(1)) and try again";
-  return engine_fail(error, ENGINE_ERROR_CODE__FAILED, "pid %d: cannot map %zu bytes in it: %s%s", (int)pid, size, strerror(-e), cure);
+  return engine_fail(error, e == -ESRCH ? ENGINE_ERROR_CODE__NO_SUCH_PROCESS : ENGINE_ERROR_CODE__FAILED,
+      "pid %d: cannot map %zu bytes in it: %s%s", (int)pid, size, strerror(-e), cure);
 }
 
 static void *map_region(pid_t pid, uint64_t address, size_t size, bool split, GError **error) {
