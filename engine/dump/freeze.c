@@ -3,6 +3,7 @@
  * tracer dies the kernel lets all of them run on. */
 #include "alike.h"
 #include "frozen.h"
+#include "frozen-group.h"
 #include "landlock.h"
 #include "overruns.h"
 #include "sharing.h"
@@ -226,8 +227,10 @@ static bool is_in_vfork(pid_t pid, pid_t tid) {
   return nr == SYS_vfork || ((nr == SYS_clone || nr == SYS_clone3) && flags & CLONE_VFORK);
 }
 
+#define GROUP_PATIENCE 100 /* some ten milliseconds */
+
 /* A thread that cannot be stopped says nothing to wait(2), nor does a main thread that ends now while others go on. -ESRCH:
- * that; -EBUSY: in a vfork(2) that does not end. */
+ * that; -EBUSY: in a vfork(2) that does not end; -EDEADLK: in a frozen control group. */
 static int wait_frozen(const FrozenTask *task, pid_t tid, int *stop_signal) {
   for (int patience = 0;; patience++) {
     int e = tracee_poll_interrupted(tid, stop_signal);
@@ -239,6 +242,8 @@ static int wait_frozen(const FrozenTask *task, pid_t tid, int *stop_signal) {
       return -ESRCH;
     if (patience > VFORK_PATIENCE && is_in_vfork(task->pid, tid))
       return -EBUSY;
+    if (patience % (5 * GROUP_PATIENCE) == GROUP_PATIENCE && !frozen_group_check_v1(task->pid, task->stat.comm, NULL))
+      return -EDEADLK;
     if (patience < 5)
       (void)sched_yield();
     else
@@ -335,6 +340,8 @@ static bool take_seized(const FrozenTree *tree, FrozenTask *task, Seizure *s, bo
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, s->interrupted, "Cannot interrupt tid %d", (int)tid);
   if (s->stopped == -EBUSY)
     return fail_vfork(task, tid, error);
+  if (s->stopped == -EDEADLK && !frozen_group_check_v1(task->pid, task->stat.comm, error))
+    return false;
   if (s->stopped < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, s->stopped, "Cannot wait for tid %d", (int)tid);
   return true;
