@@ -2,6 +2,7 @@
 /* Registers, signal masks and pending signals by ptrace; then the agents, in every thread at once. */
 #include "collect.h"
 #include "frame.h"
+#include "frozen-group.h"
 #include "ia32.h"
 #include "landlock.h"
 #include "overruns.h"
@@ -667,7 +668,7 @@ static bool inject_all(FrozenTree *tree, ThreadProgram *const tps[2], ProcessPro
 }
 
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {
-  if (!stranger_wait(tree->helpers.stranger, error))
+  if (!frozen_group_check_v2(tree, error) || !stranger_wait(tree->helpers.stranger, error))
     return false;
   bool keys = traits_have_session_keys(tree);
   ThreadProgram *tps[2] = {thread_program_new(stranger_pid(tree->helpers.stranger), keys, false)};

@@ -8,7 +8,6 @@
 #include "compat.h"
 #include "config.h"
 #include "external-dump.h"
-#include "frozen-group.h"
 #include "landlock.h"
 #include "tracers.h"
 #include "overruns.h"
@@ -143,7 +142,7 @@ static bool dump_collect(Dump *d, GError **error) {
   if (!collect_stopped(d, error))
     return false;
   compat_check(d->job, d->tree);
-  if (!frozen_group_check_v2(d->tree, error) || !check_stranger(d->tree, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
+  if (!check_stranger(d->tree, error) || !seccomp_collect(d->job, d->tree, d->checkpoint, error))
     return false;
   d->locks = locks_start(d->tree);
   sharing_find(d->tree);

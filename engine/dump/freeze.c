@@ -227,10 +227,11 @@ static bool is_in_vfork(pid_t pid, pid_t tid) {
   return nr == SYS_vfork || ((nr == SYS_clone || nr == SYS_clone3) && flags & CLONE_VFORK);
 }
 
-#define GROUP_PATIENCE 100 /* some ten milliseconds */
+#define GROUP_PATIENCE 100   /* some ten milliseconds */
+#define STOP_PATIENCE 18000  /* ten seconds */
 
 /* A thread that cannot be stopped says nothing to wait(2), nor does a main thread that ends now while others go on. -ESRCH:
- * that; -EBUSY: in a vfork(2) that does not end; -EDEADLK: in a frozen control group. */
+ * that; -EBUSY: in a vfork(2) that does not end; -EDEADLK: in a frozen control group; -ETIMEDOUT: the kernel keeps it. */
 static int wait_frozen(const FrozenTask *task, pid_t tid, int *stop_signal) {
   for (int patience = 0;; patience++) {
     int e = tracee_poll_interrupted(tid, stop_signal);
@@ -244,6 +245,8 @@ static int wait_frozen(const FrozenTask *task, pid_t tid, int *stop_signal) {
       return -EBUSY;
     if (patience % (5 * GROUP_PATIENCE) == GROUP_PATIENCE && !frozen_group_check_v1(task->pid, task->stat.comm, NULL))
       return -EDEADLK;
+    if (patience > STOP_PATIENCE)
+      return -ETIMEDOUT;
     if (patience < 5)
       (void)sched_yield();
     else
@@ -255,6 +258,17 @@ static bool fail_vfork(const FrozenTask *task, pid_t tid, GError **error) {
   return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
       "pid %d (%s): thread %d waits in vfork(2) for a child that neither calls execve(2) nor ends; it cannot be stopped until then: have "
       "the child do so, then try again", (int)task->pid, task->stat.comm, (int)tid);
+}
+
+/* For a disk, or a server of a file system, that does not answer. */
+static bool fail_stuck(const FrozenTask *task, pid_t tid, GError **error) {
+  char name[64];
+  g_snprintf(name, sizeof name, "task/%d/wchan", (int)tid);
+  g_autofree char *where = proc_read(task->pid, name, NULL, NULL);
+  return engine_fail(error, ENGINE_ERROR_CODE__BUSY,
+      "pid %d (%s): thread %d could not be stopped in ten seconds: it waits in the kernel%s%s%s, for a device or a file server that does not "
+      "answer; try again when that does", (int)task->pid, task->stat.comm, (int)tid, where && *where && *where != '0' ? " (" : "",
+      where && *where != '0' ? where : "", where && *where && *where != '0' ? ")" : "");
 }
 
 /* Where a second tracer is worth its making. */
@@ -340,6 +354,8 @@ static bool take_seized(const FrozenTree *tree, FrozenTask *task, Seizure *s, bo
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, s->interrupted, "Cannot interrupt tid %d", (int)tid);
   if (s->stopped == -EBUSY)
     return fail_vfork(task, tid, error);
+  if (s->stopped == -ETIMEDOUT)
+    return fail_stuck(task, tid, error);
   if (s->stopped == -EDEADLK && !frozen_group_check_v1(task->pid, task->stat.comm, error))
     return false;
   if (s->stopped < 0)
