@@ -338,20 +338,34 @@ static bool dump_look(Dump *d, pid_t pid, int pidfd, int images_fd, GError **err
          dump_collect(d, error) && collect_by_agents(d->job, d->tree, error) && dump_objects(d, images_fd, error);
 }
 
-/* Who is killed in the middle is missed in many ways, most of which tell nobody anything. */
-static void name_the_dead(const FrozenTree *tree, GError **failure) {
+#define PF_EXITING_ 0x4u /* include/linux/sched.h */
+#define DEAD_LOOKS 5
+#define DEAD_PAUSE_USEC 4000
+
+static const FrozenTask *find_dead(const FrozenTree *tree) {
   for (guint i = 0; tree && i < tree->tasks->len; i++) {
     const FrozenTask *task = tree->tasks->pdata[i];
     ProcStat stat;
-    if (task->zombie || (proc_stat(task->view, &stat, NULL) && !strchr("ZX", stat.state)))
-      continue;
-    GError *named = NULL;
-    engine_fail(&named, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "pid %d (%s) has ended during the checkpoint: %s", (int)task->pid, task->stat.comm,
-        (*failure)->message);
-    g_error_free(*failure);
-    *failure = named;
-    return;
+    if (!task->zombie && (!proc_stat(task->view, &stat, NULL) || strchr("ZX", stat.state) || stat.flags & PF_EXITING_))
+      return task;
   }
+  return NULL;
+}
+
+/* Who is killed in the middle is missed in many ways, most of which tell nobody anything; some before it has begun to end. */
+static void name_the_dead(const FrozenTree *tree, GError **failure) {
+  const FrozenTask *dead = find_dead(tree);
+  for (int i = 1; !dead && tree && i < DEAD_LOOKS && engine_error_code(*failure) == ENGINE_ERROR_CODE__FAILED; i++) {
+    g_usleep(DEAD_PAUSE_USEC);
+    dead = find_dead(tree);
+  }
+  if (!dead)
+    return;
+  GError *named = NULL;
+  engine_fail(&named, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "pid %d (%s) has ended during the checkpoint: %s", (int)dead->pid, dead->stat.comm,
+      (*failure)->message);
+  g_error_free(*failure);
+  *failure = named;
 }
 
 /* Plugins hear of the end while the tree still stands: what they paused has to go on with it. */
