@@ -425,33 +425,49 @@ static size_t region_room(const FrozenTree *tree, const FrozenTask *task, const 
   return room;
 }
 
-/* The region, and the agent of the leader. */
-static bool inject_leader(const FrozenTree *tree, FrozenTask *task, const Program *thread_program, ProcessProgram *const *pps, GadgetCache *cache,
+/* The region of a task that has one of its own begins to come. */
+static bool begin_leader(const FrozenTree *tree, FrozenTask *task, const Program *thread_program, ProcessProgram *const *pps, GadgetCache *cache,
     GError **error) {
-  FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
+  const FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
   guint n_threads;
   size_t room = region_room(tree, task, thread_program, pps, &n_threads);
   g_autofree InjectMap *maps = inject_maps(task->facts.vmas, task->lowest_sp);
-  task->injection = inject_process(&leader->state, n_threads, task->region_at, room, maps, task->facts.vmas->len, cache, error);
-  if (!task->injection)
-    return false;
-  leader->in_agent = true;
+  task->injection = inject_begin(&leader->state, n_threads, task->region_at, room, maps, task->facts.vmas->len, cache, error);
+  return task->injection != NULL;
+}
+
+static bool drop_injection(FrozenTask *task) {
+  injection_free(task->injection);
+  task->injection = NULL;
+  return false;
+}
+
+static bool proceed_leader(FrozenTask *task, GError **error) {
+  const FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
+  return inject_proceed(task->injection, &leader->state, error) || drop_injection(task);
+}
+
+/* It is there, and the agent of the leader begins. */
+static bool finish_leader(FrozenTask *task, const Program *thread_program, GError **error) {
+  FrozenThread *leader = &g_array_index(task->threads, FrozenThread, 0);
+  if (!inject_finish(task->injection, &leader->state, task->region_at, error))
+    return drop_injection(task);
   leader->lane = injection_leader_lane(task->injection);
   Region *region = injection_region(task->injection);
-  if (!region_load(region, thread_program, NULL, &leader->loaded, error))
-    return false;
-  region_start(region, leader->lane, &leader->loaded);
-  return true;
+  if (!region_load(region, thread_program, NULL, &leader->loaded, error)) {
+    inject_undo(task->injection, &leader->state);
+    return drop_injection(task);
+  }
+  region_prepare(region, leader->lane, &leader->loaded);
+  leader->in_agent = inject_leader(task->injection, &leader->state, error);
+  return leader->in_agent || drop_injection(task);
 }
 
 /* An agent in every thread, each with its program prepared before it starts. Where memory is shared there is one region, and
- * all threads but its owner's leader are alike. */
-static bool inject_task(const FrozenTree *tree, FrozenTask *task, const ThreadProgram *tp, ProcessProgram *const *pps, GadgetCache *cache,
-    GError **error) {
-  FrozenTask *owner = task->owner[SHARE_MEMORY];
+ * all threads but its owner's leader, which has one, are alike. */
+static bool inject_threads(const FrozenTree *tree, FrozenTask *task, const ThreadProgram *tp, GError **error) {
+  const FrozenTask *owner = task->owner[SHARE_MEMORY];
   guint first = owner == task;
-  if (first && !inject_leader(tree, task, thread_program_get(tp), pps, cache, error))
-    return false;
   task->injection = owner->injection;
   if (!is_on_its_own(tree, task))
     return run_by_tracers((TracersShare){.task = task, .first = first, .program = tp}, inject_share, error);
@@ -620,30 +636,86 @@ typedef struct Injections {
   GError *errors[2];
 } Injections;
 
-static bool inject_one(Injections *w, guint i, unsigned which) {
+typedef bool InjectStep(const Injections *w, guint i, unsigned which, GError **error);
+
+static bool begin_one(const Injections *w, guint i, unsigned which, GError **error) {
   FrozenTask *task = w->tree->tasks->pdata[i];
   if (!w->pps[i])
     w->pps[i] = process_program_new(task);
-  return inject_task(w->tree, task, w->tps[task->ia32], w->pps, w->caches[which], &w->errors[which]);
+  return task->owner[SHARE_MEMORY] != task ||
+         begin_leader(w->tree, task, thread_program_get(w->tps[task->ia32]), w->pps, w->caches[which], error);
 }
 
+static bool proceed_one(const Injections *w, guint i, unsigned which, GError **error) {
+  FrozenTask *task = w->tree->tasks->pdata[i];
+  return task->owner[SHARE_MEMORY] != task || proceed_leader(task, error);
+}
+
+static bool finish_one(const Injections *w, guint i, unsigned which, GError **error) {
+  FrozenTask *task = w->tree->tasks->pdata[i];
+  const ThreadProgram *tp = w->tps[task->ia32];
+  bool owns = task->owner[SHARE_MEMORY] == task;
+  return (!owns || finish_leader(task, thread_program_get(tp), error)) && inject_threads(w->tree, task, tp, error);
+}
+
+static bool wait_one(const Injections *w, guint i, unsigned which, GError **error) {
+  FrozenTask *task = w->tree->tasks->pdata[i];
+  (void)which;
+  return wait_task(w->tree, task, w->tps[task->ia32], w->pps[i], error);
+}
+
+static bool wait_one_process(const Injections *w, guint i, unsigned which, GError **error) {
+  (void)which;
+  return wait_process_program(w->tree->tasks->pdata[i], w->pps[i], error);
+}
+
+/* The first ones leave every task that has begun in the hands of its agents, or as it was. */
+static InjectStep *const steps[] = {begin_one, proceed_one, finish_one, wait_one, wait_one_process};
+enum { STEPS_OF_INJECTION = 3 };
+
+static bool has_agents(const FrozenTask *task) {
+  return !task->zombie && !task->no_agent;
+}
+
+/* The first error of a tracer's is kept. */
+static void take_step(Injections *w, guint step, guint i, unsigned which) {
+  GError *error = NULL;
+  if (steps[step](w, i, which, &error))
+    return;
+  if (w->errors[which])
+    g_error_free(error);
+  else
+    w->errors[which] = error;
+}
+
+/* Each step is taken by all of a tracer's tasks before the next, so that hardly anyone is waited for. What has begun is brought to its end even
+ * where another has failed. */
 static void inject_tasks_share(void *data, unsigned which) {
   Injections *w = data;
-  for (guint i = 0; !w->errors[which] && i < w->tree->tasks->len; i++) {
-    const FrozenTask *task = w->tree->tasks->pdata[i];
-    if (!task->zombie && !task->no_agent && is_on_its_own(w->tree, task) && task->tracer == which)
-      (void)inject_one(w, i, which);
-  }
+  for (guint step = 0; step < G_N_ELEMENTS(steps); step++)
+    for (guint i = 0; i < w->tree->tasks->len; i++) {
+      const FrozenTask *task = w->tree->tasks->pdata[i];
+      bool begun = step && step < STEPS_OF_INJECTION;
+      if (has_agents(task) && is_on_its_own(w->tree, task) && task->tracer == which && (begun ? task->injection != NULL : !w->errors[which]))
+        take_step(w, step, i, which);
+    }
 }
 
-static bool inject_tasks(FrozenTree *tree, ThreadProgram *const tps[2], ProcessProgram **pps, GError **error) {
+/* Those whose threads have several tracers, or whose memory has several owners; the injection of all comes before the first is waited for. */
+static void inject_others(Injections *w) {
+  for (guint part = 0; part < 2; part++)
+    for (guint i = 0; i < w->tree->tasks->len; i++) {
+      const FrozenTask *task = w->tree->tasks->pdata[i];
+      guint end = part ? G_N_ELEMENTS(steps) : STEPS_OF_INJECTION;
+      for (guint step = part ? STEPS_OF_INJECTION : 0; step < end && !w->errors[0] && has_agents(task) && !is_on_its_own(w->tree, task); step++)
+        take_step(w, step, i, 0);
+    }
+}
+
+static bool inject_all(const FrozenTree *tree, ThreadProgram *const tps[2], ProcessProgram **pps, GError **error) {
   Injections w = {.tree = tree, .tps = tps, .pps = pps, .caches = {gadget_cache_new(), gadget_cache_new()}};
-  tracers_run(inject_tasks_share, &w);
-  for (guint i = 0; !w.errors[0] && i < tree->tasks->len; i++) {
-    const FrozenTask *task = tree->tasks->pdata[i];
-    if (!task->zombie && !task->no_agent && !is_on_its_own(tree, task))
-      (void)inject_one(&w, i, 0);
-  }
+  tracers_run_apart(inject_tasks_share, &w);
+  inject_others(&w);
   gadget_cache_free(w.caches[0]);
   gadget_cache_free(w.caches[1]);
   g_autoptr(GError) second = w.errors[1];
@@ -651,20 +723,6 @@ static bool inject_tasks(FrozenTree *tree, ThreadProgram *const tps[2], ProcessP
     return true;
   g_propagate_error(error, w.errors[0] ? w.errors[0] : g_steal_pointer(&second));
   return false;
-}
-
-/* No task waits for the one before it. */
-static bool inject_all(FrozenTree *tree, ThreadProgram *const tps[2], ProcessProgram **pps, GError **error) {
-  bool ok = inject_tasks(tree, tps, pps, error);
-  for (int step = 0; ok && step < 2; step++)
-    for (guint i = 0; ok && i < tree->tasks->len; i++) {
-      FrozenTask *task = tree->tasks->pdata[i];
-      const ThreadProgram *tp = tps[task->ia32];
-      if (task->zombie || task->no_agent)
-        continue;
-      ok = step == 0 ? wait_task(tree, task, tp, pps[i], error) : wait_process_program(task, pps[i], error);
-    }
-  return ok;
 }
 
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-/* One step of tracing as data, so that another process can make it (warden.h). A step leaves its task either stopped or
+/* One step of tracing as data, so that another process can make it (warden.h). A step of the warden's leaves its task either stopped or
  * running, never between the two stops of a system call. */
 
 #include <stddef.h>
@@ -21,6 +21,9 @@ typedef enum TraceOp {
   TRACE_RESUME,      /* a: request, b: signal */
   TRACE_DETACH,
   TRACE_RUN, /* data: registers, set and read back; a: stops of system calls to wait for, b: goes on then */
+  TRACE_CALL_BEGIN,   /* not of the warden; data: registers. Lets it come to the first stop of a system call, and does not wait */
+  TRACE_CALL_PROCEED, /* not of the warden; waits for that, and lets it come to the second */
+  TRACE_CALL_END,     /* not of the warden; waits for that; data: registers, read */
   TRACE_GET_REGS,
   TRACE_SET_REGS,
   TRACE_GET_XSTATE, /* gives the size */

@@ -138,27 +138,53 @@ static int pass_stop(pid_t tid) {
   return ptrace(PTRACE_CONT, tid, NULL, number(status >> 16 ? 0 : (uint64_t)WSTOPSIG(status))) < 0 ? -errno : 1;
 }
 
-/* Resumes until the next system call stop; signals that cannot be blocked take their course. */
-static int resume_to_syscall(pid_t tid) {
-  int signal = 0;
+/* Signals that cannot be blocked take their course. */
+static int wait_syscall_stop(pid_t tid) {
   for (;;) {
     int status = 0;
-    if (ptrace(PTRACE_SYSCALL, tid, NULL, (void *)(uintptr_t)signal) < 0)
-      return -errno;
     int r = wait_stop(tid, &status);
     if (r < 0)
       return r;
     if (WSTOPSIG(status) == (SIGTRAP | 0x80))
       return 0;
-    signal = status >> 16 ? 0 : WSTOPSIG(status);
+    int signal = status >> 16 ? 0 : WSTOPSIG(status);
+    if (ptrace(PTRACE_SYSCALL, tid, NULL, (void *)(uintptr_t)signal) < 0)
+      return -errno;
   }
 }
 
-static int run(const TraceCall *c) {
+static int to_syscall(pid_t tid) {
+  return result(ptrace(PTRACE_SYSCALL, tid, NULL, NULL));
+}
+
+static int resume_to_syscall(pid_t tid) {
+  int e = to_syscall(tid);
+  return e < 0 ? e : wait_syscall_stop(tid);
+}
+
+static int set_up(const TraceCall *c) {
   uint64_t all = ~0ull;
   int e = result(ptrace(PTRACE_SETREGS, c->tid, NULL, c->data));
-  if (e == 0)
-    e = result(ptrace(PTRACE_SETSIGMASK, c->tid, number(sizeof all), &all));
+  return e < 0 ? e : result(ptrace(PTRACE_SETSIGMASK, c->tid, number(sizeof all), &all));
+}
+
+static int begin_call(const TraceCall *c) {
+  int e = set_up(c);
+  return e < 0 ? e : to_syscall(c->tid);
+}
+
+static int proceed_call(pid_t tid) {
+  int e = wait_syscall_stop(tid);
+  return e < 0 ? e : to_syscall(tid);
+}
+
+static int end_call(const TraceCall *c) {
+  int e = wait_syscall_stop(c->tid);
+  return e < 0 ? e : result(ptrace(PTRACE_GETREGS, c->tid, NULL, c->data));
+}
+
+static int run(const TraceCall *c) {
+  int e = set_up(c);
   for (uint64_t stop = 0; e == 0 && stop < c->a; stop++)
     e = resume_to_syscall(c->tid);
   if (e == 0 && c->a)
@@ -216,6 +242,12 @@ int64_t trace_perform(const TraceCall *c) {
     return detach(c->tid);
   case TRACE_RUN:
     return run(c);
+  case TRACE_CALL_BEGIN:
+    return begin_call(c);
+  case TRACE_CALL_PROCEED:
+    return proceed_call(c->tid);
+  case TRACE_CALL_END:
+    return end_call(c);
   case TRACE_GET_REGS:
     return result(ptrace(PTRACE_GETREGS, c->tid, NULL, c->data));
   case TRACE_SET_REGS:
@@ -317,6 +349,18 @@ int tracee_detach(pid_t tid) {
 
 int tracee_run(pid_t tid, struct user_regs_struct *regs, int stops, bool goes_on) {
   return (int)step_data(TRACE_RUN, tid, (uint64_t)stops, goes_on, regs, sizeof *regs);
+}
+
+int tracee_call_begin(pid_t tid, const struct user_regs_struct *regs) {
+  return (int)step_data(TRACE_CALL_BEGIN, tid, 0, 0, (void *)(uintptr_t)regs, sizeof *regs);
+}
+
+int tracee_call_proceed(pid_t tid) {
+  return step(TRACE_CALL_PROCEED, tid, 0, 0);
+}
+
+int tracee_call_end(pid_t tid, struct user_regs_struct *regs) {
+  return (int)step_data(TRACE_CALL_END, tid, 0, 0, regs, sizeof *regs);
 }
 
 int tracee_get_regs(pid_t tid, struct user_regs_struct *regs) {

@@ -53,6 +53,12 @@ int tracee_detach(pid_t tid);
 /* Sets @regs and a mask that blocks everything, lets the thread run through that many stops of system calls, and gives its
  * registers then. After that it stays stopped, or goes on. */
 int tracee_run(pid_t tid, struct user_regs_struct *regs, int stops, bool goes_on);
+/* tracee_run() through the two stops of one call, for many threads at a time: each makes it while the others are seen to. Sets @regs and
+ * a mask that blocks everything, and does not wait; waits for the first stop and lets it go on; waits for the second and gives its registers.
+ * Not where a warden traces. */
+int tracee_call_begin(pid_t tid, const struct user_regs_struct *regs);
+int tracee_call_proceed(pid_t tid);
+int tracee_call_end(pid_t tid, struct user_regs_struct *regs);
 /* Tells the warden, if there is one, how to bring a thread home when this process dies; before its registers are
  * touched. */
 int tracee_home(const TraceHome *home);

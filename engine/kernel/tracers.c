@@ -15,6 +15,7 @@ static struct {
   pthread_mutex_t mutex, tids_mutex;
   pthread_cond_t changed;
   TracersWork *work; /* NULL: it waits for some */
+  pid_t tid;
   void *data;
 } second = {.mutex = PTHREAD_MUTEX_INITIALIZER, .tids_mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
@@ -23,6 +24,7 @@ static __thread bool is_second;
 static void *serve(void *unused) {
   is_second = true;
   (void)pthread_mutex_lock(&second.mutex);
+  second.tid = gettid();
   for (;;) {
     while (!second.work)
       (void)pthread_cond_wait(&second.changed, &second.mutex);
@@ -108,6 +110,42 @@ void tracers_run(TracersWork *work, void *data) {
   give(work, data);
   work(data, 0);
   wait_for_it();
+}
+
+/* The half in which the calling thread runs is its own. */
+static void divide(const cpu_set_t *all, cpu_set_t *mine, cpu_set_t *its) {
+  int half = CPU_COUNT(all) / 2, n = 0, here = sched_getcpu();
+  cpu_set_t first, second_half;
+  CPU_ZERO(&first);
+  CPU_ZERO(&second_half);
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, all))
+      CPU_SET(cpu, n++ < half ? &first : &second_half);
+  bool in_first = here >= 0 && CPU_ISSET(here, &first);
+  *mine = in_first ? first : second_half;
+  *its = in_first ? second_half : first;
+}
+
+static pid_t tid_of_second(void) {
+  (void)pthread_mutex_lock(&second.mutex);
+  pid_t tid = second.tid; /* 0: it has not begun yet */
+  (void)pthread_mutex_unlock(&second.mutex);
+  return tid;
+}
+
+void tracers_run_apart(TracersWork *work, void *data) {
+  cpu_set_t all, mine, its;
+  pid_t tid = is_there() ? tid_of_second() : 0;
+  bool apart = tid && sched_getaffinity(0, sizeof all, &all) == 0 && CPU_COUNT(&all) > 1;
+  if (apart) {
+    divide(&all, &mine, &its);
+    apart = sched_setaffinity(tid, sizeof its, &its) == 0 && sched_setaffinity(0, sizeof mine, &mine) == 0;
+  }
+  tracers_run(work, data);
+  if (apart) {
+    (void)sched_setaffinity(0, sizeof all, &all);
+    (void)sched_setaffinity(tid, sizeof all, &all);
+  }
 }
 
 typedef struct Errand {

@@ -21,6 +21,10 @@ unsigned tracers_owner(pid_t tid);
 typedef void TracersWork(void *data, unsigned which);
 void tracers_run(TracersWork *work, void *data);
 
+/* The same for work that wakes many tasks: each tracer has half of the processors meanwhile. Left to itself the kernel puts both, and all
+ * whom they wake, on one: in a virtual machine it takes a processor that has nothing to do for one that the host has taken away. */
+void tracers_run_apart(TracersWork *work, void *data);
+
 struct TraceCall;
 /* trace_perform() by the tracer of the task. */
 int64_t tracers_perform(const struct TraceCall *call);

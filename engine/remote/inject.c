@@ -2,6 +2,7 @@
 #include "inject.h"
 #include "frame.h"
 #include "tracee.h"
+#include "warden.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -33,6 +34,9 @@ struct Injection {
   bool ia32; /* a 32-bit program */
   unsigned pops; /* words that its code pops after a system call */
   bool split; /* the region: its code cannot be written by the process, the rest not run */
+  size_t size, n_threads; /* of the region; of the process */
+  int64_t address;        /* of the region, once it is mapped */
+  bool begun;             /* it is being mapped */
 };
 
 static guint gadget_key_hash(gconstpointer p) {
@@ -190,11 +194,16 @@ uint64_t inject_leader_frame(const StoppedThread *leader, const InjectMap *maps,
   return at;
 }
 
-static int borrow_syscall(Injection *in, const struct user_regs_struct *base, long nr, const uint64_t args[static 6], int64_t *ret) {
+static struct user_regs_struct borrowed_regs(const Injection *in, const struct user_regs_struct *base, long nr, const uint64_t args[static 6]) {
   struct user_regs_struct r = *base;
   frame_set_call(&r, nr, args);
   r.rip = in->syscall_ret;
   r.rsp = in->leader_frame;
+  return r;
+}
+
+static int borrow_syscall(Injection *in, const struct user_regs_struct *base, long nr, const uint64_t args[static 6], int64_t *ret) {
+  struct user_regs_struct r = borrowed_regs(in, base, nr, args);
   int e = tracee_run(in->pid, &r, 2, false);
   if (e == 0)
     *ret = (int64_t)r.rax;
@@ -267,71 +276,120 @@ static int tell_home(const Injection *in, const StoppedThread *t, uint64_t addre
   return tracee_home(&home);
 }
 
-static bool start_leader(Injection *in, const StoppedThread *leader, size_t n_threads, uint64_t address, size_t size, GError **error) {
-  void *local = map_region(in->pid, address, size, in->split, error);
+static bool take_region(Injection *in, GError **error) {
+  uint64_t address = (uint64_t)in->address;
+  void *local = map_region(in->pid, address, in->size, in->split, error);
   if (!local)
     return false;
-  in->region = region_new_in(in->pid, in->split ? REGION_CODE_SIZE : size, local, address, size, error);
+  in->region = region_new_in(in->pid, in->split ? REGION_CODE_SIZE : in->size, local, address, in->size, error);
   if (!in->region)
     return false;
   in->leader_lane = region_add_lane(in->region);
-  if (n_threads == 1)
-    set_home(in, in->leader_lane, in->leader_frame, SYS_munmap, address, size);
+  if (in->n_threads == 1)
+    set_home(in, in->leader_lane, in->leader_frame, SYS_munmap, address, in->size);
   else
     set_home(in, in->leader_lane, in->leader_frame, SYS_getpid, 0, 0);
-  int e = enter_agent(in, leader, in->leader_lane);
-  if (e < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: cannot start the agent", (int)in->pid);
   return true;
 }
 
-/* Code that can be written is refused to a process under PR_SET_MDWE: then what is written to is no code. Sets *ret_address
+static void set_region_call(const Injection *in, uint64_t at, uint64_t args[static 6]) {
+  const uint64_t a[6] = {at, in->size, PROT_READ | PROT_EXEC | (in->split ? 0 : PROT_WRITE),
+      MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, (uint64_t)-1, 0};
+  memcpy(args, a, sizeof a);
+}
+
+static int end_region(const Injection *in, int64_t *ret) {
+  struct user_regs_struct r;
+  int e = tracee_call_end(in->pid, &r);
+  if (e == 0)
+    *ret = (int64_t)r.rax;
+  return e;
+}
+
+/* Code that can be written is refused to a process under PR_SET_MDWE: then what is written to is no code. Sets in->address
  * to what is mapped even where the rest fails. */
-static int borrow_region(Injection *in, const StoppedThread *leader, uint64_t at, size_t size, int64_t *ret_address) {
-  uint64_t args[6] = {at, size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, (uint64_t)-1, 0};
+static int borrow_region(Injection *in, const StoppedThread *leader, uint64_t at) {
+  uint64_t args[6];
   int64_t address = 0, result = 0;
-  int e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
+  set_region_call(in, at, args);
+  int e = in->begun ? end_region(in, &address) : borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
+  in->begun = false;
   if (e == 0 && address == -EACCES) {
     in->split = true;
-    args[2] = PROT_READ | PROT_EXEC;
+    set_region_call(in, at, args);
     e = borrow_syscall(in, &leader->regs, SYS_mmap, args, &address);
   }
   if (e < 0 || address <= 0)
     return e < 0 ? e : (int)address;
-  *ret_address = address;
-  uint64_t protect[6] = {(uint64_t)address + REGION_CODE_SIZE, size - REGION_CODE_SIZE, PROT_READ | PROT_WRITE};
+  in->address = address;
+  uint64_t protect[6] = {(uint64_t)address + REGION_CODE_SIZE, in->size - REGION_CODE_SIZE, PROT_READ | PROT_WRITE};
   if (in->split)
     e = borrow_syscall(in, &leader->regs, SYS_mprotect, protect, &result);
   return e < 0 ? e : (int)result;
 }
 
-Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
+Injection *inject_begin(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
     GadgetCache *cache, GError **error) {
   Injection *in = g_new0(Injection, 1);
   in->pid = leader->tid;
+  in->n_threads = n_threads;
+  in->size = (room + 4 * PAGE + PAGE - 1) & ~(size_t)(PAGE - 1);
   in->ia32 = frame_is_ia32(&leader->regs);
   if (!find_gadgets(in, maps, n_maps, cache, error) || !write_leader_frame(in, leader, maps, n_maps, error)) {
     injection_free(in);
     return NULL;
   }
-  size_t size = (room + 4 * PAGE + PAGE - 1) & ~(size_t)(PAGE - 1);
-  int64_t address = 0;
-  int e = tell_home(in, leader, at, at ? size : 0);
+  int e = tell_home(in, leader, at, at ? in->size : 0);
+  if (e == 0 && !warden_is_active()) {
+    uint64_t args[6];
+    set_region_call(in, at, args);
+    struct user_regs_struct r = borrowed_regs(in, &leader->regs, SYS_mmap, args);
+    e = tracee_call_begin(in->pid, &r);
+    in->begun = e == 0;
+  }
   if (e == 0)
-    e = borrow_region(in, leader, at, size, &address);
-  if (e == 0 && (uint64_t)address != at)
-    e = tell_home(in, leader, (uint64_t)address, size);
-  if (e == 0 && start_leader(in, leader, n_threads, (uint64_t)address, size, error))
     return in;
-  if (e < 0)
-    (void)fail_region(in->pid, size, e, error);
-  int64_t ignored;
-  uint64_t undo[6] = {(uint64_t)address, size};
-  if (address > 0)
-    (void)borrow_syscall(in, &leader->regs, SYS_munmap, undo, &ignored);
+  (void)fail_region(in->pid, in->size, e, error);
   (void)restore_thread(leader);
   injection_free(in);
   return NULL;
+}
+
+bool inject_proceed(Injection *in, const StoppedThread *leader, GError **error) {
+  int e = in->begun ? tracee_call_proceed(in->pid) : 0;
+  if (e == 0)
+    return true;
+  in->begun = false;
+  (void)restore_thread(leader);
+  return fail_region(in->pid, in->size, e, error);
+}
+
+void inject_undo(Injection *in, const StoppedThread *leader) {
+  int64_t ignored;
+  uint64_t undo[6] = {(uint64_t)in->address, in->size};
+  if (in->address > 0)
+    (void)borrow_syscall(in, &leader->regs, SYS_munmap, undo, &ignored);
+  (void)restore_thread(leader);
+}
+
+bool inject_finish(Injection *in, const StoppedThread *leader, uint64_t at, GError **error) {
+  int e = borrow_region(in, leader, at);
+  if (e == 0 && (uint64_t)in->address != at)
+    e = tell_home(in, leader, (uint64_t)in->address, in->size);
+  if (e == 0 && take_region(in, error))
+    return true;
+  if (e < 0)
+    (void)fail_region(in->pid, in->size, e, error);
+  inject_undo(in, leader);
+  return false;
+}
+
+bool inject_leader(Injection *in, const StoppedThread *leader, GError **error) {
+  int e = enter_agent(in, leader, in->leader_lane);
+  if (e == 0)
+    return true;
+  inject_undo(in, leader);
+  return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, e, "pid %d: cannot start the agent", (int)in->pid);
 }
 
 size_t inject_thread_room(size_t xstate_size) {

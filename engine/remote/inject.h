@@ -31,11 +31,21 @@ typedef struct InjectMap {
 
 typedef struct Injection Injection;
 
-/* Maps a region of at least @room bytes into the process of @leader, its thread group leader or a thread that speaks for it, in ptrace-stop,
- * and leaves the leader with an agent that waits. @at: where the kernel should put it if it can, 0: anywhere. @n_threads: of the whole process; a process of one thread also unmaps the
- * region on its way home. NOT_SUPPORTED when no way home can be built. On failure the leader is as it was. */
-Injection *inject_process(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
+/* An agent in a process's leader, its thread group leader or a thread that speaks for it, in ptrace-stop; in steps, so that many processes make theirs
+ * at a time. Whatever fails leaves the leader as it was, and the injection to be freed.
+ *
+ * Begins to map a region of at least @room bytes into the process. @at: where the kernel should put it if it can, 0: anywhere. @n_threads: of
+ * the whole process; a process of one thread also unmaps the region on its way home. NULL and NOT_SUPPORTED when no way home can be built. */
+Injection *inject_begin(const StoppedThread *leader, size_t n_threads, uint64_t at, size_t room, const InjectMap *maps, size_t n_maps,
     GadgetCache *cache, GError **error);
+/* Once for each, before any is finished. */
+bool inject_proceed(Injection *injection, const StoppedThread *leader, GError **error);
+/* The region is there, and the leader's lane. @at: as before. */
+bool inject_finish(Injection *injection, const StoppedThread *leader, uint64_t at, GError **error);
+/* The leader has its agent, which runs what region_prepare() has put into its lane at once. */
+bool inject_leader(Injection *injection, const StoppedThread *leader, GError **error);
+/* Instead of that: the leader is as it was. */
+void inject_undo(Injection *injection, const StoppedThread *leader);
 /* Bytes of the region that one more thread takes, without programs. */
 size_t inject_thread_room(size_t xstate_size);
 /* A lane with a way home for a further thread; NULL with error. By any thread of this process. */
