@@ -5,28 +5,47 @@
 #include <string.h>
 
 static struct {
-  bool begun, known;
+  bool begun;
   pthread_t thread;
+  pthread_mutex_t mutex;
+  pthread_cond_t changed;
+  bool knows_threads; /* what follows is set, or stays NULL */
   ThreadLook *look;
-} prepared;
+  ProcessLook *processes; /* once the thread has ended */
+} prepared = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
+/* Threads are wanted earlier. */
 static void *prepare(void *unused) {
-  prepared.look = thread_look_new();
+  g_autoptr(KernelTypes) types = kernel_types_open();
+  ThreadLook *look = types ? thread_look_new(types) : NULL;
+  (void)pthread_mutex_lock(&prepared.mutex);
+  prepared.look = look;
+  prepared.knows_threads = true;
+  (void)pthread_cond_broadcast(&prepared.changed);
+  (void)pthread_mutex_unlock(&prepared.mutex);
+  prepared.processes = types ? process_look_new(types) : NULL;
   return unused;
 }
 
 void alike_prepare(void) {
-  if (!prepared.begun && !prepared.known)
+  if (!prepared.begun && !prepared.knows_threads)
     prepared.begun = pthread_create(&prepared.thread, NULL, prepare, NULL) == 0;
 }
 
 /* NULL: nobody has prepared, or nobody may look. */
 static const ThreadLook *take_look(void) {
+  (void)pthread_mutex_lock(&prepared.mutex);
+  while (prepared.begun && !prepared.knows_threads)
+    (void)pthread_cond_wait(&prepared.changed, &prepared.mutex);
+  (void)pthread_mutex_unlock(&prepared.mutex);
+  return prepared.look;
+}
+
+ProcessLook *alike_processes(void) {
   if (prepared.begun)
     (void)pthread_join(prepared.thread, NULL);
-  prepared.known |= prepared.begun;
   prepared.begun = false;
-  return prepared.look;
+  return prepared.processes;
 }
 
 GArray *alike_glimpse(const FrozenTask *task) {
@@ -108,7 +127,8 @@ void alike_find(Job *job, FrozenTree *tree) {
 }
 
 void alike_end(void) {
-  (void)take_look();
+  (void)alike_processes();
   g_clear_pointer(&prepared.look, thread_look_free);
-  prepared.known = false;
+  g_clear_pointer(&prepared.processes, process_look_free);
+  prepared.knows_threads = false;
 }

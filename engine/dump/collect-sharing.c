@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Tasks that share memory, descriptors, directories or signal actions (clone(2)); kcmp(2) tells, and orders them, so that equals
- * are found by sorting. The first of the tree that has something is its owner here: what it is asked for is the others', too. */
+/* Tasks that share memory, descriptors, directories or signal actions (clone(2)); a look at the kernel's own (process-look.h) or kcmp(2) tells,
+ * and orders them, so that equals are found by sorting. The first of the tree that has something is its owner here: what it is asked for is the others', too. */
 #include "sharing.h"
 #include "collect.h"
 #include "tracers.h"
@@ -22,20 +22,37 @@ static bool shares(pid_t a, pid_t b, ShareKind kind) {
   return syscall(SYS_kcmp, a, b, kcmp_kinds[kind], 0, 0) == 0;
 }
 
-/* In kcmp(2)'s order, so that equals are neighbours. */
+/* What the kernel has it by, where that has been seen; 0: it has not. */
+static uint64_t word_of(const FrozenTask *task, ShareKind kind) {
+  const ProcessSight *s = &task->facts.sight;
+  return !task->facts.seen ? 0 : kind == SHARE_MEMORY ? s->memory : kind == SHARE_FILES ? s->files : kind == SHARE_FS ? s->fs : 0;
+}
+
+/* In the order of those words, or kcmp(2)'s, so that equals are neighbours. */
+static gint compare_words(gconstpointer a, gconstpointer b, gpointer kind) {
+  uint64_t x = word_of(*(FrozenTask *const *)a, GPOINTER_TO_INT(kind)), y = word_of(*(FrozenTask *const *)b, GPOINTER_TO_INT(kind));
+  return (x > y) - (x < y);
+}
+
 static gint compare_tasks(gconstpointer a, gconstpointer b, gpointer kind) {
   const FrozenTask *const *x = a, *const *y = b;
-  long r = syscall(SYS_kcmp, (*x)->view, (*y)->view, GPOINTER_TO_INT(kind), 0, 0);
+  long r = syscall(SYS_kcmp, (*x)->view, (*y)->view, kcmp_kinds[GPOINTER_TO_INT(kind)], 0, 0);
   return r == 1 ? -1 : r == 2 ? 1 : 0;
 }
 
-/* @tasks are in the order of kcmp(2) then. Whether any share it. */
+static bool have_same(const FrozenTask *a, const FrozenTask *b, ShareKind kind, bool seen) {
+  return seen ? word_of(a, kind) == word_of(b, kind) : shares(a->view, b->view, kind);
+}
+
+/* @tasks are in order then. Whether any share it. */
 static bool find_kind(GPtrArray *tasks, ShareKind kind) {
-  bool any = false;
-  g_ptr_array_sort_with_data(tasks, compare_tasks, GINT_TO_POINTER(kcmp_kinds[kind]));
+  bool any = false, seen = true;
+  for (guint i = 0; seen && i < tasks->len; i++)
+    seen = word_of(tasks->pdata[i], kind) != 0;
+  g_ptr_array_sort_with_data(tasks, seen ? compare_words : compare_tasks, GINT_TO_POINTER(kind));
   for (guint i = 0, end; i < tasks->len; i = end) {
     FrozenTask *owner = tasks->pdata[i];
-    for (end = i + 1; end < tasks->len && shares(owner->view, ((FrozenTask *)tasks->pdata[end])->view, kind); end++)
+    for (end = i + 1; end < tasks->len && have_same(owner, tasks->pdata[end], kind, seen); end++)
       ;
     for (guint k = i + 1; k < end; k++)
       if (((FrozenTask *)tasks->pdata[k])->index < owner->index)

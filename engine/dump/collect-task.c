@@ -193,13 +193,29 @@ static bool collect_thread_fs(FrozenTask *task, const FrozenThread *t, Collector
   return add_link(task, collector, cwd, &fs->cwd_id, error) && add_link(task, collector, root, &fs->root_id, error);
 }
 
-bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error) {
+/* Those of the parent, who has been looked at already, where they are the same; 0: they are not, or not known to be. */
+static void take_links(const FrozenTree *tree, FrozenTask *task) {
+  const FrozenTask *parent = frozen_tree_find(tree, task->stat.ppid);
+  if (!parent || parent->zombie || !parent->facts.seen || !task->facts.seen)
+    return;
+  const ProcessSight *a = &task->facts.sight, *b = &parent->facts.sight;
+  if (a->exe && a->exe == b->exe)
+    task->model->mm->exe_file_id = parent->model->mm->exe_file_id;
+  if (a->cwd[1] && memcmp(a->cwd, b->cwd, sizeof a->cwd) == 0)
+    task->model->fs->cwd_id = parent->model->fs->cwd_id;
+  if (a->root[1] && memcmp(a->root, b->root, sizeof a->root) == 0)
+    task->model->fs->root_id = parent->model->fs->root_id;
+}
+
+bool collect_fs(Job *job, const FrozenTree *tree, FrozenTask *task, Collector *collector, GError **error) {
   for (guint k = 1; k < task->threads->len; k++) {
     const FrozenThread *t = &g_array_index(task->threads, FrozenThread, k);
     if (t->own_fs && !collect_thread_fs(task, t, collector, error))
       return false;
   }
   Task *m = task->model;
-  return add_link(task, collector, "exe", &m->mm->exe_file_id, error) &&
-         add_link(task, collector, "cwd", &m->fs->cwd_id, error) && add_link(task, collector, "root", &m->fs->root_id, error);
+  take_links(tree, task);
+  return (m->mm->exe_file_id || add_link(task, collector, "exe", &m->mm->exe_file_id, error)) &&
+         (m->fs->cwd_id || add_link(task, collector, "cwd", &m->fs->cwd_id, error)) &&
+         (m->fs->root_id || add_link(task, collector, "root", &m->fs->root_id, error));
 }

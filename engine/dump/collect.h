@@ -78,7 +78,7 @@ bool collect_mappings(Job *job, FrozenTask *task, Collector *collector, GError *
 /* Blockers for tasks that may hold System V semaphores. After the agents came in. */
 void collect_undo(Job *job, const FrozenTree *tree);
 /* cwd, root, exe. */
-bool collect_fs(Job *job, FrozenTask *task, Collector *collector, GError **error);
+bool collect_fs(Job *job, const FrozenTree *tree, FrozenTask *task, Collector *collector, GError **error);
 
 /* Whether a process of the tree serves a file system (FUSE): a blocker, and no file may be looked at then. */
 bool collect_fuse(Job *job, const FrozenTree *tree);

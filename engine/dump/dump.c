@@ -18,6 +18,7 @@
 #include "image.h"
 #include "warden.h"
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,7 +108,7 @@ static bool collect_files(Dump *d, FrozenTask *task, GError **error) {
   pid_t has_them = parent && !parent->zombie ? parent->owner[SHARE_FILES]->view : 0;
   return (!table || collector_visit_task(d->collector, task->view, has_them, task->stat.comm, task->view_pidfd,
              fds ? (const CollectedFd *)(const void *)fds->data : NULL, fds ? fds->len : 0, task->model, error)) &&
-         sharing_visit_tables(d->job, task, d->collector, error) && collect_fs(d->job, task, d->collector, error) && (!memory || collect_mappings(d->job, task, d->collector, error));
+         sharing_visit_tables(d->job, task, d->collector, error) && collect_fs(d->job, d->tree, task, d->collector, error) && (!memory || collect_mappings(d->job, task, d->collector, error));
 }
 
 /* Registers by ptrace while other threads read /proc. */
@@ -120,7 +121,7 @@ static bool collect_stopped(Dump *d, GError **error) {
     task->facts.dead = task->zombie;
     facts[i] = &task->facts;
   }
-  FactsReader *reader = facts_start(facts, n, tracers_count() > 1);
+  FactsReader *reader = facts_start(facts, n, tracers_count() > 1, alike_processes());
   bool ok = collect_registers(d->job, d->tree, d->checkpoint, error);
   facts_finish(reader);
   return ok;
@@ -392,9 +393,12 @@ static bool dump_tell_written(Dump *d, pid_t root, GError **error) {
   return job_stage(d->job, "post-dump", root, error);
 }
 
+#define HEAP_STEP (4 << 20)
+
 bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) {
   Dump d = {.job = job, .started = g_get_monotonic_time()};
   GError *failure = NULL;
+  (void)mallopt(M_TOP_PAD, HEAP_STEP); /* else a system call for every page or two of the helpers' heaps */
   (void)(dump_look(&d, pid, pidfd, job_images_fd(job), &failure) && job_check_findings(job, &failure) &&
          dump_write(&d, name, &failure) && dump_tell_written(&d, pid, &failure));
   if (!failure)

@@ -13,10 +13,13 @@
 #define MAX_THREADS 3  /* besides the tracer */
 #define THREAD_WORTH 4 /* tasks */
 #define MANY_FDS 256
+#define SMALL_TABLE 64 /* the kernel's smallest */
 
 struct FactsReader {
   TaskFacts *const *facts;
   guint n;
+  ProcessLook *look;
+  const TaskFacts *_Atomic example; /* that of all those alike */
   _Atomic guint next;
   pthread_t threads[MAX_THREADS];
   guint n_threads;
@@ -29,7 +32,7 @@ const char *facts_namespace_name(size_t i) {
 }
 
 /* Listing makes an inode of /proc for each descriptor, two microseconds. The task itself says ten times faster which numbers
- * of a well filled table are in use; st_size of the folder is how many there are (since 6.2). */
+ * of a small or a well filled table are in use; st_size of the folder is how many there are (since 6.2). */
 static bool is_well_filled(const char *path, unsigned fd_size) {
   struct stat st;
   return fd_size <= 1u << 16 && stat(path, &st) == 0 && st.st_size >= MANY_FDS && (guint64)st.st_size * 4 >= fd_size;
@@ -38,7 +41,7 @@ static bool is_well_filled(const char *path, unsigned fd_size) {
 static bool read_fd_numbers(TaskFacts *f) {
   char path[64];
   g_snprintf(path, sizeof path, "/proc/%d/fd", (int)f->pid);
-  if (is_well_filled(path, f->status.fd_size)) {
+  if (f->status.fd_size <= SMALL_TABLE || is_well_filled(path, f->status.fd_size)) {
     f->fd_numbers = g_array_new(FALSE, FALSE, sizeof(int));
     for (int fd = 0; fd < (int)f->status.fd_size; fd++)
       g_array_append_val(f->fd_numbers, fd);
@@ -79,10 +82,8 @@ static bool read_timers(TaskFacts *f, int folder) {
                           "%s (the kernel needs CONFIG_CHECKPOINT_RESTORE)", why->message);
 }
 
-static void read_files(TaskFacts *f, int folder) {
-  if (!proc_status(f->pid, f->pid, &f->status, &f->error) || !(f->auxv = proc_read_at(folder, f->pid, "auxv", &f->auxv_size, &f->error)) ||
-      !(f->vmas = proc_vmas(f->pid, &f->error)) || !read_fd_numbers(f) || !read_timers(f, folder))
-    return;
+/* What one look at the kernel's own tells to be the same for most of a tree. */
+static void read_common(TaskFacts *f, int folder) {
   f->cgroup = proc_read_at(folder, f->pid, "cgroup", NULL, NULL);
   f->personality = proc_read_at(folder, f->pid, "personality", NULL, NULL);
   f->loginuid = proc_read_at(folder, f->pid, "loginuid", NULL, NULL);
@@ -91,7 +92,35 @@ static void read_files(TaskFacts *f, int folder) {
   read_namespaces(f, folder);
 }
 
-static void read_facts(TaskFacts *f) {
+static void take_common(TaskFacts *f, const TaskFacts *example) {
+  f->cgroup = g_strdup(example->cgroup);
+  f->personality = g_strdup(example->personality);
+  f->loginuid = g_strdup(example->loginuid);
+  f->oom_score_adj = g_strdup(example->oom_score_adj);
+  f->coredump_filter = g_strdup(example->coredump_filter);
+  memcpy(f->ns, example->ns, sizeof f->ns);
+}
+
+static bool read_mappings(FactsReader *r, TaskFacts *f) {
+  f->vmas = r->look ? process_look_vmas(r->look, f->pid, &f->sight, &f->seen, &f->error) : proc_vmas(f->pid, &f->error);
+  return f->vmas != NULL;
+}
+
+static void read_files(FactsReader *r, TaskFacts *f, int folder) {
+  if (!proc_status(f->pid, f->pid, &f->status, &f->error) || !(f->auxv = proc_read_at(folder, f->pid, "auxv", &f->auxv_size, &f->error)) ||
+      !read_mappings(r, f) || !read_fd_numbers(f) || !read_timers(f, folder))
+    return;
+  const TaskFacts *example = atomic_load(&r->example), *none = NULL;
+  if (f->seen && example && memcmp(f->sight.common, example->sight.common, sizeof f->sight.common) == 0) {
+    take_common(f, example);
+    return;
+  }
+  read_common(f, folder);
+  if (f->seen)
+    (void)atomic_compare_exchange_strong(&r->example, &none, f);
+}
+
+static void read_facts(FactsReader *r, TaskFacts *f) {
   char path[64];
   if (f->dead)
     return;
@@ -101,14 +130,14 @@ static void read_facts(TaskFacts *f) {
     engine_fail(&f->error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Process %d does not exist (any more)", (int)f->pid);
     return;
   }
-  read_files(f, folder);
+  read_files(r, f, folder);
   (void)close(folder);
 }
 
 static void *read_all(void *data) {
   FactsReader *r = data;
   for (guint i; (i = atomic_fetch_add(&r->next, 1)) < r->n;)
-    read_facts(r->facts[i]);
+    read_facts(r, r->facts[i]);
   return NULL;
 }
 
@@ -118,10 +147,11 @@ static guint n_helpers(void) {
   return MIN(n - 1, MAX_THREADS);
 }
 
-FactsReader *facts_start(TaskFacts *const *facts, guint n, bool large) {
+FactsReader *facts_start(TaskFacts *const *facts, guint n, bool large, ProcessLook *look) {
   FactsReader *r = g_new0(FactsReader, 1);
   r->facts = facts;
   r->n = n;
+  r->look = look;
   guint wanted = n >= THREAD_WORTH || large ? n_helpers() : 0;
   while (r->n_threads < wanted && pthread_create(&r->threads[r->n_threads], NULL, read_all, r) == 0)
     r->n_threads++;

@@ -4,6 +4,7 @@
 /* What files in /proc tell about a frozen task, read by other threads of the engine while its own (the tracer, who alone may
  * use ptrace) collects registers. A handful of files a task is half the time of a dump of many small processes. */
 
+#include "process-look.h"
 #include "proc.h"
 #include <sys/stat.h>
 
@@ -18,6 +19,8 @@ typedef struct TaskFacts {
   GArray *vmas;       /* ProcVma */
   GArray *fd_numbers; /* int; candidates: every descriptor in use is among them */
   ino_t ns[FACTS_NAMESPACES]; /* of facts_namespace_name(), 0: not known */
+  ProcessSight sight;
+  bool seen; /* there is one */
   GError *error;      /* why there are none */
 } TaskFacts;
 
@@ -26,8 +29,8 @@ const char *facts_namespace_name(size_t i);
 
 typedef struct FactsReader FactsReader;
 
-/* Begins to read; @facts (borrowed) have pid and dead set, all else zero. @large: even one of them takes long. */
-FactsReader *facts_start(TaskFacts *const *facts, guint n, bool large);
+/* Begins to read; @facts (borrowed) have pid and dead set, all else zero. @large: even one of them takes long. @look may be NULL. */
+FactsReader *facts_start(TaskFacts *const *facts, guint n, bool large, ProcessLook *look);
 /* Helps and waits until all are read. */
 void facts_finish(FactsReader *reader);
 /* Frees what was read, not @facts itself. */

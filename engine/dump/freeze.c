@@ -370,7 +370,7 @@ static bool seize_threads(const FrozenTree *tree, FrozenTask *task, const GArray
   g_autoptr(GError) failure = NULL;
   task->split |= list->len && all.shares > 1;
   if (list->len && all.shares > 1)
-    tracers_run(seize_share, &all);
+    tracers_run_apart(seize_share, &all);
   else
     seize_share(&all, 0);
   for (guint i = 0; i < list->len; i++)
@@ -425,6 +425,10 @@ static bool list_threads(const FrozenTask *task, GArray *tids, GArray **ret_glim
   *ret_glimpses = task->stat.n_threads >= ALIKE_MANY ? alike_glimpse(task) : NULL;
   for (guint i = 0; *ret_glimpses && i < (*ret_glimpses)->len; i++)
     g_array_append_val(tids, g_array_index(*ret_glimpses, ThreadGlimpse, i).tid);
+  if (task->stat.n_threads == 1 && task->stat.state != 'Z' && !task->threads->len) {
+    g_array_append_val(tids, task->pid); /* the next look finds it out if it has got another one meanwhile */
+    return true;
+  }
   return *ret_glimpses || proc_threads(task->pid, tids, error);
 }
 
@@ -450,6 +454,8 @@ static bool look_at(const FrozenTree *tree, Look *look, bool alone, GError **err
   look->postponed = many && !alone && (!known || !task->looked);
   if (look->postponed)
     return true;
+  if (alone && task->stat.resident >= ALIKE_MANY_PAGES)
+    alike_prepare();
   g_autoptr(GArray) tids = known ? known_tids(task) : g_array_new(FALSE, FALSE, sizeof(pid_t)), glimpses = NULL;
   if (!known && !list_threads(task, tids, &glimpses, error))
     return false;
@@ -489,6 +495,8 @@ static void look_share(void *data, unsigned which) {
 
 static void look_at_all(const FrozenTree *tree, GArray *list) {
   Looks looks = {tree, list};
+  if (list->len >= ALIKE_MANY_TASKS)
+    alike_prepare();
   if (list->len >= MANY_TASKS)
     tracers_begin();
   bool share = list->len >= MANY_TASKS && tracers_count() > 1;

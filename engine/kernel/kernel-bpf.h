@@ -47,6 +47,36 @@ static inline int bpf_load(const struct bpf_insn *code, size_t n) {
   return bpf_call(BPF_PROG_LOAD, &a);
 }
 
+/* A program that the kernel runs for each thing of a kind (Documentation/bpf/bpf_iterators.rst); @iterator: the kind, by the number of its
+ * function in the kernel's types. */
+static inline int bpf_load_iterator(const struct bpf_insn *code, size_t n, guint32 iterator) {
+  union bpf_attr a = {0};
+  a.prog_type = BPF_PROG_TYPE_TRACING;
+  a.expected_attach_type = BPF_TRACE_ITER;
+  a.attach_btf_id = iterator;
+  a.insns = (guint64)(uintptr_t)code;
+  a.insn_cnt = (guint32)n;
+  a.license = (guint64)(uintptr_t) "GPL";
+  return bpf_call(BPF_PROG_LOAD, &a);
+}
+
+/* A descriptor that runs it over what one thread has, when it is read (since 6.1). */
+static inline int bpf_iterate_task(int program, pid_t tid) {
+  union bpf_iter_link_info info = {.task.tid = (guint32)tid};
+  union bpf_attr link = {0}, iter = {0};
+  link.link_create.prog_fd = (guint32)program;
+  link.link_create.attach_type = BPF_TRACE_ITER;
+  link.link_create.iter_info = (guint64)(uintptr_t)&info;
+  link.link_create.iter_info_len = sizeof info;
+  int fd = bpf_call(BPF_LINK_CREATE, &link);
+  if (fd < 0)
+    return fd;
+  iter.iter_create.link_fd = (guint32)fd;
+  int made = bpf_call(BPF_ITER_CREATE, &iter);
+  (void)close(fd);
+  return made;
+}
+
 static inline bool bpf_run(int program) {
   union bpf_attr a = {0};
   a.test.prog_fd = (guint32)program;

@@ -18,26 +18,25 @@ struct KernelTypes {
   GHashTable *structs; /* name: const struct btf_type * */
 };
 
+/* What follows a type: once, and for each of its members (Documentation/bpf/btf.rst). */
+static const struct {
+  unsigned char once, each;
+} details[1 << 5] = {
+    [BTF_KIND_INT] = {4, 0},
+    [BTF_KIND_ARRAY] = {sizeof(struct btf_array), 0},
+    [BTF_KIND_STRUCT] = {0, sizeof(struct btf_member)},
+    [BTF_KIND_UNION] = {0, sizeof(struct btf_member)},
+    [BTF_KIND_ENUM] = {0, sizeof(struct btf_enum)},
+    [BTF_KIND_FUNC_PROTO] = {0, sizeof(struct btf_param)},
+    [BTF_KIND_VAR] = {4, 0},
+    [BTF_KIND_DATASEC] = {0, sizeof(struct btf_var_secinfo)},
+    [17] = {4, 0},  /* BTF_KIND_DECL_TAG */
+    [19] = {0, 12}, /* BTF_KIND_ENUM64 */
+};
+
 static size_t details_size(const struct btf_type *t) {
-  const size_t n = BTF_INFO_VLEN(t->info);
-  switch (BTF_INFO_KIND(t->info)) {
-  case BTF_KIND_INT:
-  case BTF_KIND_VAR:
-  case 17: /* BTF_KIND_DECL_TAG */
-    return 4;
-  case BTF_KIND_ARRAY:
-    return sizeof(struct btf_array);
-  case BTF_KIND_STRUCT:
-  case BTF_KIND_UNION:
-  case BTF_KIND_DATASEC:
-  case 19: /* BTF_KIND_ENUM64 */
-    return n * 12;
-  case BTF_KIND_ENUM:
-  case BTF_KIND_FUNC_PROTO:
-    return n * 8;
-  default:
-    return 0;
-  }
+  guint32 kind = BTF_INFO_KIND(t->info);
+  return details[kind].once + (size_t)details[kind].each * BTF_INFO_VLEN(t->info);
 }
 
 static bool is_sound(const KernelTypes *t) {
@@ -157,6 +156,26 @@ int kernel_types_offset(const KernelTypes *t, const char *structure, const char 
 guint32 kernel_types_size(const KernelTypes *t, const char *structure) {
   const struct btf_type *one = g_hash_table_lookup(t->structs, structure);
   return one ? one->size : 0;
+}
+
+/* Each name is there once, so that only numbers need be compared; 0: it is not. */
+static guint32 find_name(const KernelTypes *t, const char *name) {
+  const struct btf_header *h = (const void *)t->text;
+  g_autofree char *wanted = g_strdup_printf("%c%s", 1, name);
+  size_t size = strlen(wanted) + 1;
+  wanted[0] = '\0';
+  const char *at = memmem(t->strings, h->str_len, wanted, size);
+  return at ? (guint32)(at + 1 - t->strings) : 0;
+}
+
+guint32 kernel_types_function(const KernelTypes *t, const char *name) {
+  guint32 wanted = find_name(t, name);
+  for (guint32 i = 1; wanted && i < t->n_types; i++) {
+    const struct btf_type *one = type_at(t, i);
+    if (one->name_off == wanted && BTF_INFO_KIND(one->info) == BTF_KIND_FUNC)
+      return i;
+  }
+  return 0;
 }
 
 gint64 kernel_types_constant(const KernelTypes *t, const char *name, gint64 otherwise) {

@@ -23,6 +23,9 @@ guint32 kernel_types_size(const KernelTypes *t, const char *structure);
 /* The value of an enumerator; @otherwise if there is none. */
 gint64 kernel_types_constant(const KernelTypes *t, const char *name, gint64 otherwise);
 
+/* The number of a function among the types; 0: there is none. */
+guint32 kernel_types_function(const KernelTypes *t, const char *name);
+
 typedef struct KernelReader KernelReader;
 
 /* NULL where it is not allowed. */

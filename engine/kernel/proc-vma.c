@@ -57,8 +57,6 @@ static void parse_head(const char *line, const char *end, ProcVma *vma) {
 static void parse_detail(const char *line, ProcVma *vma) {
   if (g_str_has_prefix(line, "VmFlags:"))
     vma->flags |= parse_flags(line + 8);
-  else if (g_str_has_prefix(line, "Rss:"))
-    vma->rss_kb = strtoull(line + 4, NULL, 10);
   else if (g_str_has_prefix(line, "KernelPageSize:"))
     vma->page_kb = strtoull(line + 15, NULL, 10);
   else if (g_str_has_prefix(line, "ProtectionKey:"))
@@ -84,7 +82,7 @@ static GArray *read_vmas(pid_t pid, const char *file, GError **error) {
       ProcVma vma;
       parse_head(line, end, &vma);
       g_array_append_val(vmas, vma);
-    } else if (vmas->len && strchr("VRKP", *line)) {
+    } else if (vmas->len && strchr("VKP", *line)) {
       parse_detail(line, &g_array_index(vmas, ProcVma, vmas->len - 1));
     }
     line = end + 1;

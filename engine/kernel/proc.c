@@ -105,6 +105,7 @@ static bool read_stat(pid_t pid, const char *name, ProcStat *ret, GError **error
   s.flags = f[6];
   s.n_threads = (unsigned)f[17];
   s.start_time = f[19];
+  s.resident = f[21];
   s.start_code = f[23];
   s.end_code = f[24];
   s.start_stack = f[25];

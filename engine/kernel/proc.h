@@ -25,6 +25,7 @@ typedef struct ProcStat {
   uint64_t flags; /* PF_* */
   uint64_t start_time; /* clock ticks since boot */
   unsigned n_threads; /* those that have ended but for their process included */
+  uint64_t resident; /* pages */
   uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;
   uint64_t arg_start, arg_end, env_start, env_end;
   bool catches_sigsys;
@@ -84,7 +85,6 @@ typedef struct ProcVma {
   uint32_t flags; /* VMF_* */
   uint32_t dev_major, dev_minor;
   uint64_t inode;
-  uint64_t rss_kb;
   uint64_t page_kb; /* KernelPageSize */
   int pkey;
   bool foreign_ring; /* not from here: the AIO ring of a parent */

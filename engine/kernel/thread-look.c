@@ -155,10 +155,9 @@ static bool knows_us(ThreadLook *l) {
   return ok;
 }
 
-ThreadLook *thread_look_new(void) {
-  g_autoptr(KernelTypes) types = kernel_types_open();
+ThreadLook *thread_look_new(const KernelTypes *types) {
   g_autoptr(ThreadLook) l = g_new0(ThreadLook, 1);
-  if (!types || !find_members(types, l) || !find_parts(types, l))
+  if (!find_members(types, l) || !find_parts(types, l))
     return NULL;
   find_way(types, l);
   return knows_us(l) ? g_steal_pointer(&l) : NULL;

@@ -6,6 +6,7 @@
  * descriptors, …) is not made sense of, only compared, byte by byte: a thread that is alike one that was asked needs no asking.
  * Takes what kernel-types.h takes. */
 
+#include "kernel-types.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -38,7 +39,7 @@ typedef struct ThreadLook ThreadLook;
 
 /* NULL where the kernel does not say where in its structures things are, or lets nobody read them, or numbers its threads otherwise
  * than this process does (pid namespaces). */
-ThreadLook *thread_look_new(void);
+ThreadLook *thread_look_new(const KernelTypes *types);
 void thread_look_free(ThreadLook *look);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ThreadLook, thread_look_free)
 /* Of ThreadSight.traits, in bytes. */
