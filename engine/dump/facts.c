@@ -13,7 +13,6 @@
 #define MAX_THREADS 3  /* besides the tracer */
 #define THREAD_WORTH 4 /* tasks */
 #define MANY_FDS 256
-#define SMALL_TABLE 64 /* the kernel's smallest */
 
 struct FactsReader {
   TaskFacts *const *facts;
@@ -32,7 +31,7 @@ const char *facts_namespace_name(size_t i) {
 }
 
 /* Listing makes an inode of /proc for each descriptor, two microseconds. The task itself says ten times faster which numbers
- * of a small or a well filled table are in use; st_size of the folder is how many there are (since 6.2). */
+ * of a well filled table are in use; st_size of the folder is how many there are (since 6.2). */
 static bool is_well_filled(const char *path, unsigned fd_size) {
   struct stat st;
   return fd_size <= 1u << 16 && stat(path, &st) == 0 && st.st_size >= MANY_FDS && (guint64)st.st_size * 4 >= fd_size;
@@ -41,7 +40,7 @@ static bool is_well_filled(const char *path, unsigned fd_size) {
 static bool read_fd_numbers(TaskFacts *f) {
   char path[64];
   g_snprintf(path, sizeof path, "/proc/%d/fd", (int)f->pid);
-  if (f->status.fd_size <= SMALL_TABLE || is_well_filled(path, f->status.fd_size)) {
+  if (is_well_filled(path, f->status.fd_size)) {
     f->fd_numbers = g_array_new(FALSE, FALSE, sizeof(int));
     for (int fd = 0; fd < (int)f->status.fd_size; fd++)
       g_array_append_val(f->fd_numbers, fd);
