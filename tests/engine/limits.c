@@ -4,13 +4,17 @@
  *   space, data   near RLIMIT_AS and RLIMIT_DATA, with room for it: comes back
  *   full          at RLIMIT_AS: refused
  *   locked        at RLIMIT_MEMLOCK with everything to be locked in future: refused
- *   maps          as many mappings as vm.max_map_count allows: refused */
+ *   maps          as many mappings as vm.max_map_count allows: refused
+ *   among         at RLIMIT_AS, three of 40 children: refused, and none of the others keeps what it had been lent for that */
 
 #include "subject.h"
 #include <grp.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 enum { PAGE = 4096 };
 
@@ -62,11 +66,61 @@ static void make_maps(void) {
     ;
 }
 
+enum { CHILDREN = 40, FULL_EACH = 13 };
+static pid_t children[CHILDREN];
+static char maps_before[1 << 16];
+
+static void read_maps(char *text, size_t size) {
+  int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  size_t n = 0;
+  for (ssize_t r; fd >= 0 && (r = read(fd, text + n, size - 1 - n)) > 0; n += (size_t)r)
+    ;
+  text[n] = '\0';
+  (void)close(fd);
+  check_call(n > 0);
+}
+
+/* Nothing here may map anything itself. */
+static void live_among(int number, int ready) {
+  static char now[sizeof maps_before];
+  check_call(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
+  if (number % FULL_EACH == FULL_EACH - 1)
+    make_full();
+  read_maps(maps_before, sizeof maps_before);
+  check_call(write(ready, "", 1) == 1);
+  while (!subject_checking())
+    subject_tick();
+  read_maps(now, sizeof now);
+  check(strcmp(now, maps_before) == 0, "child %d: other mappings than before:\n%s", number, now);
+  _exit(0);
+}
+
+static void make_among(void) {
+  int ready[2];
+  char byte;
+  check_call(pipe2(ready, O_CLOEXEC) == 0);
+  for (int i = 0; i < CHILDREN; i++) {
+    children[i] = fork();
+    check_call(children[i] >= 0);
+    if (!children[i])
+      live_among(i, ready[1]);
+    check_call(read(ready[0], &byte, 1) == 1);
+  }
+}
+
+static void check_among(void) {
+  for (int i = 0; i < CHILDREN; i++) {
+    int status;
+    check_call(waitpid(children[i], &status, 0) == children[i]);
+    check(status == 0, "child %d ended with 0x%x", i, (unsigned)status);
+  }
+}
+
 int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*make)(void);
-  } cases[] = {{"space", make_space}, {"data", make_data}, {"full", make_full}, {"locked", make_locked}, {"maps", make_maps}};
+  } cases[] = {{"space", make_space}, {"data", make_data}, {"full", make_full}, {"locked", make_locked}, {"maps", make_maps}, {"among", make_among}};
   subject_begin(argc, argv);
   char path[4096];
   subject_path(path, sizeof path, "x");
@@ -78,5 +132,7 @@ int main(int argc, char **argv) {
   subject_say("ready", "");
   while (!subject_checking())
     subject_tick();
+  if (children[0])
+    check_among();
   return subject_pass();
 }
