@@ -3,6 +3,7 @@
 
 /* bpf(2) for programs of a few instructions that the engine itself runs (BPF_PROG_TYPE_SYSCALL). */
 
+#include <errno.h>
 #include <glib.h>
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -35,6 +36,16 @@ static inline int bpf_shared_map(size_t size) {
   return bpf_call(BPF_MAP_CREATE, &a);
 }
 
+#define BPF_LOAD_TRIES 10
+
+/* A signal that comes meanwhile ends the kernel's look at the program (EAGAIN). */
+static inline int bpf_try_load(union bpf_attr *attr) {
+  int fd = -1;
+  for (int i = 0; i < BPF_LOAD_TRIES && fd < 0 && (i == 0 || errno == EAGAIN); i++)
+    fd = bpf_call(BPF_PROG_LOAD, attr);
+  return fd;
+}
+
 /* Helpers that read the kernel's memory are for programs under a licence compatible with its own; the LGPL (section 3) lets
  * these instructions be taken under the GPL. */
 static inline int bpf_load(const struct bpf_insn *code, size_t n) {
@@ -44,7 +55,7 @@ static inline int bpf_load(const struct bpf_insn *code, size_t n) {
   a.insn_cnt = (guint32)n;
   a.license = (guint64)(uintptr_t) "GPL";
   a.prog_flags = BPF_F_SLEEPABLE;
-  return bpf_call(BPF_PROG_LOAD, &a);
+  return bpf_try_load(&a);
 }
 
 /* A program that the kernel runs for each thing of a kind (Documentation/bpf/bpf_iterators.rst); @iterator: the kind, by the number of its
@@ -57,7 +68,7 @@ static inline int bpf_load_iterator(const struct bpf_insn *code, size_t n, guint
   a.insns = (guint64)(uintptr_t)code;
   a.insn_cnt = (guint32)n;
   a.license = (guint64)(uintptr_t) "GPL";
-  return bpf_call(BPF_PROG_LOAD, &a);
+  return bpf_try_load(&a);
 }
 
 /* A descriptor that runs it over what one thread has, when it is read (since 6.1). */
