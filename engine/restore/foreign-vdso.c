@@ -216,16 +216,36 @@ static void build_object(const Restore *r, const OldVdso *old, guint64 vvar_at, 
   PROGRAM_CALL(p, "mprotect old vdso", SYS_mprotect, ARG(at), ARG(old->size), ARG(PROT_READ | PROT_EXEC));
 }
 
-void foreign_vdso_build(const Restore *r, const PlanTask *t, Program *p) {
-  const OldVdso *old = old_of(r->foreign_vdso, t->task);
-  bool copy = false;
-  present_vdso_build(old->ia32, r->plan->behind_start, p);
-  build_object(r, old, old->vvar_start, old->at, p);
+/* Does a thread go on in an untouched copy? */
+static bool has_copy(const Restore *r, const PlanTask *owner) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     const PlanTask *other = r->plan->tasks->pdata[i];
-    for (guint k = 0; other->owner[SHARE_MEMORY] == t && k < other->threads->len; k++)
-      copy |= g_array_index(other->threads, PlanThread, k).ip_shift != 0;
+    for (guint k = 0; other->owner[SHARE_MEMORY] == owner && k < other->threads->len; k++)
+      if (g_array_index(other->threads, PlanThread, k).ip_shift)
+        return true;
   }
-  if (copy)
+  return false;
+}
+
+guint foreign_vdso_spans(const Restore *r, const PlanTask *t, AddressSpan spans[static FOREIGN_VDSO_SPANS]) {
+  const ForeignVdso *f = r->foreign_vdso;
+  const OldVdso *old = old_of(f, t->task);
+  if (!old)
+    return 0;
+  const PresentVdso *present = &f->present[old->ia32];
+  spans[0].start = r->plan->behind_start;
+  spans[0].end = spans[0].start + present->vvar_size + present->size;
+  if (!has_copy(r, t->owner[SHARE_MEMORY]))
+    return 1;
+  spans[1].start = copy_at(r);
+  spans[1].end = spans[1].start + (old->start - old->vvar_start) + old->size;
+  return 2;
+}
+
+void foreign_vdso_build(const Restore *r, const PlanTask *t, Program *p) {
+  const OldVdso *old = old_of(r->foreign_vdso, t->task);
+  present_vdso_build(old->ia32, r->plan->behind_start, p);
+  build_object(r, old, old->vvar_start, old->at, p);
+  if (has_copy(r, t))
     build_object(r, old, copy_at(r), old->at_copy, p);
 }

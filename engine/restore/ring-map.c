@@ -35,16 +35,27 @@ static void at_gap(Program *p, guint64 start, guint64 end, GapFunc func) {
     func(p, MAX(start, LOW_END), end);
 }
 
-/* What lies between the mappings of the image, and the agents' region. */
-static void each_gap(const Restore *r, const MmEntry *mm, Program *p, GapFunc func) {
-  guint64 at = LOWEST, region = r->plan->region_start, after = region + r->plan->region_size;
+/* What is there besides the mappings of the image, all of it between two of them: the agents' region, and behind it the vdso of this kernel
+ * where the image has another's. */
+static guint find_others(const Restore *r, const PlanTask *t, AddressSpan others[static 1 + FOREIGN_VDSO_SPANS]) {
+  others[0].start = r->plan->region_start;
+  others[0].end = others[0].start + r->plan->region_size;
+  return 1 + foreign_vdso_spans(r, t, others + 1);
+}
+
+/* What lies between all these. */
+static void each_gap(const Restore *r, const PlanTask *t, Program *p, GapFunc func) {
+  const MmEntry *mm = t->task->mm;
+  AddressSpan others[1 + FOREIGN_VDSO_SPANS];
+  guint n_others = find_others(r, t, others), other = 0;
+  guint64 at = LOWEST;
   for (size_t i = 0; i <= mm->n_vmas; i++) {
     const VmaEntry *v = i < mm->n_vmas ? mm->vmas[i] : NULL;
     guint64 start = v ? MIN(v->start, HIGHEST) : HIGHEST;
-    if (region >= at && region < start) {
-      if (region > at)
-        at_gap(p, at, region, func);
-      at = after;
+    for (; other < n_others && others[other].start < start; other++) {
+      if (others[other].start > at)
+        at_gap(p, at, others[other].start, func);
+      at = MAX(at, others[other].end);
     }
     if (start > at)
       at_gap(p, at, start, func);
@@ -77,7 +88,7 @@ static bool build_maps(Restore *r, const PlanTask *t, const CkptUring *only, int
     n += is_wanted(r, mm->vmas[i], only);
   if (!n)
     return true;
-  each_gap(r, mm, p, fill);
+  each_gap(r, t, p, fill);
   for (size_t i = 0; i < mm->n_vmas; i++)
     if (is_missing(r, mm->vmas[i], only))
       fill(p, mm->vmas[i]->start, mm->vmas[i]->end);
@@ -92,7 +103,7 @@ static bool build_maps(Restore *r, const PlanTask *t, const CkptUring *only, int
     PROGRAM_CALL(p, "mmap a ring", SYS_mmap, ARG(0), ARG(v->end - v->start), ARG(v->prot), ARG(MAP_SHARED), ARG(fd), ARG(v->pgoff));
     program_expect(p, EXPECT_EQUAL, (gint64)v->start);
   }
-  each_gap(r, mm, p, empty);
+  each_gap(r, t, p, empty);
   for (size_t i = 0; i < mm->n_vmas; i++)
     if (is_missing(r, mm->vmas[i], only) && !is_wanted(r, mm->vmas[i], only))
       empty(p, mm->vmas[i]->start, mm->vmas[i]->end);

@@ -109,6 +109,12 @@ guint64 foreign_vdso_room(const ForeignVdso *vdso);
 bool foreign_vdso_prepare(Restore *r, GError **error);
 bool foreign_vdso_has(const ForeignVdso *vdso, const Task *task);
 void foreign_vdso_build(const Restore *r, const PlanTask *task, Program *p);
+typedef struct AddressSpan {
+  guint64 start, end;
+} AddressSpan;
+#define FOREIGN_VDSO_SPANS 2
+/* What of the room behind the region the task's memory has, from low to high; how many. */
+guint foreign_vdso_spans(const Restore *r, const PlanTask *task, AddressSpan spans[static FOREIGN_VDSO_SPANS]);
 
 /* --- mm-details.c --- */
 /* Whether this machine has what the mappings need (protection keys, mseal); before anything is made. */

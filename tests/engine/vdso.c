@@ -3,11 +3,12 @@
 /* A process from another kernel, whose vdso has its functions elsewhere: it puts such a one in the place of the real one.
  * That one's clock stands still. After the restore calls through the old addresses must give the time of this kernel; a
  * thread that stood in the middle of an old function, where a jump is now, comes to its end. A 32-bit program makes its system
- * calls there. */
+ * calls there. With an argument it has rings of io_uring(7), too, whose mappings only the kernel can place. */
 
 #include "subject.h"
 #include <elf.h>
 #include <link.h>
+#include <linux/io_uring.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/auxv.h>
@@ -125,8 +126,42 @@ static void verify_time(void) {
   check(before.tv_sec - 1 <= seconds && seconds <= real.tv_sec, "it is %ld, and not %ld", (long)real.tv_sec, seconds);
 }
 
+typedef struct Ring {
+  int fd;
+  struct io_uring_params p;
+  unsigned char *rings;
+  struct io_uring_sqe *sqes;
+} Ring;
+
+static Ring ring_new(unsigned flags) {
+  Ring r = {.p = {.flags = flags, .sq_thread_idle = 20}};
+  r.fd = (int)syscall(SYS_io_uring_setup, 4, &r.p);
+  if (r.fd < 0 && (errno == ENOSYS || errno == EPERM))
+    subject_skip("this kernel has no io_uring, or does not allow it");
+  check_call(r.fd >= 0);
+  r.rings = mmap(NULL, r.p.cq_off.cqes + r.p.cq_entries * sizeof(struct io_uring_cqe), PROT_READ | PROT_WRITE, MAP_SHARED, r.fd, IORING_OFF_SQ_RING);
+  r.sqes = mmap(NULL, r.p.sq_entries * sizeof *r.sqes, PROT_READ | PROT_WRITE, MAP_SHARED, r.fd, IORING_OFF_SQES);
+  check_call(r.rings != MAP_FAILED && r.sqes != MAP_FAILED);
+  return r;
+}
+
+/* One request that does nothing, through the mapped memory. */
+static void ring_use(const Ring *r, unsigned number) {
+  volatile unsigned *tail = (volatile unsigned *)(void *)(r->rings + r->p.sq_off.tail), *cq = (volatile unsigned *)(void *)(r->rings + r->p.cq_off.tail);
+  const struct io_uring_cqe *cqes = (const struct io_uring_cqe *)(const void *)(r->rings + r->p.cq_off.cqes);
+  unsigned at = *tail % r->p.sq_entries, done = *cq;
+  r->sqes[at] = (struct io_uring_sqe){.opcode = IORING_OP_NOP, .user_data = number};
+  ((unsigned *)(void *)(r->rings + r->p.sq_off.array))[at] = at;
+  __atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+  check_call(syscall(SYS_io_uring_enter, r->fd, 1, 1, IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP, NULL, 0) >= 0);
+  check(*cq == done + 1 && cqes[done % r->p.cq_entries].user_data == number, "request %u is not done", number);
+  *(volatile unsigned *)(void *)(r->rings + r->p.cq_off.head) = done + 1;
+}
+
 int main(int argc, char **argv) {
   subject_begin(argc, argv);
+  Ring rings[2] = {0};
+  bool has_rings = argc > 2;
   replace_vdso();
   struct timespec now;
   check(old_gettime(CLOCK_MONOTONIC, &now) == 0 && now.tv_sec == OLD_SECONDS, "the old vdso does not work");
@@ -134,6 +169,10 @@ int main(int argc, char **argv) {
   check_call(n_inside != MAP_FAILED);
   pid_t child = fork();
   check_call(child >= 0);
+  for (unsigned i = 0; child && has_rings && i < 2; i++) {
+    rings[i] = ring_new(i ? IORING_SETUP_SQPOLL : 0);
+    ring_use(&rings[i], 100 + i);
+  }
   pthread_t inside;
   check_call(pthread_create(&inside, NULL, stand_inside, NULL) == 0);
   await_inside();
@@ -147,6 +186,8 @@ int main(int argc, char **argv) {
   check_call(pthread_join(inside, NULL) == 0);
   check(came_back == OLD_SECONDS, "the thread inside came back with %ld", came_back);
   verify_time();
+  for (unsigned i = 0; child && has_rings && i < 2; i++)
+    ring_use(&rings[i], 200 + i);
   if (!child)
     _exit(0);
   int status = 0;
