@@ -81,22 +81,20 @@ static unsigned missing(const CkptFileState *was, unsigned checks) {
   return checks & ~kept & ~(unsigned)EXTERNAL_CHECK_BUILD_ID; /* most files have none */
 }
 
-bool file_state_check(const CkptFileState *was, const char *path, int fd, unsigned checks, GError **error) {
+bool file_state_check(
+    const CkptFileState *was, const char *path, int fd, const struct stat *st, unsigned checks, GError **error) {
   unsigned unknown = missing(was, checks);
-  struct stat st;
   guint64 hash = 0;
   if (unknown) {
     g_autofree char *text = external_checks_text(unknown);
     return engine_fail(error, ENGINE_ERROR_CODE__INVALID_ARGS,
         "%s cannot be compared by %s: a rule at the dump must ask for that (check=%s)", path, text, text);
   }
-  if (fstat(fd, &st) < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", path);
   g_autoptr(GString) list = g_string_new(NULL);
-  if (checks & EXTERNAL_CHECK_SIZE && S_ISREG(st.st_mode) && was->size != (guint64)st.st_size)
-    differs(list, "its size is %lld, it was %" G_GUINT64_FORMAT, (long long)st.st_size, was->size);
+  if (checks & EXTERNAL_CHECK_SIZE && S_ISREG(st->st_mode) && was->size != (guint64)st->st_size)
+    differs(list, "its size is %lld, it was %" G_GUINT64_FORMAT, (long long)st->st_size, was->size);
   if (checks & EXTERNAL_CHECK_MTIME)
-    compare_time(was, &st, list);
+    compare_time(was, st, list);
   if (checks & EXTERNAL_CHECK_BUILD_ID && was->has_build_id)
     compare_build_id(was, fd, list);
   if (checks & EXTERNAL_CHECK_CONTENT && was->has_content) {

@@ -8,7 +8,8 @@
 /* @checks: what is worth keeping; size, time and mode always are. @local may be O_PATH. NULL with error. */
 CkptFileState *file_state_new(int local, const struct stat *st, unsigned checks, GError **error);
 /* FILE_CHANGED (or INVALID_ARGS, for what the dump has not kept) if one of @checks fails. @path is for the message, @fd
- * as @local. */
-bool file_state_check(const CkptFileState *was, const char *path, int fd, unsigned checks, GError **error);
+ * as @local, @st what fstat(2) says of it. */
+bool file_state_check(
+    const CkptFileState *was, const char *path, int fd, const struct stat *st, unsigned checks, GError **error);
 /* The hash of all bytes. */
 bool file_state_hash(int local, guint64 *ret_hash, GError **error);

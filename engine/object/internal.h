@@ -89,6 +89,14 @@ bool restorer_visit_mount(const Restorer *r, gint32 mount, NsVisit *ret_visit, G
 /* Adds owner and signal of a description to a program; nothing where @fown is NULL or empty. */
 void fown_program(const FownEntry *fown, int fd, Program *p);
 
+/* Whether the description is there already, or about to be. */
+bool restorer_has(const Restorer *r, guint32 file_id);
+
+/* --- numbers.c --- */
+
+/* Opens the files of a task that has hundreds, as many as can be at their own numbers. The others are left. */
+bool numbers_open(Restorer *r, GError **error);
+
 /* --- sysv.c --- */
 
 /* The tree lives: segments that were made for it stay. */

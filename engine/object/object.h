@@ -255,6 +255,8 @@ int restorer_images_fd(const Restorer *r);
 /* The description behind a file id, opened at need, in the engine; borrowed; -1 with error. For kinds that refer to
  * other files (epoll targets, a FIFO's path, memfd mappings). */
 int restorer_fd_of(Restorer *r, guint32 file_id, GError **error);
+/* Whether that descriptor is known to be close-on-exec. */
+bool restorer_closes_on_exec(const Restorer *r, guint32 file_id);
 /* The late descriptor of a file id, made at the first call, borrowed; -1 without error for kinds that have none, -1 with
  * error. */
 int restorer_late_fd(Restorer *r, guint32 file_id, GError **error);

@@ -295,23 +295,24 @@ static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, 
 
 /* --- restore --- */
 
-static bool check_type(const RegFileEntry *reg, const CkptExternal *record, int fd, GError **error) {
-  struct stat st;
-  if (fstat(fd, &st) < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
-  if (reg->has_mode && (st.st_mode & S_IFMT) != (reg->mode & S_IFMT))
+static bool stat_opened(const RegFileEntry *reg, int fd, struct stat *ret_st, GError **error) {
+  return fstat(fd, ret_st) == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
+}
+
+static bool check_type(const RegFileEntry *reg, const CkptExternal *record, const struct stat *st, GError **error) {
+  if (reg->has_mode && (st->st_mode & S_IFMT) != (reg->mode & S_IFMT))
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
-        "%s is a file of another type now (mode 0%o, was 0%o)", reg->name, st.st_mode, reg->mode);
-  if (!reg->has_mode && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !is_plain_device(&st))
+        "%s is a file of another type now (mode 0%o, was 0%o)", reg->name, st->st_mode, reg->mode);
+  if (!reg->has_mode && !S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode) && !is_plain_device(st))
     return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "%s is no regular file now", reg->name);
-  bool device = S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode);
-  if (device && !(reg->flags & O_PATH) && !is_plain_device(&st) && !record)
+  bool device = S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode);
+  if (device && !(reg->flags & O_PATH) && !is_plain_device(st) && !record)
     return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
         "%s is a device, which only a rule may open again (external: device:path=%s action=reopen)", reg->name,
         reg->name);
-  if (device && record && record->has_rdev && (guint32)st.st_rdev != record->rdev)
+  if (device && record && record->has_rdev && (guint32)st->st_rdev != record->rdev)
     return engine_fail(error, ENGINE_ERROR_CODE__FILE_CHANGED, "%s is another device now (%u:%u, it was %u:%u)", reg->name,
-        major(st.st_rdev), minor(st.st_rdev), major((dev_t)record->rdev), minor((dev_t)record->rdev));
+        major(st->st_rdev), minor(st->st_rdev), major((dev_t)record->rdev), minor((dev_t)record->rdev));
   return true;
 }
 
@@ -326,7 +327,7 @@ static CkptFileState state_of_entry(const RegFileEntry *reg) {
   return state;
 }
 
-static bool check_state(const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer, int fd,
+static bool check_state(const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer, int fd, const struct stat *st,
     GError **error) {
   CkptFileState entry = state_of_entry(reg);
   const CkptFileState *was = record && record->file ? record->file : &entry;
@@ -335,7 +336,7 @@ static bool check_state(const RegFileEntry *reg, const CkptExternal *record, con
   unsigned checks = answer->has_checks ? answer->checks : EXTERNAL_CHECK_SIZE | EXTERNAL_CHECK_BUILD_ID;
   if (!answer->has_checks || answer->if_kept)
     checks &= kept;
-  return !checks || file_state_check(was, reg->name, fd, checks, error);
+  return !checks || file_state_check(was, reg->name, fd, st, checks, error);
 }
 
 /* O_NONBLOCK keeps the open itself from hanging on a FIFO that lies there now; O_NOCTTY from taking a terminal. What
@@ -411,10 +412,11 @@ static int open_by_name(Restorer *r, const RegFileEntry *reg, const char *path, 
 static int open_path(Restorer *r, const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer,
     guint32 flags, GError **error) {
   const char *path = answer->action == EXTERNAL_REMAP && answer->value ? answer->value : reg->name;
+  struct stat st;
   _cleanup_fd_ int fd = open_by_name(r, reg, path, flags, error);
   if (fd < 0)
     return -1;
-  if (!check_type(reg, record, fd, error) || !check_state(reg, record, answer, fd, error)) {
+  if (!stat_opened(reg, fd, &st, error) || !check_type(reg, record, &st, error) || !check_state(reg, record, answer, fd, &st, error)) {
     if (answer->action == EXTERNAL_REMAP)
       g_prefix_error(error, "%s, in place of %s: ", path, reg->name);
     return -1;
@@ -475,7 +477,9 @@ static bool check_untrusted(const Restorer *r, const RegFileEntry *reg, int fd, 
   struct stat st;
   if (!job_options(restorer_job(r))->untrusted_images)
     return true;
-  if (fstatfs(fd, &fs) < 0 || fstat(fd, &st) < 0)
+  if (!stat_opened(reg, fd, &st, error))
+    return false;
+  if (fstatfs(fd, &fs) < 0)
     return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
   const char *what = fs.f_type == PROC_SUPER_MAGIC                                             ? "a process"
                      : (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) && !is_plain_device(&st) ? "a device"

@@ -260,7 +260,18 @@ static gboolean is_spare(gpointer key, gpointer value, gpointer data) {
   return kind == FD_TYPES__PIPE || kind == FD_TYPES__FIFO || kind == FD_TYPES__UNIXSK;
 }
 
+bool restorer_has(const Restorer *r, guint32 file_id) {
+  return g_hash_table_contains(r->fds, GUINT_TO_POINTER(file_id));
+}
+
+bool restorer_closes_on_exec(const Restorer *r, guint32 file_id) {
+  const FileEntry *entry = checkpoint_find_file(r->checkpoint, file_id);
+  return entry && entry->type == FD_TYPES__REG && !checkpoint_find_external(r->checkpoint, file_id);
+}
+
 bool restorer_open_all(Restorer *r, GError **error) {
+  if (!numbers_open(r, error))
+    return false;
   guint n = 0;
   for (guint t = 0; t < r->checkpoint->tasks->len; t++) {
     const Task *task = r->checkpoint->tasks->pdata[t];

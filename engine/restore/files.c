@@ -50,9 +50,10 @@ static bool is_free(const Mover *m, int fd, size_t except) {
 
 static void make_move(Mover *m, size_t i) {
   const FdMove *move = &m->moves[i];
-  if (m->from[i] == move->to)
+  bool is_there = m->from[i] == move->to;
+  if (is_there && !(move->cloexec && move->was_cloexec && move->from == move->to))
     PROGRAM_CALL(m->program, "fcntl F_SETFD", SYS_fcntl, ARG(move->to), ARG(F_SETFD), ARG(move->cloexec ? FD_CLOEXEC : 0));
-  else
+  else if (!is_there)
     PROGRAM_CALL(m->program, "dup3", SYS_dup3, ARG(m->from[i]), ARG(move->to), ARG(move->cloexec ? O_CLOEXEC : 0));
   mover_leave(m, i);
   m->done[i] = true;
@@ -343,7 +344,7 @@ bool files_build(Restore *r, PlanTask *t, Program *p, GError **error) {
     int from = restore_fd(r, fd->id, error);
     if (from < 0)
       return false;
-    FdMove move = {from, (int)fd->fd, (fd->flags & 1) != 0};
+    FdMove move = {from, (int)fd->fd, (fd->flags & 1) != 0, r->restorer && restorer_closes_on_exec(r->restorer, fd->id)};
     g_array_append_val(moves, move);
   }
   files_plan_moves(p, (const FdMove *)(const void *)moves->data, moves->len);

@@ -144,6 +144,7 @@ bool files_build_of_threads(Restore *r, PlanTask *task, Program *p, GError **err
 typedef struct FdMove {
   int from, to;
   bool cloexec;
+  bool was_cloexec; /* it is known to be already, where it is now */
 } FdMove;
 void files_plan_moves(Program *p, const FdMove *moves, size_t n);
 

@@ -170,6 +170,80 @@ static void numbers(void) {
   check_call(kill(full, 0) == 0 && kill(full, SIGKILL) == 0);
 }
 
+/* --- hundreds --- */
+
+enum { HUNDREDS = 900 };
+
+/* What lies at a number: every sort of gap, group and sharing between files that could be opened where they are. */
+enum { SORT_FILE, SORT_OPEN_ON_EXEC, SORT_GAP, SORT_COPY, SORT_PIPE, SORT_EVENT, SORT_DELETED, SORT_PROC, SORT_DIRECTORY, N_SORTS };
+
+static int sort_of(int i) {
+  return i >= 300 && i < 400 ? SORT_FILE : i >= 400 && i < 500 ? SORT_GAP : (int)((unsigned)i * 2654435761u >> 20) % N_SORTS;
+}
+
+static int open_sort(int sort, int first) {
+  int ends[2];
+  if (sort == SORT_COPY)
+    return dup(first);
+  if (sort == SORT_EVENT)
+    return eventfd(0, EFD_CLOEXEC);
+  if (sort == SORT_PROC)
+    return open("/proc/self/stat", O_RDONLY);
+  if (sort == SORT_DIRECTORY)
+    return open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (sort == SORT_PIPE) { /* the other end lies above all others */
+    check_call(pipe2(ends, O_CLOEXEC) == 0 && fcntl(ends[1], F_DUPFD, HUNDREDS + 16) > 0 && close(ends[1]) == 0);
+    return ends[0];
+  }
+  const char *name = sort == SORT_DELETED ? "deleted" : "file";
+  int fd = open(in(name), O_RDWR | O_CREAT | (sort == SORT_OPEN_ON_EXEC ? 0 : O_CLOEXEC), 0600);
+  check_call(sort != SORT_DELETED || unlink(in(name)) == 0);
+  return fd;
+}
+
+/* Files that are not copies are where they were put, each at a position of its own. */
+static bool has_position(int sort) {
+  return sort == SORT_FILE || sort == SORT_OPEN_ON_EXEC || sort == SORT_DELETED;
+}
+
+static void check_hundreds(int first, bool child) {
+  for (int i = first + 1; i < HUNDREDS; i++) {
+    int sort = child && i % 2 ? SORT_GAP : sort_of(i), flags = fcntl(i, F_GETFD);
+    bool keeps = sort == SORT_OPEN_ON_EXEC || sort == SORT_COPY || sort == SORT_PROC;
+    check(flags == (sort == SORT_GAP ? -1 : keeps ? 0 : FD_CLOEXEC), "descriptor %d: flags %d", i, flags);
+    if (has_position(sort))
+      check(lseek(i, 0, SEEK_CUR) == i, "descriptor %d: its position is %ld", i, (long)lseek(i, 0, SEEK_CUR));
+    if (sort == SORT_COPY)
+      check(lseek(i, 0, SEEK_CUR) == first, "descriptor %d is no copy", i);
+  }
+}
+
+static void hundreds(void) {
+  int first = make("file", O_RDWR | O_CLOEXEC);
+  check_call(lseek(first, first, SEEK_SET) == first);
+  for (int i = first + 1; i < HUNDREDS; i++) {
+    int fd = open_sort(sort_of(i) == SORT_GAP ? SORT_EVENT : sort_of(i), first);
+    check(fd == i, "descriptor %d at %d: %s", i, fd, strerror(errno));
+    check_call(!has_position(sort_of(i)) || lseek(fd, i, SEEK_SET) == i);
+  }
+  for (int i = first + 1; i < HUNDREDS; i++)
+    check_call(sort_of(i) != SORT_GAP || close(i) == 0);
+  pid_t half = fork();
+  if (half == 0) {
+    for (int i = first + 1 + first % 2; i < HUNDREDS; i += 2)
+      (void)close(i);
+    while (!subject_checking())
+      subject_tick();
+    check_hundreds(first, true);
+    _exit(0);
+  }
+  wait_for_check();
+  int status = -1;
+  check_hundreds(first, false);
+  check_call(lseek(first, 0, SEEK_CUR) == first && waitpid(half, &status, 0) == half);
+  check(status == 0, "the child ended with %x", status);
+}
+
 /* --- mounts --- */
 
 static void clean_mounts(void) {
@@ -416,7 +490,7 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*run)(void);
-  } cases[] = {{"flags", flags}, {"owners", owners}, {"numbers", numbers}, {"mixed", mixed}, {"hidden", hidden}, {"lazy", lazy}, {"elsewhere", elsewhere},
+  } cases[] = {{"flags", flags}, {"owners", owners}, {"numbers", numbers}, {"hundreds", hundreds}, {"mixed", mixed}, {"hidden", hidden}, {"lazy", lazy}, {"elsewhere", elsewhere},
       {"bound", bound}, {"overlay", overlay}, {"dnotify", dnotify}, {"fuse", fuse}};
   subject_begin(argc, argv);
   check(argc > 2, "which case?");

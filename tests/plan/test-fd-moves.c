@@ -34,10 +34,15 @@ static void run(const Program *p, Slot table[static TABLE]) {
   }
 }
 
+/* Of what the table begins with. */
+static bool is_cloexec(int fd) {
+  return fd % 3 != 0;
+}
+
 static void check(const FdMove *moves, size_t n, const int *inherited, size_t n_inherited) {
   Slot table[TABLE] = {0}, wanted[TABLE] = {0};
   for (size_t i = 0; i < n_inherited; i++)
-    table[inherited[i]].file = inherited[i] + 1;
+    table[inherited[i]] = (Slot){inherited[i] + 1, is_cloexec(inherited[i])};
   for (size_t i = 0; i < n; i++)
     wanted[moves[i].to] = (Slot){moves[i].from + 1, moves[i].cloexec};
   g_autoptr(Program) p = program_new();
@@ -51,7 +56,7 @@ static void check(const FdMove *moves, size_t n, const int *inherited, size_t n_
 }
 
 static void test_swap(void) {
-  const FdMove moves[] = {{3, 4, false}, {4, 3, true}};
+  const FdMove moves[] = {{3, 4, false, false}, {4, 3, true, true}};
   const int inherited[] = {0, 1, 2, 3, 4, 9};
   check(moves, 2, inherited, 6);
 }
@@ -60,13 +65,30 @@ static void test_shift(void) {
   FdMove moves[1000];
   int inherited[1005];
   for (int i = 0; i < 1000; i++)
-    moves[i] = (FdMove){i + 5, i, i % 2};
+    moves[i] = (FdMove){i + 5, i, i % 2, is_cloexec(i + 5)};
   for (int i = 0; i < 1005; i++)
     inherited[i] = i;
   check(moves, 1000, inherited, 1005);
   for (int i = 0; i < 1000; i++)
-    moves[i] = (FdMove){i, i + 5, i % 3 == 0};
+    moves[i] = (FdMove){i, i + 5, i % 3 == 0, false};
   check(moves, 1000, inherited, 1005);
+}
+
+/* Those that are at their numbers as they are to be cost nothing. */
+static void test_there(void) {
+  FdMove moves[1000];
+  int inherited[1005];
+  for (int i = 0; i < 1005; i++)
+    inherited[i] = i;
+  for (int i = 0; i < 1000; i++)
+    moves[i] = (FdMove){i, i, i % 5 != 0, is_cloexec(i)};
+  check(moves, 1000, inherited, 1005);
+  for (int i = 0; i < 1000; i++)
+    moves[i] = (FdMove){3 * i + 1, 3 * i + 1, true, true};
+  g_autoptr(Program) p = program_new();
+  files_plan_moves(p, moves, 1000);
+  for (guint i = 0; i < p->ops->len; i++)
+    g_assert_cmpuint(g_array_index(p->ops, Op, i).nr, ==, SYS_close_range);
 }
 
 static void test_random(void) {
@@ -84,7 +106,8 @@ static void test_random(void) {
       if (taken[to])
         continue;
       taken[to] = true;
-      moves[made++] = (FdMove){g_rand_int_range(rand, 0, n_inherited), to, g_rand_boolean(rand)};
+      int from = to < n_inherited && g_rand_boolean(rand) ? to : g_rand_int_range(rand, 0, n_inherited);
+      moves[made++] = (FdMove){from, to, g_rand_boolean(rand), is_cloexec(from) && g_rand_boolean(rand)};
     }
     check(moves, (size_t)made, inherited, (size_t)n_inherited);
   }
@@ -94,6 +117,7 @@ int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/fd-moves/swap", test_swap);
   g_test_add_func("/fd-moves/shift", test_shift);
+  g_test_add_func("/fd-moves/there", test_there);
   g_test_add_func("/fd-moves/random", test_random);
   return g_test_run();
 }
