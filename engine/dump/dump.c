@@ -18,7 +18,6 @@
 #include "image.h"
 #include "warden.h"
 #include <errno.h>
-#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -393,12 +392,9 @@ static bool dump_tell_written(Dump *d, pid_t root, GError **error) {
   return job_stage(d->job, "post-dump", root, error);
 }
 
-#define HEAP_STEP (4 << 20)
-
 bool dump_run(Job *job, pid_t pid, int pidfd, const char *name, GError **error) {
   Dump d = {.job = job, .started = g_get_monotonic_time()};
   GError *failure = NULL;
-  (void)mallopt(M_TOP_PAD, HEAP_STEP); /* else a system call for every page or two of the helpers' heaps */
   (void)(dump_look(&d, pid, pidfd, job_images_fd(job), &failure) && job_check_findings(job, &failure) &&
          dump_write(&d, name, &failure) && dump_tell_written(&d, pid, &failure));
   if (!failure)

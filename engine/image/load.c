@@ -80,15 +80,7 @@ static bool load_fds(Loader *l, Task *t, GError **error) {
       return true;
     }
   }
-  if (!loader_require(l, IMAGE_FDINFO, t->ids->files_id, error))
-    return false;
-  ProtobufCMessage *m;
-  while (image_reader_next(&l->reader, &m, NULL, error)) {
-    if (!m)
-      return true;
-    g_ptr_array_add(t->fds, m);
-  }
-  return false;
+  return loader_require(l, IMAGE_FDINFO, t->ids->files_id, error) && image_reader_rest(&l->reader, t->fds, error);
 }
 
 /* Files of tasks and threads, of which there may be thousands. */
@@ -203,21 +195,17 @@ static bool load_tree(Loader *l, GError **error) {
 }
 
 static bool load_files(Loader *l, GError **error) {
-  if (!loader_require(l, IMAGE_FILES, 0, error))
+  g_autoptr(GPtrArray) entries = image_messages_new();
+  if (!loader_require(l, IMAGE_FILES, 0, error) || !image_reader_rest(&l->reader, entries, error))
     return false;
-  ProtobufCMessage *m;
-  while (image_reader_next(&l->reader, &m, NULL, error)) {
-    if (!m)
-      return true;
-    FileEntry *e = (FileEntry *)m;
-    if (checkpoint_find_file(l->checkpoint, e->id)) {
-      image_reader_fail(&l->reader, error, "file id %u twice", e->id);
-      protobuf_c_message_free_unpacked(m, NULL);
-      return false;
-    }
+  for (guint i = 0; i < entries->len; i++) {
+    FileEntry *e = entries->pdata[i];
+    if (checkpoint_find_file(l->checkpoint, e->id))
+      return image_invalid(error, IMAGE_FILES, 0, "file id %u twice", e->id);
     checkpoint_add_file(l->checkpoint, e);
+    entries->pdata[i] = NULL;
   }
-  return false;
+  return true;
 }
 
 static bool load_records(Loader *l, RecordKind kind, GError **error) {

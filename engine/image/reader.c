@@ -2,6 +2,7 @@
 #include "reader.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -215,6 +216,68 @@ bool image_reader_next(ImageReader *r, ProtobufCMessage **ret_message, GBytes **
   r->n_entries++;
   *ret_message = m;
   return true;
+}
+
+static void message_free(void *p) {
+  if (p)
+    protobuf_c_message_free_unpacked(p, NULL);
+}
+
+GPtrArray *image_messages_new(void) {
+  return g_ptr_array_new_with_free_func(message_free);
+}
+
+/* Where the entry begins that the middle of what is left lies in or before; what was read so far, if that is not to be found. */
+static gsize find_middle(const ImageReader *r, guint *ret_entries) {
+  gsize at = r->at, middle = r->at + (r->size - r->at) / 2;
+  for (*ret_entries = 0; at < middle && r->size - at >= 4; ++*ret_entries) {
+    guint32 size = get_u32(r->data + at);
+    if (size > r->size - at - 4)
+      return r->at;
+    at += 4 + (gsize)size;
+  }
+  return at;
+}
+
+/* Some of a file's entries. */
+typedef struct Half {
+  ImageReader reader; /* its data is another's */
+  GPtrArray *messages;
+  GError *error;
+} Half;
+
+static void *read_half(void *data) {
+  Half *h = data;
+  ProtobufCMessage *m;
+  while (image_reader_next(&h->reader, &m, NULL, &h->error) && m)
+    g_ptr_array_add(h->messages, m);
+  return NULL;
+}
+
+#define WORTH_A_THREAD (128u << 10)
+
+bool image_reader_rest(ImageReader *r, GPtrArray *messages, GError **error) {
+  guint n = 0;
+  gsize middle = r->size - r->at >= WORTH_A_THREAD ? find_middle(r, &n) : r->at;
+  Half first = {.reader = *r, .messages = messages}, second = {.reader = *r, .messages = image_messages_new()};
+  g_autoptr(GPtrArray) later = second.messages;
+  pthread_t thread;
+  second.reader.at = middle;
+  second.reader.n_entries += n;
+  bool halved = middle > r->at && pthread_create(&thread, NULL, read_half, &second) == 0;
+  if (halved)
+    first.reader.size = middle;
+  (void)read_half(&first);
+  if (halved)
+    (void)pthread_join(thread, NULL);
+  for (guint i = 0; i < later->len; i++)
+    g_ptr_array_add(messages, g_steal_pointer(&later->pdata[i]));
+  r->at = r->size;
+  g_autoptr(GError) failure = second.error;
+  if (!first.error && !failure)
+    return true;
+  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&failure));
+  return false;
 }
 
 bool image_reader_single(ImageReader *r, ProtobufCMessage **ret_message, GError **error) {

@@ -30,6 +30,11 @@ bool image_reader_feed(ImageReader *r, ImageKindId id, guint64 number, const voi
 /* The next entry: a new message for the caller to free, and the bytes behind it (NULL if its kind has none; @ret_extra
  * may be NULL). *ret_message is NULL at the end of the file. */
 bool image_reader_next(ImageReader *r, ProtobufCMessage **ret_message, GBytes **ret_extra, GError **error);
+/* All entries that are left, added to @messages, which owns them (also what was there before an error). The kind must be one without bytes
+ * behind its entries. Of a large file another thread takes the second half apart. */
+bool image_reader_rest(ImageReader *r, GPtrArray *messages, GError **error);
+/* An array for that. */
+GPtrArray *image_messages_new(void);
 /* The only entry of a file that has exactly one. */
 bool image_reader_single(ImageReader *r, ProtobufCMessage **ret_message, GError **error);
 

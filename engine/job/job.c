@@ -2,10 +2,12 @@
 #include "job.h"
 #include <stdarg.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
 #define PROGRESS_INTERVAL_USEC (50 * 1000)
+#define HEAP_STEP (4 << 20)
 
 struct Job {
   const EngineOptions *options;
@@ -38,6 +40,7 @@ static void fd_free(void *p) {
 
 Job *job_new(const EngineOptions *options, const EngineCaller *caller, int images_fd, const JobSink *sink) {
   Job *job = g_new0(Job, 1);
+  (void)mallopt(M_TOP_PAD, HEAP_STEP); /* else a system call for every page or two of the helpers' heaps */
   job->options = options;
   job->caller = caller;
   job->images_fd = images_fd;

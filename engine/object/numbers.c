@@ -5,6 +5,7 @@
  * opened in the order of their numbers, and place holders fill what lies between. Whatever comes out differently is moved as ever. */
 
 #include "internal.h"
+#include "reg-check.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -62,6 +63,13 @@ static bool comes_alone(Restorer *r, guint32 file_id) {
   return entry && entry->type == FD_TYPES__REG;
 }
 
+/* The kernel makes a table larger by doubling it, and where threads share it waits each time until none of them looks at the old one. */
+static void make_room(const Numbers *x) {
+  int last = fcntl(x->model, F_DUPFD_CLOEXEC, x->n - 1);
+  if (last >= 0)
+    (void)close(last);
+}
+
 static bool open_in_order(Restorer *r, const Task *task, Numbers *x, GError **error) {
   for (guint i = 0; i < task->fds->len; i++) {
     const FdinfoEntry *e = task->fds->pdata[i];
@@ -94,7 +102,12 @@ bool numbers_open(Restorer *r, GError **error) {
     return true;
   if (x.model < x.n)
     x.taken[x.model] = true;
+  make_room(&x);
+  RegChecker *checker = reg_checker_start(r, task->fds->len);
+  restorer_set_checker(r, checker);
   bool ok = open_in_order(r, task, &x, error);
+  restorer_set_checker(r, NULL);
+  ok = reg_checker_end(checker, ok ? error : NULL) && ok;
   for (guint i = 0; i < holders->len; i++)
     (void)close(g_array_index(holders, int, i));
   (void)close(x.model);

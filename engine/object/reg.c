@@ -8,6 +8,7 @@
 #include "file-state.h"
 #include "internal.h"
 #include "proc-file.h"
+#include "reg-check.h"
 #include "rights.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -21,21 +22,6 @@
 
 #define DELETED " (deleted)"
 
-static bool is_plain_device(const struct stat *st) {
-  if (!S_ISCHR(st->st_mode) || major(st->st_rdev) != 1)
-    return false;
-  switch (minor(st->st_rdev)) {
-  case 3: /* null */
-  case 5: /* zero */
-  case 7: /* full */
-  case 8: /* random */
-  case 9: /* urandom */
-    return true;
-  default:
-    return false;
-  }
-}
-
 static bool is_secret_memory(const FileProbe *probe) {
   struct statfs fs;
   return strcmp(probe->link, "/secretmem (deleted)") == 0 && fstatfs(probe->local, &fs) == 0 && fs.f_type == SECRETMEM_MAGIC;
@@ -48,7 +34,7 @@ bool reg_claims(const FileProbe *probe) {
     return false;
   if (probe->flags & O_PATH)
     return true;
-  return S_ISREG(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) || is_plain_device(&probe->st);
+  return S_ISREG(probe->st.st_mode) || S_ISDIR(probe->st.st_mode) || reg_is_plain_device(&probe->st);
 }
 
 /* Why a file cannot be brought back; zeroed where it can. */
@@ -295,50 +281,6 @@ static bool reg_collect(Collector *c, const FileProbe *probe, FileEntry *entry, 
 
 /* --- restore --- */
 
-static bool stat_opened(const RegFileEntry *reg, int fd, struct stat *ret_st, GError **error) {
-  return fstat(fd, ret_st) == 0 || engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
-}
-
-static bool check_type(const RegFileEntry *reg, const CkptExternal *record, const struct stat *st, GError **error) {
-  if (reg->has_mode && (st->st_mode & S_IFMT) != (reg->mode & S_IFMT))
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE,
-        "%s is a file of another type now (mode 0%o, was 0%o)", reg->name, st->st_mode, reg->mode);
-  if (!reg->has_mode && !S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode) && !is_plain_device(st))
-    return engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INCOMPATIBLE, "%s is no regular file now", reg->name);
-  bool device = S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode);
-  if (device && !(reg->flags & O_PATH) && !is_plain_device(st) && !record)
-    return engine_fail(error, ENGINE_ERROR_CODE__NOT_SUPPORTED,
-        "%s is a device, which only a rule may open again (external: device:path=%s action=reopen)", reg->name,
-        reg->name);
-  if (device && record && record->has_rdev && (guint32)st->st_rdev != record->rdev)
-    return engine_fail(error, ENGINE_ERROR_CODE__FILE_CHANGED, "%s is another device now (%u:%u, it was %u:%u)", reg->name,
-        major(st->st_rdev), minor(st->st_rdev), major((dev_t)record->rdev), minor((dev_t)record->rdev));
-  return true;
-}
-
-/* What the entry itself says, as the record of a rule would. */
-static CkptFileState state_of_entry(const RegFileEntry *reg) {
-  CkptFileState state = CKPT_FILE_STATE__INIT;
-  state.has_size = reg->has_size;
-  state.size = reg->size;
-  state.has_build_id = reg->n_build_id > 0;
-  state.build_id.len = reg->n_build_id * sizeof *reg->build_id;
-  state.build_id.data = (uint8_t *)reg->build_id;
-  return state;
-}
-
-static bool check_state(const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer, int fd, const struct stat *st,
-    GError **error) {
-  CkptFileState entry = state_of_entry(reg);
-  const CkptFileState *was = record && record->file ? record->file : &entry;
-  unsigned kept = (was->has_size ? EXTERNAL_CHECK_SIZE : 0) | (was->has_mtime_sec ? EXTERNAL_CHECK_MTIME : 0) |
-                  (was->has_build_id ? EXTERNAL_CHECK_BUILD_ID : 0) | (was->has_content ? EXTERNAL_CHECK_CONTENT : 0);
-  unsigned checks = answer->has_checks ? answer->checks : EXTERNAL_CHECK_SIZE | EXTERNAL_CHECK_BUILD_ID;
-  if (!answer->has_checks || answer->if_kept)
-    checks &= kept;
-  return !checks || file_state_check(was, reg->name, fd, st, checks, error);
-}
-
 /* O_NONBLOCK keeps the open itself from hanging on a FIFO that lies there now; O_NOCTTY from taking a terminal. What
  * would create or cut a file is never in the flags the kernel reports, and is taken out of those of an image. */
 int reg_open_flags(guint32 flags) {
@@ -409,14 +351,23 @@ static int open_by_name(Restorer *r, const RegFileEntry *reg, const char *path, 
   return fd == -1 ? fail_open(restorer_job(r), path, reason, error) : fd;
 }
 
+/* How far a file is when it is open. */
+typedef struct Opening {
+  bool may_wait; /* the rest may be done later */
+  bool is_done;  /* there is nothing left to do */
+} Opening;
+
 static int open_path(Restorer *r, const RegFileEntry *reg, const CkptExternal *record, const ExternalAnswer *answer,
-    guint32 flags, GError **error) {
+    guint32 flags, Opening *opening, GError **error) {
   const char *path = answer->action == EXTERNAL_REMAP && answer->value ? answer->value : reg->name;
-  struct stat st;
   _cleanup_fd_ int fd = open_by_name(r, reg, path, flags, error);
   if (fd < 0)
     return -1;
-  if (!stat_opened(reg, fd, &st, error) || !check_type(reg, record, &st, error) || !check_state(reg, record, answer, fd, &st, error)) {
+  if (opening->may_wait && !record && answer->action == EXTERNAL_NOBODY && !answer->has_checks && reg_checker_take(restorer_checker(r), reg, fd)) {
+    opening->is_done = true;
+    return fd_take(&fd);
+  }
+  if (!reg_check_opened(reg, record, answer, fd, error)) {
     if (answer->action == EXTERNAL_REMAP)
       g_prefix_error(error, "%s, in place of %s: ", path, reg->name);
     return -1;
@@ -434,12 +385,10 @@ static bool ask_about(Restorer *r, const RegFileEntry *reg, const CkptExternal *
   return restorer_external(r, &o, ret_answer, error);
 }
 
-/* *ret_given: the descriptor is somebody else's, and stays as it is. */
-static int open_there(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_given, GError **error) {
+static int open_there(Restorer *r, const RegFileEntry *reg, int flags, Opening *opening, GError **error) {
   const CkptExternal *record = checkpoint_find_external(restorer_checkpoint(r), reg->id);
   g_auto(ExternalAnswer) answer = {.fd = -1};
   bool ghost;
-  *ret_given = false;
   if (!ghost_find(r, reg->id, &ghost, error))
     return -1;
   if (ghost && !record)
@@ -449,7 +398,7 @@ static int open_there(Restorer *r, const RegFileEntry *reg, int flags, bool *ret
   if (!ask_about(r, reg, record, &answer, error))
     return -1;
   if (answer.fd >= 0) {
-    *ret_given = true;
+    opening->is_done = true; /* it is somebody else's, and stays as it is */
     return fd_take(&answer.fd);
   }
   if (reg->has_ext && reg->ext && answer.action != EXTERNAL_REOPEN && answer.action != EXTERNAL_REMAP) {
@@ -458,53 +407,23 @@ static int open_there(Restorer *r, const RegFileEntry *reg, int flags, bool *ret
     return -1;
   }
   return ghost && answer.action != EXTERNAL_REMAP ? ghost_open(r, reg, flags, error)
-                                                  : open_path(r, reg, record, &answer, (guint32)flags, error);
+                                                  : open_path(r, reg, record, &answer, (guint32)flags, opening, error);
 }
 
 /* Where it is mounted. */
-static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, bool *ret_given, GError **error) {
+static int open_reg(Restorer *r, const RegFileEntry *reg, int flags, Opening *opening, GError **error) {
   NsVisit visit;
   if (!restorer_visit_mount(r, reg->has_mnt_id ? reg->mnt_id : -1, &visit, error))
     return -1;
-  int fd = open_there(r, reg, flags, ret_given, error);
+  int fd = open_there(r, reg, flags, opening, error);
   ns_visit_end(&visit);
   return fd;
 }
 
-/* What untrusted.c saw of a path is its name; links lead elsewhere. Below /proc are processes, and /proc/self is us. */
-static bool check_untrusted(const Restorer *r, const RegFileEntry *reg, int fd, GError **error) {
-  struct statfs fs;
-  struct stat st;
-  if (!job_options(restorer_job(r))->untrusted_images)
-    return true;
-  if (!stat_opened(reg, fd, &st, error))
-    return false;
-  if (fstatfs(fd, &fs) < 0)
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__FAILED, errno, "Cannot stat %s", reg->name);
-  const char *what = fs.f_type == PROC_SUPER_MAGIC                                             ? "a process"
-                     : (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) && !is_plain_device(&st) ? "a device"
-                                                                                               : NULL;
-  return !what || engine_fail(error, ENGINE_ERROR_CODE__NOT_PERMITTED_TARGET,
-                      "The images ask for more than you may have: %s is not a file but %s", reg->name, what);
-}
-
 int restorer_open_reg(Restorer *r, const RegFileEntry *reg, int flags, GError **error) {
-  bool given;
-  _cleanup_fd_ int fd = open_reg(r, reg, flags, &given, error);
-  return fd >= 0 && (given || check_untrusted(r, reg, fd, error)) ? fd_take(&fd) : -1;
-}
-
-/* What open(2) did not take. An ordinary file need not be asked whether it was opened as an O_PATH. */
-static bool reg_finish(const RegFileEntry *reg, int fd, GError **error) {
-  bool ordinary = reg->has_mode && S_ISREG(reg->mode) && !(reg->flags & O_PATH) && !proc_file_pid(reg->name);
-  if (!ordinary && fcntl(fd, F_GETFL) & O_PATH)
-    return true;
-  if (!restorer_set_flags(fd, reg->flags, error))
-    return false;
-  if (reg->pos && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0 && !proc_file_pid(reg->name))
-    return engine_fail_errno(error, ENGINE_ERROR_CODE__IMAGE_INVALID, errno,
-        "Cannot set the position %" G_GUINT64_FORMAT " of %s", reg->pos, reg->name);
-  return true;
+  Opening opening = {0};
+  _cleanup_fd_ int fd = open_reg(r, reg, flags, &opening, error);
+  return fd >= 0 && (opening.is_done || reg_check_untrusted(r, reg, fd, error)) ? fd_take(&fd) : -1;
 }
 
 static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
@@ -513,9 +432,9 @@ static int reg_open(Restorer *r, const FileEntry *entry, GError **error) {
     engine_fail(error, ENGINE_ERROR_CODE__IMAGE_INVALID, "The entry has no reg_file_entry");
     return -1;
   }
-  bool given;
-  _cleanup_fd_ int fd = open_reg(r, reg, (int)reg->flags, &given, error);
-  return fd >= 0 && (given || (check_untrusted(r, reg, fd, error) && reg_finish(reg, fd, error))) ? fd_take(&fd) : -1;
+  Opening opening = {.may_wait = reg_is_ordinary(reg)};
+  _cleanup_fd_ int fd = open_reg(r, reg, (int)reg->flags, &opening, error);
+  return fd >= 0 && (opening.is_done || (reg_check_untrusted(r, reg, fd, error) && reg_finish(reg, fd, error))) ? fd_take(&fd) : -1;
 }
 
 /* Until its process exists. */

@@ -5,6 +5,7 @@
 #include "image.h"
 #include "internal.h"
 #include "proc-file.h"
+#include "reg-check.h"
 #include "rights.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -34,6 +35,7 @@ struct Restorer {
   GHashTable *shared; /* SharedKey -> descriptor */
   GHashTable *states; /* key -> KindState */
   const NetPlaces *places; /* may be NULL */
+  RegChecker *checker; /* may be NULL */
   bool any_late; /* files that are opened again when their processes are there */
 };
 
@@ -258,6 +260,14 @@ int restorer_fd_of(Restorer *r, guint32 file_id, GError **error) {
 static gboolean is_spare(gpointer key, gpointer value, gpointer data) {
   FdTypes kind = ((const SharedKey *)key)->kind;
   return kind == FD_TYPES__PIPE || kind == FD_TYPES__FIFO || kind == FD_TYPES__UNIXSK;
+}
+
+void restorer_set_checker(Restorer *r, RegChecker *checker) {
+  r->checker = checker;
+}
+
+RegChecker *restorer_checker(const Restorer *r) {
+  return r->checker;
 }
 
 bool restorer_has(const Restorer *r, guint32 file_id) {

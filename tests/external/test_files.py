@@ -108,6 +108,27 @@ class Files(Case):
         app.restore()
         self.assertEqual(app.ask("pos"), "4")
 
+    def test_one_of_hundreds(self):
+        paths = [self.write(f"data-{i}", f"content {i}") for i in range(600)]
+        app = self.application(f'''
+fs = [open({paths[0]!r}[:-1] + str(i)) for i in range(600)]
+for i, f in enumerate(fs):
+    os.lseek(f.fileno(), i % 7, 0)
+serve(read=lambda: all(os.read(f.fileno(), 99).decode() == ("content %d" % i)[i % 7:] for i, f in enumerate(fs)))
+''')
+        app.dump()
+        for i in (5, 300, 599):
+            for make, said in ((lambda path: None, "No such file"), (os.mkfifo, "is a file of another type now"),
+                               (os.mkdir, "is a file of another type now")):
+                os.rename(paths[i], paths[i] + ".old")
+                make(paths[i])
+                app.restore(refused=["Cannot restore file id", paths[i], said])
+                if make is os.mkdir:
+                    os.rmdir(paths[i])
+                os.rename(paths[i] + ".old", paths[i])
+        app.restore()
+        self.assertEqual(app.ask("read"), "True")
+
     def test_mapped_files_may_not(self):
         data = self.write("mapped", "original" * 1000)
         app = self.application(MAPPER.format(path=data, flags="SHARED", name="mapped"))

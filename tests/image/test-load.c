@@ -141,6 +141,57 @@ static void test_empty_directory(void) {
   g_assert_cmpstr(error->message, ==, "inventory.img: missing: the directory holds no complete checkpoint");
 }
 
+#define MANY 30000
+
+static GByteArray *many_descriptors(void) {
+  GByteArray *a = frame(image_kind(IMAGE_FDINFO)->magic);
+  for (guint32 i = 0; i < MANY; i++) {
+    FdinfoEntry e = FDINFO_ENTRY__INIT;
+    guint8 packed[64];
+    e.id = i + 1, e.fd = i, e.type = FD_TYPES__REG;
+    add_entry(a, packed, (guint32)fdinfo_entry__pack(&e, packed));
+  }
+  return a;
+}
+
+/* Taken apart by two threads, and by one: the same entries in the same order, or the same refusal. */
+static char *read_many(const GByteArray *file) {
+  g_auto(ImageReader) whole = {0}, single = {0};
+  g_autoptr(GPtrArray) all = image_messages_new(), one = image_messages_new();
+  GError *error = NULL, *reason = NULL;
+  bool ok = image_reader_feed(&whole, IMAGE_FDINFO, 3, file->data, file->len, &error) && image_reader_rest(&whole, all, &error);
+  ProtobufCMessage *m = NULL;
+  bool more = image_reader_feed(&single, IMAGE_FDINFO, 3, file->data, file->len, &reason);
+  while (more && (more = image_reader_next(&single, &m, NULL, &reason)) && m)
+    g_ptr_array_add(one, m);
+  g_assert_true(ok == !error && ok == more);
+  g_assert_cmpstr(error ? error->message : NULL, ==, reason ? reason->message : NULL);
+  for (guint i = 0; ok && i < one->len; i++)
+    g_assert_true(((FdinfoEntry *)all->pdata[i])->id == ((FdinfoEntry *)one->pdata[i])->id && ((FdinfoEntry *)all->pdata[i])->fd == ((FdinfoEntry *)one->pdata[i])->fd);
+  g_assert_true(!ok || all->len == one->len);
+  char *message = error ? g_strdup(error->message) : NULL;
+  g_clear_error(&error);
+  g_clear_error(&reason);
+  return message;
+}
+
+static void test_large_files(void) {
+  g_autoptr(GByteArray) sound = many_descriptors();
+  g_autoptr(GRand) random = g_rand_new_with_seed(7);
+  g_assert_null(read_many(sound));
+  guint refused = 0;
+  for (guint i = 0; i < 100; i++) {
+    g_autoptr(GByteArray) damaged = g_byte_array_append(g_byte_array_new(), sound->data, sound->len);
+    for (guint n = i % 3; n > 0; n--)
+      damaged->data[g_rand_int_range(random, 0, (gint32)damaged->len)] ^= (guint8)g_rand_int_range(random, 1, 256);
+    if (i % 3 == 0)
+      g_byte_array_set_size(damaged, (guint)g_rand_int_range(random, 0, (gint32)damaged->len));
+    g_autofree char *message = read_many(damaged);
+    refused += message != NULL;
+  }
+  g_assert_cmpuint(refused, >, 30);
+}
+
 int main(int argc, char **argv) {
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/image/load/criu-checkpoint-is-understood", test_criu_checkpoint_is_understood);
@@ -150,6 +201,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/image/load/nesting-is-bounded", test_nesting_is_bounded);
   g_test_add_func("/image/load/other-versions-are-incompatible", test_other_versions_are_incompatible);
   g_test_add_func("/image/load/wrong-magic", test_wrong_magic);
+  g_test_add_func("/image/load/large-files", test_large_files);
   g_test_add_func("/image/load/empty-directory", test_empty_directory);
   return g_test_run();
 }
