@@ -8,6 +8,7 @@
 
 #define PROGRESS_INTERVAL_USEC (50 * 1000)
 #define HEAP_STEP (4 << 20)
+#define DESCRIPTORS 1024
 
 struct Job {
   const EngineOptions *options;
@@ -38,8 +39,19 @@ static void fd_free(void *p) {
   (void)close(GPOINTER_TO_INT(p));
 }
 
+/* The kernel doubles a table of descriptors that is full and, where threads share it, waits until none of them looks at the old one: ten
+ * milliseconds each time. As yet there are none. */
+static void make_room_for_descriptors(void) {
+  int any = open("/", O_PATH | O_CLOEXEC), last = any < 0 ? -1 : fcntl(any, F_DUPFD_CLOEXEC, DESCRIPTORS - 1);
+  if (last >= 0)
+    (void)close(last);
+  if (any >= 0)
+    (void)close(any);
+}
+
 Job *job_new(const EngineOptions *options, const EngineCaller *caller, int images_fd, const JobSink *sink) {
   Job *job = g_new0(Job, 1);
+  make_room_for_descriptors();
   (void)mallopt(M_TOP_PAD, HEAP_STEP); /* else a system call for every page or two of the helpers' heaps */
   job->options = options;
   job->caller = caller;
