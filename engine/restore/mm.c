@@ -473,14 +473,35 @@ bool mm_build(Restore *r, PlanTask *t, Program *p, GError **error) {
          plugin_return_build(r->plugin_return, t->task, t->late, p, error);
 }
 
-void mm_build_advice(const VmaEntry *v, Program *p) {
+static void build_advice(guint64 start, guint64 end, guint64 advice, Program *p) {
   static const int advices[] = {MADV_DONTFORK, MADV_MERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_WIPEONFORK,
       MADV_SEQUENTIAL, MADV_RANDOM};
-  for (size_t i = 0; v->has_madv && i < G_N_ELEMENTS(advices); i++)
-    if (v->madv & (1ull << advices[i])) {
-      PROGRAM_CALL(p, "madvise", SYS_madvise, ARG(v->start), ARG(v->end - v->start), ARG(advices[i]));
+  for (size_t i = 0; i < G_N_ELEMENTS(advices); i++)
+    if (advice & (1ull << advices[i])) {
+      PROGRAM_CALL(p, "madvise", SYS_madvise, ARG(start), ARG(end - start), ARG(advices[i]));
       program_expect(p, EXPECT_ANY, 0); /* advice only: a kernel without THP or KSM refuses it */
     }
+}
+
+void mm_build_advice(const VmaEntry *v, Program *p) {
+  build_advice(v->start, v->end, v->has_madv ? v->madv : 0, p);
+}
+
+/* Stacks of thousands of threads lie side by side, all with the same advice. */
+static bool is_advised_alike(const VmaEntry *v, const VmaEntry *next) {
+  return (v->status & VMA_ANON_PRIVATE) && (next->status & VMA_ANON_PRIVATE) && !((v->flags | next->flags) & MAP_HUGETLB) &&
+         v->end == next->start && v->has_madv && next->has_madv && v->madv == next->madv && !is_special(v) && !is_special(next);
+}
+
+/* For the first of those that are side by side, once for all. */
+static void build_advice_once(const MmEntry *mm, size_t i, Program *p) {
+  const VmaEntry *v = mm->vmas[i];
+  size_t last = i;
+  if (i && is_advised_alike(mm->vmas[i - 1], v))
+    return;
+  while (last + 1 < mm->n_vmas && is_advised_alike(mm->vmas[last], mm->vmas[last + 1]))
+    last++;
+  build_advice(v->start, mm->vmas[last]->end, v->has_madv ? v->madv : 0, p);
 }
 
 static bool is_locked_on_fault(const Task *t, const VmaEntry *v) {
@@ -490,12 +511,13 @@ static bool is_locked_on_fault(const Task *t, const VmaEntry *v) {
   return false;
 }
 
-static void build_vma_finish(const PlanTask *t, const VmaEntry *v, bool filled, bool ring, Program *p) {
+static void build_vma_finish(const PlanTask *t, size_t i, bool filled, bool ring, Program *p) {
+  const VmaEntry *v = t->task->mm->vmas[i];
   if (v->status & VMA_AREA_AIORING)
     return;
   if ((t->late && !ring) || (filled && (v->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)))
     PROGRAM_CALL(p, "mprotect", SYS_mprotect, ARG(v->start), ARG(v->end - v->start), ARG(v->prot));
-  mm_build_advice(v, p);
+  build_advice_once(t->task->mm, i, p);
   if (!(v->flags & MAP_LOCKED))
     return;
   PROGRAM_CALL(p, "mlock2", SYS_mlock2, ARG(v->start), ARG(v->end - v->start), ARG(is_locked_on_fault(t->task, v) ? 1 : 0));
@@ -531,7 +553,7 @@ bool mm_build_finish(Restore *r, PlanTask *t, Program *p, GError **error) {
   for (size_t i = 0; i < mm->n_vmas; i++) {
     const VmaEntry *v = mm->vmas[i];
     if (!is_special(v))
-      build_vma_finish(t, v, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) &&
+      build_vma_finish(t, i, (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) &&
               (t->late || has_pages(t->task, v, &at) || plugin_return_has(r->plugin_return, t->task, v)), ring_is_map(r, v), p);
   }
   for (size_t i = 0; t->task->extra && i < t->task->extra->n_guard; i++) {

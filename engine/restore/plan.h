@@ -10,6 +10,7 @@
 typedef struct PlanThread {
   const Thread *thread;
   Lane *lane;
+  struct Program *program; /* built beforehand; borrowed; NULL: not yet */
   LoadedProgram loaded;
   guint64 ip_shift; /* it goes on so much further on (foreign-vdso.c) */
   bool sets_fs;  /* the first of those that share a directory apart from their process */

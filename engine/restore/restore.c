@@ -246,7 +246,7 @@ static bool restore_tasks(Restore *r, GError **error) {
     for (guint i = 0; i < wave->len; i++)
       if (((PlanTask *)wave->pdata[i])->task && !((PlanTask *)wave->pdata[i])->zombie)
         g_ptr_array_add(living, wave->pdata[i]);
-    if (!stage_run(r, living, "memory", mm_build, error) || !stage_run(r, living, "making its children", skeleton_build_late, error))
+    if (!stage_run_meanwhile(r, living, "memory", mm_build, threads_prepare, error) || !stage_run(r, living, "making its children", skeleton_build_late, error))
       return false;
     g_ptr_array_set_size(wave, 0);
     for (guint i = 0; i < living->len; i++) {

@@ -185,11 +185,13 @@ void timers_build_taken(const PlanTask *task, pid_t tid, Program *p);
 
 /* --- threads.c --- */
 bool threads_build_clones(Restore *r, PlanTask *task, Program *p, GError **error);
-/* Runs every thread's own program; the sleeping ones are left asleep. */
-/* While they are made: the programs of many threads are built, and those that need nothing of the later stages begin. */
+/* While the tasks get their memory: builds the programs of many threads. */
+bool threads_prepare(Restore *r, GError **error);
+/* While the threads are made: loads these, and those that need nothing of the later stages begin. */
 bool threads_begin(Restore *r, GError **error);
 /* Waits for those; their lanes are free then. */
 bool threads_await_begun(Restore *r, GError **error);
+/* Runs every thread's own program; the sleeping ones are left asleep. */
 bool threads_run(Restore *r, GError **error);
 /* What it would run. */
 bool threads_print(Restore *r, PlanTask *task, FILE *out, GError **error);

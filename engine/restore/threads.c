@@ -291,13 +291,20 @@ bool threads_print(Restore *r, PlanTask *t, FILE *out, GError **error) {
   return true;
 }
 
+static bool prepare_thread(Restore *r, PlanTask *t, guint k, GError **error) {
+  PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+  if (th->program)
+    return true;
+  th->program = program_new();
+  g_ptr_array_add(r->programs, th->program);
+  return build_thread(r, t, th, k == 0, th->program, error);
+}
+
 static bool load_thread(Restore *r, PlanTask *t, guint k, GError **error) {
   PlanThread *th = &g_array_index(t->threads, PlanThread, k);
-  Program *p = program_new();
-  g_ptr_array_add(r->programs, p);
-  if (!build_thread(r, t, th, k == 0, p, error) || !region_load(r->region, p, NULL, &th->loaded, error))
+  if (!prepare_thread(r, t, k, error) || !region_load(r->region, th->program, NULL, &th->loaded, error))
     return false;
-  for (size_t i = 0; i < program_n_ops(p); i++)
+  for (size_t i = 0; i < program_n_ops(th->program); i++)
     th->loaded.results[i] = RESULT_PENDING;
   th->progress = THREAD_LOADED;
   return true;
@@ -323,15 +330,30 @@ static bool is_private(uint32_t nr, uint64_t first) {
 /* Where it is worth while to build programs beforehand. */
 #define MANY_THREADS 64u
 
+/* Of others it is yet to be seen what they have. */
+static bool can_prepare(const PlanThread *th) {
+  const CkptThread *x = th->thread->extra;
+  return !x || (!x->table && !x->fs);
+}
+
+bool threads_prepare(Restore *r, GError **error) {
+  for (guint i = 0; i < r->plan->tasks->len; i++) {
+    PlanTask *t = r->plan->tasks->pdata[i];
+    for (guint k = 1; t->threads->len >= MANY_THREADS && k < t->threads->len; k++)
+      if (can_prepare(&g_array_index(t->threads, PlanThread, k)) && !prepare_thread(r, t, k, error))
+        return false;
+  }
+  return true;
+}
+
 /* In the order in which they are made. One that is born with a program does not have to be woken for it. */
 bool threads_begin(Restore *r, GError **error) {
   for (guint i = 0; i < r->plan->tasks->len; i++) {
     PlanTask *t = r->plan->tasks->pdata[i];
     for (guint k = 1; t->threads->len >= MANY_THREADS && k < t->threads->len; k++) {
       PlanThread *th = &g_array_index(t->threads, PlanThread, k);
-      const CkptThread *x = th->thread->extra;
-      if (x && (x->table || x->fs))
-        continue; /* it is yet to be seen what they have */
+      if (!can_prepare(th))
+        continue;
       if (!load_thread(r, t, k, error))
         return false;
       if (!program_all(th->loaded.program, is_private))
