@@ -13,6 +13,7 @@ typedef struct PlanThread {
   struct Program *program; /* built beforehand; borrowed; NULL: not yet */
   LoadedProgram loaded;
   guint64 ip_shift; /* it goes on so much further on (foreign-vdso.c) */
+  bool by_second;   /* the process's second thread makes it */
   bool sets_fs;  /* the first of those that share a directory apart from their process */
   bool seized;   /* traced already, see seccomp.c */
   enum { THREAD_UNBUILT, THREAD_LOADED, THREAD_STARTED, THREAD_DONE } progress; /* of its program */

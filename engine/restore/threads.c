@@ -100,7 +100,7 @@ bool threads_build_clones(Restore *r, PlanTask *t, Program *p, GError **error) {
   PROGRAM_CALL(p, "rt_sigprocmask", SYS_rt_sigprocmask, ARG(SIG_SETMASK), ARG_DATA(mask), ARG(0), ARG(sizeof all));
   build_threads_apart(r, t, p);
   for (guint k = 1; k < t->threads->len; k++)
-    if (!fs_of(&g_array_index(t->threads, PlanThread, k)))
+    if (!fs_of(&g_array_index(t->threads, PlanThread, k)) && !g_array_index(t->threads, PlanThread, k).by_second)
       build_clone(r, &g_array_index(t->threads, PlanThread, k), CLONE_FS, p);
   return true;
 }
@@ -327,13 +327,27 @@ static bool is_private(uint32_t nr, uint64_t first) {
          nr == SYS_rseq;
 }
 
-/* Where it is worth while to build programs beforehand. */
+/* Where it is worth while to build programs beforehand, and that two threads make the others. */
 #define MANY_THREADS 64u
+#define MANY_TO_MAKE 256u
 
 /* Of others it is yet to be seen what they have. */
 static bool can_prepare(const PlanThread *th) {
   const CkptThread *x = th->thread->extra;
   return !x || (!x->table && !x->fs);
+}
+
+/* The second thread makes every other one, beside the main thread, if it is on its way as soon as it exists. */
+static void share_making(const Restore *r, PlanTask *t) {
+  PlanThread *second = &g_array_index(t->threads, PlanThread, 1);
+  if (t->threads->len < MANY_TO_MAKE || !second->program || !program_all(second->program, is_private))
+    return;
+  for (guint k = 3; k < t->threads->len; k += 2) {
+    PlanThread *th = &g_array_index(t->threads, PlanThread, k);
+    th->by_second = can_prepare(th);
+    if (th->by_second)
+      build_clone(r, th, CLONE_FS, second->program);
+  }
 }
 
 bool threads_prepare(Restore *r, GError **error) {
@@ -342,8 +356,15 @@ bool threads_prepare(Restore *r, GError **error) {
     for (guint k = 1; t->threads->len >= MANY_THREADS && k < t->threads->len; k++)
       if (can_prepare(&g_array_index(t->threads, PlanThread, k)) && !prepare_thread(r, t, k, error))
         return false;
+    if (t->threads->len > 1)
+      share_making(r, t);
   }
   return true;
+}
+
+/* The second's is, but for those that it makes. */
+static bool is_early(uint32_t nr, uint64_t first) {
+  return is_private(nr, first) || nr == SYS_clone3;
 }
 
 /* In the order in which they are made. One that is born with a program does not have to be woken for it. */
@@ -356,7 +377,7 @@ bool threads_begin(Restore *r, GError **error) {
         continue;
       if (!load_thread(r, t, k, error))
         return false;
-      if (!program_all(th->loaded.program, is_private))
+      if (!program_all(th->loaded.program, is_early))
         continue;
       region_start(r->region, th->lane, &th->loaded);
       th->progress = THREAD_STARTED;
