@@ -2,6 +2,7 @@
 /* What a process knows about itself only: signal actions, timers, limits, flags of its descriptors. */
 #include "collect.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/membarrier.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -122,6 +123,29 @@ static void decode_membarrier(const ProcessProgram *p, const LoadedProgram *l, C
   x->membarrier = registered;
 }
 
+static bool are_in_a_row(const GArray *numbers) {
+  guint i = 0;
+  while (i < numbers->len && g_array_index(numbers, int, i) == (int)i)
+    i++;
+  return i == numbers->len;
+}
+
+/* Of each descriptor its flags (O_PATH ones have them, too), or that there is none. The numbers of a well filled table are all there are. */
+static void add_fds(ProcessProgram *pp) {
+  Program *p = pp->program;
+  guint n = pp->fd_numbers->len;
+  pp->fds_in_a_row = n > 1 && are_in_a_row(pp->fd_numbers);
+  pp->fds = pp->fds_in_a_row ? program_data(p, NULL, n) : program_n_ops(p);
+  if (pp->fds_in_a_row) {
+    PROGRAM_CALL(p, "fcntl F_GETFD", SYS_fcntl, ARG(0), ARG(F_GETFD), ARG(0), ARG(0), ARG(0), ARG_DATA(pp->fds));
+    program_repeat(p, n);
+  }
+  for (guint i = 0; !pp->fds_in_a_row && i < n; i++) {
+    PROGRAM_CALL(p, "fcntl F_GETFD", SYS_fcntl, ARG(g_array_index(pp->fd_numbers, int, i)), ARG(F_GETFD));
+    program_expect(p, EXPECT_ANY, 0);
+  }
+}
+
 ProcessProgram *process_program_new(const FrozenTask *task) {
   ProcessProgram *pp = g_new0(ProcessProgram, 1);
   Program *p = pp->program = program_new();
@@ -146,11 +170,7 @@ ProcessProgram *process_program_new(const FrozenTask *task) {
   add_membarrier(pp);
   add_tiles(pp);
   memory_ops_add(&pp->memory, task, p);
-  pp->fds = program_n_ops(p);
-  for (guint i = 0; i < pp->fd_numbers->len; i++) {
-    PROGRAM_CALL(p, "fcntl F_GETFD", SYS_fcntl, ARG(g_array_index(pp->fd_numbers, int, i)), ARG(1 /* F_GETFD */));
-    program_expect(p, EXPECT_ANY, 0); /* O_PATH descriptors have them, too */
-  }
+  add_fds(pp);
   return pp;
 }
 
@@ -235,12 +255,13 @@ static int compare_fds(gconstpointer a, gconstpointer b) {
 static GArray *decode_fds(const ProcessProgram *p, const LoadedProgram *l) {
   GArray *fds = g_array_new(FALSE, FALSE, sizeof(CollectedFd));
   for (guint i = 0; i < p->fd_numbers->len; i++) {
-    gint64 flags = l->results[p->fds + i];
+    gint64 flags = p->fds_in_a_row ? (gint8)l->data[p->fds + i] : l->results[p->fds + i];
     CollectedFd fd = {g_array_index(p->fd_numbers, int, i), flags & 1 /* FD_CLOEXEC */};
     if (flags >= 0)
       g_array_append_val(fds, fd);
   }
-  g_array_sort(fds, compare_fds);
+  if (!p->fds_in_a_row)
+    g_array_sort(fds, compare_fds);
   return fds;
 }
 

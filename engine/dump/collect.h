@@ -47,6 +47,7 @@ typedef struct ProcessProgram {
   MemoryOps memory;
   GArray *timer_infos; /* PosixTimerInfo */
   GArray *fd_numbers;  /* int */
+  bool fds_in_a_row;   /* 0 and so on: fds is data, a byte each, and no op */
 } ProcessProgram;
 ProcessProgram *process_program_new(const FrozenTask *task);
 void process_program_free(ProcessProgram *p);

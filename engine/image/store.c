@@ -16,9 +16,8 @@
 /* All of @messages as one file. */
 static bool store_list(ImageWriter *w, ImageKindId id, guint64 number, const GPtrArray *messages, GError **error) {
   image_writer_begin(w, id, number);
-  for (guint i = 0; i < messages->len; i++)
-    if (!image_writer_add(w, messages->pdata[i], NULL, error))
-      return false;
+  if (!image_writer_add_all(w, messages, error))
+    return false;
   image_writer_note(w);
   return image_writer_put(w, false, error);
 }
@@ -29,9 +28,8 @@ static bool store_pages(ImageWriter *w, ImageKindId id, guint64 number, const Pa
   head.pages_id = pages->pages_id;
   if (!image_writer_add(w, &head.base, NULL, error))
     return false;
-  for (guint i = 0; i < pages->entries->len; i++)
-    if (!image_writer_add(w, pages->entries->pdata[i], NULL, error))
-      return false;
+  if (!image_writer_add_all(w, pages->entries, error))
+    return false;
   image_writer_note(w);
   return image_writer_put(w, false, error);
 }

@@ -3,6 +3,7 @@
 #include "digest.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -59,6 +60,44 @@ bool image_writer_add(ImageWriter *w, const ProtobufCMessage *message, GBytes *e
   if (m)
     memcpy(writer_grow(w, m), g_bytes_get_data(extra, NULL), m);
   return true;
+}
+
+/* Some of a list, into a buffer. */
+typedef struct Half {
+  ImageWriter *writer;
+  const GPtrArray *messages;
+  guint from, to;
+  GError *error;
+} Half;
+
+static void *add_half(void *data) {
+  Half *h = data;
+  for (guint i = h->from; i < h->to && !h->error; i++)
+    (void)image_writer_add(h->writer, h->messages->pdata[i], NULL, &h->error);
+  return NULL;
+}
+
+#define WORTH_A_THREAD 2048u /* messages */
+
+bool image_writer_add_all(ImageWriter *w, const GPtrArray *messages, GError **error) {
+  ImageWriter other = {.kind = w->kind};
+  memcpy(other.name, w->name, sizeof other.name);
+  Half first = {w, messages, 0, messages->len, NULL}, second = {&other, messages, messages->len / 2, messages->len, NULL};
+  pthread_t thread;
+  bool halved = messages->len >= WORTH_A_THREAD && pthread_create(&thread, NULL, add_half, &second) == 0;
+  if (halved)
+    first.to = second.from;
+  (void)add_half(&first);
+  if (halved)
+    (void)pthread_join(thread, NULL);
+  if (other.size)
+    memcpy(writer_grow(w, other.size), other.data, other.size);
+  g_free(other.data);
+  g_autoptr(GError) failure = second.error;
+  if (!first.error && !failure)
+    return true;
+  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&failure));
+  return false;
 }
 
 void image_writer_raw(ImageWriter *w, GBytes *bytes) {

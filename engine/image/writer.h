@@ -36,6 +36,8 @@ void image_writer_take(ImageWriter *w, const ImageWriter *other);
 void image_writer_begin(ImageWriter *w, ImageKindId id, guint64 number);
 /* Appends one entry; @extra may be NULL. */
 bool image_writer_add(ImageWriter *w, const ProtobufCMessage *message, GBytes *extra, GError **error);
+/* Appends entries without anything behind them. Of thousands another thread packs the second half. */
+bool image_writer_add_all(ImageWriter *w, const GPtrArray *messages, GError **error);
 /* Appends bytes as they are, for raw files. */
 void image_writer_raw(ImageWriter *w, GBytes *bytes);
 /* Notes size and digest of what is in the buffer. */

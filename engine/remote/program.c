@@ -86,6 +86,12 @@ void program_use_tiles(Program *p) {
   g_array_index(p->ops, Op, p->ops->len - 1).flags |= OP_FLAG_TILES;
 }
 
+void program_repeat(Program *p, uint64_t end) {
+  Op *op = &g_array_index(p->ops, Op, p->ops->len - 1);
+  op->flags |= OP_FLAG_REPEAT;
+  op->extra = end;
+}
+
 bool program_has_clones(const Program *p) {
   for (guint i = 0; i < p->ops->len; i++)
     if (g_array_index(p->ops, Op, i).flags & OP_FLAG_CLONE)
@@ -128,6 +134,8 @@ void program_print(const Program *p, FILE *out) {
     for (size_t i = 0; i < info->n_args; i++)
       print_arg(op, i, out);
     (void)fputs(")", out);
+    if (op->flags & OP_FLAG_REPEAT)
+      (void)fprintf(out, " and so on up to %" G_GUINT64_FORMAT, op->extra);
     if (info->expect == EXPECT_EQUAL)
       (void)fprintf(out, " = %" G_GINT64_FORMAT, info->value);
     (void)fputs("\n", out);

@@ -61,6 +61,9 @@ void program_child_lane(Program *p, uint64_t lane);
 /* Then its ops must stay in place after it has run: a child may still be about to read where it goes on. */
 bool program_has_clones(const Program *p);
 
+/* The op added last, a call of at most five arguments whose sixth is data, is made for its first argument and all that follow it up to, and
+ * without, @end: of each result the lowest byte goes there. */
+void program_repeat(Program *p, uint64_t end);
 /* Of the op added last, whose third argument is the data of a tile configuration (64 bytes): when it has answered 0, the thread
  * uses AMX for a moment. From then on the kernel has room for its tiles. */
 void program_use_tiles(Program *p);

@@ -3,6 +3,7 @@
 #include "fixture.h"
 #include "pipe-data.pb-c.h"
 #include "reader.h"
+#include "writer.h"
 #include <string.h>
 
 static void test_criu_checkpoint_is_understood(void) {
@@ -175,6 +176,24 @@ static char *read_many(const GByteArray *file) {
   return message;
 }
 
+/* Packed by two threads: the same bytes. */
+static void test_large_lists(void) {
+  g_autoptr(GByteArray) wanted = many_descriptors();
+  g_autoptr(GPtrArray) messages = g_ptr_array_new_with_free_func(g_free);
+  g_auto(ImageWriter) w = {0};
+  for (guint32 i = 0; i < MANY; i++) {
+    FdinfoEntry *e = g_new(FdinfoEntry, 1);
+    fdinfo_entry__init(e);
+    e->id = i + 1, e->fd = i, e->type = FD_TYPES__REG;
+    g_ptr_array_add(messages, e);
+  }
+  image_writer_init(&w, -1);
+  image_writer_begin(&w, IMAGE_FDINFO, 3);
+  g_autoptr(GError) error = NULL;
+  g_assert_true(image_writer_add_all(&w, messages, &error));
+  g_assert_cmpmem(w.data, w.size, wanted->data, wanted->len);
+}
+
 static void test_large_files(void) {
   g_autoptr(GByteArray) sound = many_descriptors();
   g_autoptr(GRand) random = g_rand_new_with_seed(7);
@@ -201,6 +220,7 @@ int main(int argc, char **argv) {
   g_test_add_func("/image/load/nesting-is-bounded", test_nesting_is_bounded);
   g_test_add_func("/image/load/other-versions-are-incompatible", test_other_versions_are_incompatible);
   g_test_add_func("/image/load/wrong-magic", test_wrong_magic);
+  g_test_add_func("/image/load/large-lists", test_large_lists);
   g_test_add_func("/image/load/large-files", test_large_files);
   g_test_add_func("/image/load/empty-directory", test_empty_directory);
   return g_test_run();

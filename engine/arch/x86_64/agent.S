@@ -79,8 +79,8 @@ next:
 	argument 4, %r8
 	argument 5, %r9
 	movl	OP_NR(%r12), %eax
-	testw	$OP_FLAG_IA32, OP_FLAGS(%r12)
-	jnz	ia32
+	testw	$(OP_FLAG_IA32 | OP_FLAG_REPEAT), OP_FLAGS(%r12)
+	jnz	special
 call:
 	syscall
 	testw	$(OP_FLAG_CLONE | OP_FLAG_TILES), OP_FLAGS(%r12)
@@ -118,6 +118,22 @@ succeeded:
 	incq	%r13
 	addq	$OP_SIZE, %r12
 	jmp	next
+
+special:
+	testw	$OP_FLAG_REPEAT, OP_FLAGS(%r12)
+	jz	ia32
+repeat:
+	cmpq	OP_EXTRA(%r12), %rdi
+	jae	repeated
+	movl	OP_NR(%r12), %eax
+	syscall
+	movb	%al, (%r9)
+	incq	%r9
+	incq	%rdi
+	jmp	repeat
+repeated:
+	xorl	%eax, %eax
+	jmp	store
 
 ia32:
 	/* ebx, ecx, edx, esi, edi, ebp */

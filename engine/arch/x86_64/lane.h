@@ -28,12 +28,13 @@
 #define OP_FLAGS 4  /* u16 */
 #define OP_KINDS 6  /* u16: two bits an argument, enum ArgKind */
 #define OP_ARGS 8   /* 6 x u64 */
-#define OP_EXTRA 56 /* OP_FLAG_CLONE: lane address of the child */
+#define OP_EXTRA 56 /* OP_FLAG_CLONE: lane address of the child; OP_FLAG_REPEAT: where the first argument ends */
 #define OP_SIZE 64
 
 #define OP_FLAG_IGNORE 1 /* go on after an error */
 #define OP_FLAG_CLONE 2  /* the child (result 0) goes on at the lane in OP_EXTRA; tried for a while where its number is taken */
 #define OP_FLAG_TILES 4  /* when the call has answered 0, use AMX: the third argument is the address of a tile configuration */
+#define OP_FLAG_REPEAT 16 /* for each first argument up to OP_EXTRA, all others the same; the lowest bytes of the results go where the sixth points to */
 #define OP_FLAG_IA32 8   /* a 32-bit system call (int $0x80), by its 32-bit number */
 
 #ifndef __ASSEMBLER__
