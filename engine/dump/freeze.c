@@ -710,12 +710,28 @@ static void bury_share(void *data, unsigned which) {
   }
 }
 
+#ifndef SYS_process_mrelease
+#define SYS_process_mrelease 448
+#endif
+#define WORTH_RELEASING 4096 /* pages */
+
+/* The dying give back their memory on one processor each, 60 ms a GiB; we do it beside them (process_mrelease(2), since 5.15). One that
+ * is quicker has none left, and who shares it with somebody who lives keeps it. */
+static void release_memory(const FrozenTree *tree) {
+  for (guint i = 0; i < tree->tasks->len; i++) {
+    const FrozenTask *task = tree->tasks->pdata[i];
+    if (!task->zombie && task->stat.resident >= WORTH_RELEASING)
+      (void)syscall(SYS_process_mrelease, task->pidfd, 0);
+  }
+}
+
 void kill_tree(FrozenTree *tree) {
   for (guint i = 0; i < tree->tasks->len; i++) {
     FrozenTask *task = tree->tasks->pdata[i];
     if (!task->zombie)
       (void)syscall(SYS_pidfd_send_signal, task->pidfd, SIGKILL, NULL, 0); /* ESRCH is as good */
   }
+  release_memory(tree);
   tracers_run(bury_share, tree);
   tree->thawed_at = g_get_monotonic_time();
 }
