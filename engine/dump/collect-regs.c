@@ -274,11 +274,7 @@ typedef struct TracersShare {
 
 static bool run_by_tracers(TracersShare w, TracersWork *work, GError **error) {
   tracers_run(work, &w);
-  g_autoptr(GError) second = w.errors[1];
-  if (!w.errors[0] && !second)
-    return true;
-  g_propagate_error(error, w.errors[0] ? w.errors[0] : g_steal_pointer(&second));
-  return false;
+  return engine_first_error(w.errors[0], w.errors[1], error);
 }
 
 static void collect_share(void *data, unsigned which) {
@@ -718,11 +714,7 @@ static bool inject_all(const FrozenTree *tree, ThreadProgram *const tps[2], Proc
   inject_others(&w);
   gadget_cache_free(w.caches[0]);
   gadget_cache_free(w.caches[1]);
-  g_autoptr(GError) second = w.errors[1];
-  if (!w.errors[0] && !second)
-    return true;
-  g_propagate_error(error, w.errors[0] ? w.errors[0] : g_steal_pointer(&second));
-  return false;
+  return engine_first_error(w.errors[0], w.errors[1], error);
 }
 
 bool collect_by_agents(Job *job, FrozenTree *tree, GError **error) {

@@ -219,11 +219,7 @@ static GPtrArray *scan_all(FrozenTree *tree, GError **error) {
   }
   Scans scans = {.memories = all};
   tracers_run(scan_share, &scans);
-  g_autoptr(GError) second = scans.errors[1];
-  if (!scans.errors[0] && !second)
-    return g_steal_pointer(&all);
-  g_propagate_error(error, scans.errors[0] ? scans.errors[0] : g_steal_pointer(&second));
-  return NULL;
+  return engine_first_error(scans.errors[0], scans.errors[1], error) ? g_steal_pointer(&all) : NULL;
 }
 
 bool dump_memory(Job *job, FrozenTree *tree, Checkpoint *checkpoint, const Collector *collector, MemoryStats *stats, GError **error) {

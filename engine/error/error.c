@@ -70,3 +70,11 @@ bool engine_fail_errno(GError **error, EngineErrorCode code, int err, const char
   err = ABS(err);
   return engine_fail(error, code_of_errno(code, err), "%s: %s", what, g_strerror(err));
 }
+
+bool engine_first_error(GError *first, GError *second, GError **error) {
+  if (first && second)
+    g_error_free(second);
+  if (first || second)
+    g_propagate_error(error, first ? first : second);
+  return !first && !second;
+}

@@ -20,6 +20,10 @@ bool engine_fail(GError **error, EngineErrorCode code, const char *format, ...) 
 bool engine_fail_errno(GError **error, EngineErrorCode code, int err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* What two that worked at a time have to say, both taken over (and NULL where nothing is wrong): true, or false with the first one's error or else
+ * the second's. */
+bool engine_first_error(GError *first, GError *second, GError **error);
+
 /* "NotSupported" for ENGINE_ERROR_CODE__NOT_SUPPORTED, the last part of the D-Bus error name. Never NULL. */
 const char *engine_error_name(EngineErrorCode code);
 

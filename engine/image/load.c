@@ -4,6 +4,7 @@
  * by verify_checkpoint(). */
 
 #include "load.h"
+#include "at-a-time.h"
 #include "content.h"
 #include "image.h"
 #include "ipc-shm.pb-c.h"
@@ -14,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 
@@ -124,17 +124,9 @@ static bool load_parts(Loader *l, const GArray *list, GError **error) {
   LoadParts parts = {.list = list};
   Loader other = {.source = l->source, .checkpoint = l->checkpoint, .manifest = l->manifest};
   PartLoader first = {&parts, l, NULL}, second = {&parts, &other, NULL};
-  pthread_t thread;
-  bool helped = list->len >= MANY_PARTS && pthread_create(&thread, NULL, load_share, &second) == 0;
-  (void)load_share(&first);
-  if (helped)
-    (void)pthread_join(thread, NULL);
+  at_a_time(list->len >= MANY_PARTS, load_share, &first, &second);
   image_reader_deinit(&other.reader);
-  g_autoptr(GError) why = second.error;
-  if (!first.error && !why)
-    return true;
-  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&why));
-  return false;
+  return engine_first_error(first.error, second.error, error);
 }
 
 static void add_threads(Task *t, CoreEntry **cores) {

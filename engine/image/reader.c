@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "at-a-time.h"
 #include "reader.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -258,26 +258,18 @@ static void *read_half(void *data) {
 
 bool image_reader_rest(ImageReader *r, GPtrArray *messages, GError **error) {
   guint n = 0;
-  gsize middle = r->size - r->at >= WORTH_A_THREAD ? find_middle(r, &n) : r->at;
+  bool large = r->size - r->at >= WORTH_A_THREAD;
+  gsize middle = large ? find_middle(r, &n) : r->size;
   Half first = {.reader = *r, .messages = messages}, second = {.reader = *r, .messages = image_messages_new()};
   g_autoptr(GPtrArray) later = second.messages;
-  pthread_t thread;
+  first.reader.size = middle;
   second.reader.at = middle;
   second.reader.n_entries += n;
-  bool halved = middle > r->at && pthread_create(&thread, NULL, read_half, &second) == 0;
-  if (halved)
-    first.reader.size = middle;
-  (void)read_half(&first);
-  if (halved)
-    (void)pthread_join(thread, NULL);
+  at_a_time(large, read_half, &first, &second);
   for (guint i = 0; i < later->len; i++)
     g_ptr_array_add(messages, g_steal_pointer(&later->pdata[i]));
   r->at = r->size;
-  g_autoptr(GError) failure = second.error;
-  if (!first.error && !failure)
-    return true;
-  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&failure));
-  return false;
+  return engine_first_error(first.error, second.error, error);
 }
 
 bool image_reader_single(ImageReader *r, ProtobufCMessage **ret_message, GError **error) {

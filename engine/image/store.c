@@ -3,13 +3,13 @@
 /* Model -> files. The order does not matter but for the last two: checkpoint.img knows all others, and inventory.img,
  * by which a directory becomes a checkpoint, comes when everything else is there. */
 
+#include "at-a-time.h"
 #include "content.h"
 #include "image.h"
 #include "manifest.h"
 #include "verify.h"
 #include "writer.h"
 #include <errno.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -118,17 +118,9 @@ static bool store_tasks(ImageWriter *w, const Checkpoint *c, GError **error) {
   g_auto(ImageWriter) other = {0};
   image_writer_init(&other, w->dir_fd);
   PartWriter first = {&parts, w, NULL}, second = {&parts, &other, NULL};
-  pthread_t thread;
-  bool helped = list->len >= MANY_PARTS && pthread_create(&thread, NULL, store_share, &second) == 0;
-  (void)store_share(&first);
-  if (helped)
-    (void)pthread_join(thread, NULL);
+  at_a_time(list->len >= MANY_PARTS, store_share, &first, &second);
   image_writer_take(w, &other);
-  g_autoptr(GError) why = second.error;
-  if (!first.error && !why)
-    return true;
-  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&why));
-  return false;
+  return engine_first_error(first.error, second.error, error);
 }
 
 static bool store_records(ImageWriter *w, const Checkpoint *c, GError **error) {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "writer.h"
+#include "at-a-time.h"
 #include "digest.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -82,22 +82,14 @@ static void *add_half(void *data) {
 bool image_writer_add_all(ImageWriter *w, const GPtrArray *messages, GError **error) {
   ImageWriter other = {.kind = w->kind};
   memcpy(other.name, w->name, sizeof other.name);
-  Half first = {w, messages, 0, messages->len, NULL}, second = {&other, messages, messages->len / 2, messages->len, NULL};
-  pthread_t thread;
-  bool halved = messages->len >= WORTH_A_THREAD && pthread_create(&thread, NULL, add_half, &second) == 0;
-  if (halved)
-    first.to = second.from;
-  (void)add_half(&first);
-  if (halved)
-    (void)pthread_join(thread, NULL);
+  bool large = messages->len >= WORTH_A_THREAD;
+  guint middle = large ? messages->len / 2 : messages->len;
+  Half first = {w, messages, 0, middle, NULL}, second = {&other, messages, middle, messages->len, NULL};
+  at_a_time(large, add_half, &first, &second);
   if (other.size)
     memcpy(writer_grow(w, other.size), other.data, other.size);
   g_free(other.data);
-  g_autoptr(GError) failure = second.error;
-  if (!first.error && !failure)
-    return true;
-  g_propagate_error(error, first.error ? first.error : g_steal_pointer(&failure));
-  return false;
+  return engine_first_error(first.error, second.error, error);
 }
 
 void image_writer_raw(ImageWriter *w, GBytes *bytes) {

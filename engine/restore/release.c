@@ -36,11 +36,7 @@ typedef struct Share {
 
 static bool share_out(Share *s, TracersWork *work, GError **error) {
   tracers_run(work, s);
-  g_autoptr(GError) second = s->errors[1];
-  if (!s->errors[0] && !second)
-    return true;
-  g_propagate_error(error, s->errors[0] ? s->errors[0] : g_steal_pointer(&second));
-  return false;
+  return engine_first_error(s->errors[0], s->errors[1], error);
 }
 
 static void seize_share(void *data, unsigned which) {
