@@ -172,18 +172,10 @@ static int compare_threads(gconstpointer a, gconstpointer b) {
   return ((const FrozenThread *)a)->state.tid - ((const FrozenThread *)b)->state.tid;
 }
 
-static bool thread_has_ended(pid_t pid, pid_t tid) {
-  char name[64];
-  g_snprintf(name, sizeof name, "task/%d/stat", (int)tid);
-  g_autofree char *text = proc_read(pid, name, NULL, NULL);
-  const char *after = text ? strrchr(text, ')') : NULL;
-  return !after || strchr("ZX", after[2]);
-}
-
 /* Some tracer may have yet to bury them. */
-static bool all_have_ended(pid_t pid, const GArray *tids) {
+static bool all_have_ended(const GArray *tids) {
   for (guint i = 0; i < tids->len; i++)
-    if (!thread_has_ended(pid, g_array_index(tids, pid_t, i)))
+    if (!proc_has_ended(g_array_index(tids, pid_t, i)))
       return false;
   return true;
 }
@@ -239,7 +231,7 @@ static int wait_frozen(const FrozenTask *task, pid_t tid, int *stop_signal) {
       return stop_once(tid, stop_signal);
     if (e != -EAGAIN)
       return e;
-    if (patience > 20 && tid == task->pid && thread_has_ended(task->pid, tid))
+    if (patience > 20 && tid == task->pid && proc_has_ended(tid))
       return -ESRCH;
     if (patience > VFORK_PATIENCE && is_in_vfork(task->pid, tid))
       return -EBUSY;
@@ -335,7 +327,7 @@ static bool take_seized(const FrozenTree *tree, FrozenTask *task, Seizure *s, bo
   pid_t tid = s->thread.state.tid;
   if (s->worker)
     return true;
-  if (s->seized == -ESRCH || (s->seized == -EPERM && thread_has_ended(task->pid, tid))) {
+  if (s->seized == -ESRCH || (s->seized == -EPERM && proc_has_ended(tid))) {
     *ret_new = true; /* meanwhile */
     return true;
   }
@@ -460,7 +452,7 @@ static bool look_at(const FrozenTree *tree, Look *look, bool alone, GError **err
   if (!known && !list_threads(task, tids, &glimpses, error))
     return false;
   if (!known) {
-    task->zombie = task->stat.state == 'Z' && all_have_ended(task->pid, tids);
+    task->zombie = task->stat.state == 'Z' && all_have_ended(tids);
     task->headless = task->stat.state == 'Z' && !task->zombie;
   }
   if (many)

@@ -123,6 +123,18 @@ static bool read_stat(pid_t pid, const char *name, ProcStat *ret, GError **error
   return true;
 }
 
+bool proc_has_ended(pid_t tid) {
+  char path[64], text[512];
+  g_snprintf(path, sizeof path, "/proc/%d/stat", (int)tid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+  if (fd >= 0)
+    (void)close(fd);
+  text[MAX(n, 0)] = '\0';
+  const char *after = strrchr(text, ')');
+  return !after || after[2] == 'Z' || after[2] == 'X';
+}
+
 bool proc_stat(pid_t pid, ProcStat *ret, GError **error) {
   return read_stat(pid, "stat", ret, error);
 }

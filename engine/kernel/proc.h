@@ -38,6 +38,8 @@ typedef struct ProcStat {
 #define PROC_PF_KTHREAD 0x00200000u
 #define PROC_PF_FORKNOEXEC 0x00000040u
 
+/* Whether the thread is no more, or a zombie. */
+bool proc_has_ended(pid_t tid);
 bool proc_stat(pid_t pid, ProcStat *ret, GError **error);
 /* Of a thread. */
 bool proc_thread_stat(pid_t pid, pid_t tid, ProcStat *ret, GError **error);

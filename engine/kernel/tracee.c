@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tracee.h"
+#include "proc.h"
 #include "trace-call.h"
 #include "tracers.h"
 #include "warden.h"
@@ -46,17 +47,7 @@ static void wait_a_moment(int patience) {
 /* A main thread that has been killed says nothing to wait(2) before the others of its process have been waited for, who may be
  * waited for later, by the same thread: nobody may wait for it for ever. */
 static bool has_ended(pid_t tid, int patience) {
-  char path[64], text[512];
-  if (patience < ENDED_AFTER || patience % 16)
-    return false;
-  (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)tid);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
-  if (fd >= 0)
-    (void)close(fd);
-  text[n > 0 ? n : 0] = '\0';
-  const char *after = strrchr(text, ')');
-  return !after || after[2] == 'Z' || after[2] == 'X';
+  return patience >= ENDED_AFTER && patience % 16 == 0 && proc_has_ended(tid);
 }
 
 static int wait_stop(pid_t tid, int *status) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "region.h"
 #include "alive.h"
+#include "proc.h"
 #include "program-private.h"
 #include "tracee.h"
 #include "warden.h"
@@ -201,17 +202,6 @@ bool region_is_done(const Lane *lane) {
   return atomic_load((const _Atomic uint32_t *)&lane->done) == atomic_load((const _Atomic uint32_t *)&lane->command);
 }
 
-/* A task that died, or was killed by somebody else, will never finish its program. */
-static bool task_ended(pid_t tid) {
-  char path[64];
-  g_snprintf(path, sizeof path, "/proc/%d/stat", (int)tid);
-  g_autofree char *text = NULL;
-  if (!g_file_get_contents(path, &text, NULL, NULL))
-    return true;
-  const char *after = strrchr(text, ')');
-  return !after || strchr("ZX", after[2]);
-}
-
 bool region_wait_moment(Region *r, Lane *lane, pid_t tid, bool *ret_done, GError **error) {
   uint32_t seen = atomic_load((const _Atomic uint32_t *)&lane->done);
   *ret_done = region_is_done(lane);
@@ -220,7 +210,7 @@ bool region_wait_moment(Region *r, Lane *lane, pid_t tid, bool *ret_done, GError
     long w = syscall(SYS_futex, &lane->done, FUTEX_WAIT, seen, &patience, NULL, 0);
     *ret_done = region_is_done(lane);
     bool late = !*ret_done && w < 0 && errno == ETIMEDOUT && tid > 0;
-    if (late && task_ended(tid))
+    if (late && proc_has_ended(tid)) /* or was killed by somebody else: it will never finish its program */
       return engine_fail(error, ENGINE_ERROR_CODE__NO_SUCH_PROCESS, "Task %d died meanwhile", (int)tid);
     if (late && tracee_pass_stop(tid)) /* job control, which no mask keeps out */
       r->stopped = true;
