@@ -273,7 +273,7 @@ typedef struct TracersShare {
 } TracersShare;
 
 static bool run_by_tracers(TracersShare w, TracersWork *work, GError **error) {
-  tracers_run(work, &w);
+  tracers_run_apart(work, &w);
   return engine_first_error(w.errors[0], w.errors[1], error);
 }
 
