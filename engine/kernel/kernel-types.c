@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "kernel-types.h"
+#include "kernel-memo.h"
 #include <fcntl.h>
 #include <linux/btf.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -9,7 +11,8 @@
 #include <unistd.h>
 
 struct KernelTypes {
-  char *text; /* the file */
+  KernelMemo *memo;
+  char *text; /* the file; NULL: not looked at, since the memo has had all answers so far */
   gsize size;
   bool mapped;
   const char *strings;
@@ -17,6 +20,8 @@ struct KernelTypes {
   guint32 n_types;
   GHashTable *structs; /* name: const struct btf_type * */
 };
+
+#define NO_CONSTANT G_MININT64
 
 /* What follows a type: once, and for each of its members (Documentation/bpf/btf.rst). */
 static const struct {
@@ -82,23 +87,41 @@ static bool open_file(KernelTypes *t, const char *path) {
   return true;
 }
 
-KernelTypes *kernel_types_open(void) {
-  g_autoptr(KernelTypes) t = g_new0(KernelTypes, 1);
+static void forget_file(KernelTypes *t) {
+  g_clear_pointer(&t->structs, g_hash_table_unref);
+  g_clear_pointer(&t->types, g_free);
+  if (t->mapped)
+    (void)munmap(t->text, t->size);
+  else
+    g_free(t->text);
+  t->text = NULL;
+  t->mapped = false;
+  t->n_types = 0;
+}
+
+static bool look_at_file(KernelTypes *t) {
+  if (t->text)
+    return true;
   t->structs = g_hash_table_new(g_str_hash, g_str_equal);
-  if (g_getenv("CHECKPOINTD_NO_KERNEL_TYPES") || !open_file(t, "/sys/kernel/btf/vmlinux") || !index_types(t))
+  if (open_file(t, "/sys/kernel/btf/vmlinux") && index_types(t))
+    return true;
+  forget_file(t);
+  return false;
+}
+
+KernelTypes *kernel_types_open(void) {
+  if (g_getenv("CHECKPOINTD_NO_KERNEL_TYPES"))
     return NULL;
-  return g_steal_pointer(&t);
+  g_autoptr(KernelTypes) t = g_new0(KernelTypes, 1);
+  t->memo = kernel_memo_open();
+  return !kernel_memo_is_empty(t->memo) || look_at_file(t) ? g_steal_pointer(&t) : NULL;
 }
 
 void kernel_types_free(KernelTypes *t) {
   if (!t)
     return;
-  g_hash_table_unref(t->structs);
-  g_free(t->types);
-  if (t->mapped)
-    (void)munmap(t->text, t->size);
-  else
-    g_free(t->text);
+  forget_file(t);
+  kernel_memo_close(t->memo);
   g_free(t);
 }
 
@@ -139,7 +162,7 @@ static gint64 find_member(const KernelTypes *t, const struct btf_type *in, const
   return -1;
 }
 
-int kernel_types_offset(const KernelTypes *t, const char *structure, const char *member) {
+static gint64 find_offset(const KernelTypes *t, const char *structure, const char *member) {
   const struct btf_type *in = g_hash_table_lookup(t->structs, structure);
   gint64 bits = 0;
   for (const char *name = member; name; name = strchr(name, '.') ? strchr(name, '.') + 1 : NULL) {
@@ -150,10 +173,11 @@ int kernel_types_offset(const KernelTypes *t, const char *structure, const char 
     bits += at;
     in = plain(t, type);
   }
-  return bits % 8 ? -1 : (int)(bits / 8);
+  return bits % 8 ? -1 : bits / 8;
 }
 
-guint32 kernel_types_size(const KernelTypes *t, const char *structure) {
+static gint64 find_size(const KernelTypes *t, const char *structure, const char *unused) {
+  (void)unused;
   const struct btf_type *one = g_hash_table_lookup(t->structs, structure);
   return one ? one->size : 0;
 }
@@ -168,7 +192,8 @@ static guint32 find_name(const KernelTypes *t, const char *name) {
   return at ? (guint32)(at + 1 - t->strings) : 0;
 }
 
-guint32 kernel_types_function(const KernelTypes *t, const char *name) {
+static gint64 find_function(const KernelTypes *t, const char *name, const char *unused) {
+  (void)unused;
   guint32 wanted = find_name(t, name);
   for (guint32 i = 1; wanted && i < t->n_types; i++) {
     const struct btf_type *one = type_at(t, i);
@@ -178,7 +203,8 @@ guint32 kernel_types_function(const KernelTypes *t, const char *name) {
   return 0;
 }
 
-gint64 kernel_types_constant(const KernelTypes *t, const char *name, gint64 otherwise) {
+static gint64 find_constant(const KernelTypes *t, const char *name, const char *unused) {
+  (void)unused;
   for (guint32 i = 1; i < t->n_types; i++) {
     const struct btf_type *one = type_at(t, i);
     const struct btf_enum *e = (const void *)(one + 1);
@@ -186,5 +212,34 @@ gint64 kernel_types_constant(const KernelTypes *t, const char *name, gint64 othe
       if (strcmp(t->strings + e[k].name_off, name) == 0)
         return e[k].val;
   }
-  return otherwise;
+  return NO_CONSTANT;
+}
+
+/* By the memo, or by the file, which the memo then knows. */
+static gint64 answer(const KernelTypes *t, const char *kind, const char *name, const char *more, gint64 nothing,
+    gint64 (*find)(const KernelTypes *t, const char *name, const char *more)) {
+  gint64 result = nothing;
+  g_autofree char *question = g_strdup_printf("%s %s %s", kind, name, more);
+  if (kernel_memo_get(t->memo, question, &result) || !look_at_file((KernelTypes *)(uintptr_t)t))
+    return result;
+  result = find(t, name, more);
+  kernel_memo_put(t->memo, question, result);
+  return result;
+}
+
+int kernel_types_offset(const KernelTypes *t, const char *structure, const char *member) {
+  return (int)answer(t, "offset", structure, member, -1, find_offset);
+}
+
+guint32 kernel_types_size(const KernelTypes *t, const char *structure) {
+  return (guint32)answer(t, "size", structure, "", 0, find_size);
+}
+
+guint32 kernel_types_function(const KernelTypes *t, const char *name) {
+  return (guint32)answer(t, "function", name, "", 0, find_function);
+}
+
+gint64 kernel_types_constant(const KernelTypes *t, const char *name, gint64 otherwise) {
+  gint64 value = answer(t, "constant", name, "", NO_CONSTANT, find_constant);
+  return value == NO_CONSTANT ? otherwise : value;
 }

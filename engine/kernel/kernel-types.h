@@ -11,7 +11,8 @@
 
 typedef struct KernelTypes KernelTypes;
 
-/* NULL where the kernel does not describe itself, or CHECKPOINTD_NO_KERNEL_TYPES is set. */
+/* NULL where the kernel does not describe itself, or CHECKPOINTD_NO_KERNEL_TYPES is set. What was asked since the last boot is known
+ * (kernel-memo.h). For one thread at a time. */
 KernelTypes *kernel_types_open(void);
 void kernel_types_free(KernelTypes *t);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(KernelTypes, kernel_types_free)
