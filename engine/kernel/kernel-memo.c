@@ -67,7 +67,7 @@ KernelMemo *kernel_memo_open(void) {
   const char *path = g_getenv("CHECKPOINTD_KERNEL_MEMO");
   m->answers = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
   m->path = path ? path : KERNEL_MEMO_PATH;
-  m->title = geteuid() == 0 ? title_new() : NULL;
+  m->title = geteuid() == 0 && *m->path ? title_new() : NULL;
   if (m->title)
     load(m);
   return m;

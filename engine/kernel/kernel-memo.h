@@ -12,7 +12,7 @@
 
 typedef struct KernelMemo KernelMemo;
 
-/* Reads CHECKPOINTD_KERNEL_MEMO, or else KERNEL_MEMO_PATH, by root only. Never NULL: there may be nothing in it. */
+/* Reads CHECKPOINTD_KERNEL_MEMO (empty: none), or else KERNEL_MEMO_PATH, by root only. Never NULL: there may be nothing in it. */
 KernelMemo *kernel_memo_open(void);
 /* Writes it if anything was added, and may be. */
 void kernel_memo_close(KernelMemo *m);

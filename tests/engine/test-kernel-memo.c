@@ -115,6 +115,14 @@ static void test_no_litter(void) {
   g_autofree char *nowhere = g_build_filename(dir, "nowhere", "memo", NULL);
   g_assert_true(g_setenv("CHECKPOINTD_KERNEL_MEMO", nowhere, TRUE));
   g_assert_cmpint(ask(), ==, truth);
+  g_autofree char *before = g_get_current_dir();
+  g_assert_cmpint(chdir(dir), ==, 0);
+  g_assert_true(g_setenv("CHECKPOINTD_KERNEL_MEMO", "", TRUE));
+  g_assert_cmpint(ask(), ==, truth);
+  g_autoptr(GDir) again = g_dir_open(dir, 0, NULL);
+  for (const char *name; (name = g_dir_read_name(again));)
+    g_assert_cmpstr(name, ==, "memo");
+  g_assert_cmpint(chdir(before), ==, 0);
   g_assert_true(g_setenv("CHECKPOINTD_KERNEL_MEMO", path, TRUE));
 }
 
