@@ -680,7 +680,7 @@ void thaw_tree(Job *job, FrozenTree *tree, bool stopped) {
     stop_tasks(tree);
   for (guint i = 0; i < tree->tasks->len; i++)
     sleep_keep_notes(tree->tasks->pdata[i]);
-  tracers_run(detach_share, tree);
+  tracers_run_ahead(detach_share, tree);
   if (stopped)
     wait_stopped(tree);
   tree->thawed_at = g_get_monotonic_time();

@@ -25,6 +25,10 @@ void tracers_run(TracersWork *work, void *data);
  * whom they wake, on one: in a virtual machine it takes a processor that has nothing to do for one that the host has taken away. */
 void tracers_run_apart(TracersWork *work, void *data);
 
+/* The same for work that asks each of many tasks for something and waits for none of them: they come when both have done, by a real-time
+ * priority if this process may have one (sched_setscheduler(2), CAP_SYS_NICE). Else each runs as soon as it is woken, before the next. */
+void tracers_run_ahead(TracersWork *work, void *data);
+
 struct TraceCall;
 /* trace_perform() by the tracer of the task. */
 int64_t tracers_perform(const struct TraceCall *call);

@@ -70,7 +70,9 @@ static bool seize_all(Restore *r, GError **error) {
       tracers_assign(th->thread->tid, th->seized ? 0 : k % tracers_count());
     }
   }
-  return share_out(&(Share){.r = r}, seize_share, error);
+  Share s = {.r = r};
+  tracers_run_ahead(seize_share, &s);
+  return engine_first_error(s.errors[0], s.errors[1], error);
 }
 
 /* Stopped in its agent; a sleeper inside its sleep or after it. @regs: of those that sleep, and of leaders. */
@@ -352,7 +354,7 @@ static void detach_share(void *data, unsigned which) {
 /* None dies with us any more before the first runs. */
 static void detach_all(Restore *r) {
   tracers_run(spare_share, r);
-  tracers_run(detach_share, r);
+  tracers_run_ahead(detach_share, r);
 }
 
 /* For the next engine that finds them asleep. */
