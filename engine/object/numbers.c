@@ -103,7 +103,8 @@ bool numbers_open(Restorer *r, GError **error) {
   if (x.model < x.n)
     x.taken[x.model] = true;
   make_room(&x);
-  RegChecker *checker = reg_checker_start(r, task->fds->len);
+  /* Where files are looked for in other mount namespaces no thread may share our directory (setns(2)). */
+  RegChecker *checker = ns_set_size(restorer_namespaces(r)) ? NULL : reg_checker_start(r, task->fds->len);
   restorer_set_checker(r, checker);
   bool ok = open_in_order(r, task, &x, error);
   restorer_set_checker(r, NULL);

@@ -3,7 +3,8 @@
  *
  *   uts        names of a machine, in a process, in its child and apart from it in another child
  *   mounts     mounts of all kinds, files in them, and a child outside
- *   ties       the same, with peers, followers and one that must not be bound */
+ *   ties       the same, with peers, followers and one that must not be bound
+ *   many       the same as mounts, with hundreds of open files in two of them */
 #include "subject.h"
 #include <sched.h>
 #include <signal.h>
@@ -265,6 +266,27 @@ static void check_held(const Held *h) {
   check_file("file", "kept in memory");
 }
 
+enum { MANY = 400 };
+
+static void hold_many(int *fds) {
+  for (int i = 0; i < MANY; i++) {
+    fds[i] = open(in(i % 2 ? "tmp/sub/second" : "bound/file"), O_RDONLY | (i % 3 ? O_CLOEXEC : 0));
+    check_call(fds[i] >= 0 && lseek(fds[i], i % 5, SEEK_SET) == i % 5);
+  }
+}
+
+static void check_many(const int *fds) {
+  struct stat inside, outside, st;
+  check_call(stat(in("tmp/sub/second"), &inside) == 0 && stat(in("bound/file"), &outside) == 0);
+  for (int i = 0; i < MANY; i++) {
+    const struct stat *wanted = i % 2 ? &inside : &outside;
+    check_call(fstat(fds[i], &st) == 0);
+    check(st.st_ino == wanted->st_ino && st.st_dev == wanted->st_dev, "descriptor %d is another file", fds[i]);
+    check(lseek(fds[i], 0, SEEK_CUR) == i % 5, "descriptor %d is at another place", fds[i]);
+    check(fcntl(fds[i], F_GETFD) == (i % 3 ? FD_CLOEXEC : 0), "descriptor %d: its flags", fds[i]);
+  }
+}
+
 /* It stays outside. */
 static pid_t fork_outsider(int *ret_fd) {
   int ends[2];
@@ -285,8 +307,8 @@ static pid_t fork_outsider(int *ret_fd) {
   _exit(0);
 }
 
-static void test_mounts(const char *base, bool tied) {
-  int outsider = -1, insider = -1;
+static void test_mounts(const char *base, bool tied, bool many) {
+  int outsider = -1, insider = -1, fds[MANY];
   set_directory(base);
   (void)fork_outsider(&outsider);
   make_mounts();
@@ -294,6 +316,8 @@ static void test_mounts(const char *base, bool tied) {
     tie_mounts();
   (void)fork_namer(&insider, true); /* in the same mounts, and another uts namespace */
   Held held = hold_files();
+  if (many)
+    hold_many(fds);
   char *before = mounts_by_place();
   check_held(&held);
   subject_ready();
@@ -301,6 +325,8 @@ static void test_mounts(const char *base, bool tied) {
     subject_tick();
   check_mounts(before);
   check_held(&held);
+  if (many)
+    check_many(fds);
   if (tied)
     check_ties();
   ino_t theirs = ask(outsider);
@@ -313,8 +339,8 @@ int main(int argc, char **argv) {
   const char *what = argc > 2 ? argv[2] : "uts";
   if (strcmp(what, "uts") == 0)
     test_uts();
-  else if (strcmp(what, "mounts") == 0 || strcmp(what, "ties") == 0)
-    test_mounts(argv[1], strcmp(what, "ties") == 0);
+  else if (strcmp(what, "mounts") == 0 || strcmp(what, "ties") == 0 || strcmp(what, "many") == 0)
+    test_mounts(argv[1], strcmp(what, "ties") == 0, strcmp(what, "many") == 0);
   else
     subject_fail("what is %s?", what);
   return subject_pass();
