@@ -93,7 +93,8 @@ bool numbers_open(Restorer *r, GError **error) {
     x.n = MAX(x.n, (int)MIN(((const FdinfoEntry *)task->fds->pdata[i])->fd, (guint32)INT16_MAX * 64) + 1);
   if (!task || (guint)x.n > 4 * task->fds->len)
     return true;
-  g_autofree bool *taken = x.taken = g_new0(bool, x.n);
+  g_autofree bool *taken = g_new0(bool, x.n);
+  x.taken = taken;
   g_autoptr(GArray) holders = x.holders = g_array_new(FALSE, FALSE, sizeof(int));
   x.room = task->fds->len / 4 + MANY;
   bool found = find_taken(&x);
